@@ -1,0 +1,42 @@
+"""Every condition that probseq names: errors that stop, warnings that tell.
+
+Each message says which argument, what was expected, what came and where (sequence, step).
+"""
+
+from __future__ import annotations
+
+
+class ImproperBelief(ValueError):
+    """A predictive density was asked for while part of the state is still diffuse."""
+
+
+class ImpossibleSequence(ValueError):
+    """The data have probability zero under the model, so there is no posterior to report."""
+
+
+class SingularInnovation(ValueError):
+    """The predicted covariance of the observed coordinates is singular: the density does not exist."""
+
+
+class StateOverflow(ValueError):
+    """A state moment left the range of floating-point numbers."""
+
+
+class FileRefused(ValueError):
+    """A file is not one that probseq wrote, or does not say what it must."""
+
+
+class ProbseqWarning(UserWarning):
+    """The root of all warnings of this library."""
+
+
+class ConvergenceWarning(ProbseqWarning):
+    """A fit stopped before its objective settled, or its objective fell."""
+
+
+class DegenerateWarning(ProbseqWarning):
+    """A fit met a state without data, a collapsed variance or constant data, and says what it did."""
+
+
+class IllConditionedWarning(ProbseqWarning):
+    """A covariance had to be repaired, or a result has lost digits."""
