@@ -6,6 +6,10 @@ Each message says which argument, what was expected, what came and where (sequen
 from __future__ import annotations
 
 
+class NotFitted(ValueError):
+    """A model made from sizes alone was used before it had parameter values."""
+
+
 class ImproperBelief(ValueError):
     """A predictive density was asked for while part of the state is still diffuse."""
 

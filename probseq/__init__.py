@@ -1,0 +1,50 @@
+"""probseq: one belief-state contract for linear dynamical systems, hidden Markov models and recurrent networks.
+
+model.filter(y)      p(z_t | y_<=t)        model.log_prob(y)    log p(y), differentiable
+model.smooth(y)      p(z_t | y)            model.forecast(y, 5) p(y_{T+h} | y)
+model.decode(y)      the best path         model.fit(y)         learn in place
+model.stream()       step by step          probseq.compare(...) every family, one score
+"""
+
+from probseq import beliefs, cells, datasets, emissions, errors
+from probseq.base import Filtered, LatentStateModel, StateSpaceModel, Stream
+from probseq.beliefs import at, to_numpy
+from probseq.emissions import heads
+from probseq.forecasting import Forecast
+from probseq.io import load
+from probseq.labelling import SequenceLabeller
+from probseq.models.autoregressive import AR
+from probseq.models.hmm import HMM
+from probseq.models.lds import LDS
+from probseq.models.rnn import RNN
+from probseq.sequences import Sequences
+
+__version__ = "0.1.0"
+
+__all__ = [
+    # families
+    "AR",
+    "HMM",
+    "LDS",
+    "RNN",
+    # the contract
+    "Filtered",
+    "Forecast",
+    "LatentStateModel",
+    "SequenceLabeller",
+    "Sequences",
+    "StateSpaceModel",
+    "Stream",
+    # beliefs
+    "at",
+    "beliefs",
+    "to_numpy",
+    # parts of models
+    "cells",
+    "emissions",
+    "heads",
+    # data, files, conditions
+    "datasets",
+    "errors",
+    "load",
+]

@@ -1,0 +1,547 @@
+"""The contract: one belief-state updater with an emission distribution, whatever the family.
+
+    belief = model.initial_belief(batch_shape, u[0])                        # p(z_0 | u_0)
+    for t in range(T):
+        p_y = model.emit(belief, u[t])                                      # p(y_t | y_<t)
+        belief, log_prob = model.update(belief, y[t], observed[t], u[t])    # condition on y_t
+        if t + 1 < T: belief = model.predict(belief, u[t + 1])              # move to t + 1
+
+Four steps define a family; filter, log_prob, stream, forecast, sample, fit, score and save follow. A compiled
+fast path (`_filter`, `_log_prob`) is an optimisation that is tested against this loop.
+
+Conventions
+- Time: `initial_*` describes z_0 before y_0 is seen; z_0 emits y_0; u_t acts on the transition into z_t and on
+  the emission at t.
+- Shape: `(*batch, time, *event)`; 1-D data get an event axis (1,); results have the layout of the data: a list
+  in, a list out.
+- Missing: NaN in y, per coordinate. An unobserved entry adds 0 to `log_prob`.
+- Numbers: torch tensors out; exact families compute in float64. Only `log_prob` and the four steps carry
+  gradients.
+- Randomness: `seed=` everywhere; global generators are left as they were.
+- Values given to a constructor, fitted or loaded are the start of a fit; from sizes the start comes from data.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, Self
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from probseq import beliefs as B
+from probseq.beliefs import BeliefT
+from probseq.forecasting import Forecast, mixture_of_paths
+from probseq.parameters import Parametric, count_free, parametric_modules
+from probseq.randomness import generator, seeded
+from probseq.sequences import Sequences, future_inputs
+
+LikelihoodKind = Literal["exact", "approximate", "bound", "estimate"]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """All parameters and buffers of a model at one moment, and which had no value yet."""
+
+    tensors: dict[str, Tensor]
+    unset: dict[str, frozenset[str]]
+    started: bool
+
+
+class Filtered(NamedTuple, Generic[BeliefT]):
+    """What filtering gives, per step: p(z_t | y_<t), p(z_t | y_<=t) and log p(y_t | y_<t)."""
+
+    predicted: BeliefT
+    updated: BeliefT
+    log_prob: Tensor
+
+    @property
+    def event_dims(self) -> tuple[int, ...]:
+        return (0, 0, 0)
+
+
+class StateSpaceModel(Parametric, abc.ABC, Generic[BeliefT]):
+    """To write: initial_belief, predict, update, emit. You get: filter, log_prob, stream, forecast, sample, fit, save."""
+
+    event_shape: torch.Size
+    likelihood_kind: LikelihoodKind = "exact"
+    input_dim: int = 0
+    #: an unobserved step is integrated out exactly, so predicting without updating gives exact forecasts
+    marginalises: ClassVar[bool] = False
+    #: observations are real numbers with a unit, so that `rescale` is defined
+    real_valued: bool = False
+    #: names that `fit(method=...)` accepts, the default first
+    fit_methods: ClassVar[tuple[str, ...]] = ("gradient",)
+    #: what climbs the gradient unless `fit(optimizer=...)` says otherwise
+    optimizer: ClassVar[Literal["lbfgs", "adam"]] = "lbfgs"
+    #: the share of the data that `fit` holds back by default
+    validation_share: ClassVar[float | None] = None
+    #: only one factor common to all coordinates keeps the model in its family
+    common_scale: bool = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        #: the trace of the last fit, a `probseq.learning.History`
+        self.history: Any = None
+        self.started = False
+
+    # ---- the four steps
+
+    @abc.abstractmethod
+    def initial_belief(self, batch_shape: tuple[int, ...] = (), u: Tensor | None = None) -> BeliefT:
+        """p(z_0 | u_0), with fields (*batch_shape, *event); u has shape (*batch_shape, input_dim)."""
+
+    @abc.abstractmethod
+    def predict(self, belief: BeliefT, u: Tensor | None = None) -> BeliefT:
+        """From p(z_t | y_<=t) to p(z_{t+1} | y_<=t), with the input u_{t+1} of the step moved into."""
+
+    @abc.abstractmethod
+    def update(
+        self, belief: BeliefT, y: Tensor, observed: Tensor | None = None, u: Tensor | None = None
+    ) -> tuple[BeliefT, Tensor]:
+        """Condition on y (*batch, *event). Satisfies update(b, y)[1] == emit(b).log_prob(y) where all is observed."""
+
+    @abc.abstractmethod
+    def emit(self, belief: BeliefT, u: Tensor | None = None) -> Distribution:
+        """p(y_t | y_<t): event shape `event_shape`, batch shape exactly that of the belief."""
+
+    # ---- hooks: speed, checks, learning
+
+    def _filter(self, sequences: Sequences, initial: BeliefT | None) -> Filtered[BeliefT]:
+        """Speed hook: filter a flat batch; the executable specification is the loop below."""
+        y, seen, u = sequences.values, sequences.observed, sequences.inputs
+        inside = sequences.inside
+        belief = self.initial_belief((y.shape[0],), _step(u, 0)) if initial is None else initial
+        if sequences.n_steps == 0:
+            empty = B.at(B.stack([belief]), slice(0, 0))
+            return Filtered(empty, empty, y.new_zeros(y.shape[0], 0))
+        predicted, updated, scores = [belief], [], []
+        for t in range(sequences.n_steps):
+            observed = None if sequences.complete and bool(inside[:, t].all()) else seen[:, t]
+            belief, score = self.update(predicted[-1], y[:, t], observed, _step(u, t))
+            if updated and not bool(inside[:, t].all()):
+                belief = B.where(inside[:, t], belief, updated[-1])
+            updated.append(belief)
+            scores.append(torch.where(inside[:, t], score, 0.0))
+            if t + 1 < sequences.n_steps:
+                predicted.append(self.predict(belief, _step(u, t + 1)))
+        return Filtered(B.stack(predicted), B.stack(updated), torch.stack(scores, -1))
+
+    def _log_prob(self, sequences: Sequences) -> Tensor:
+        """Speed hook: log p(y) of a flat batch, (B,), differentiable."""
+        return self._filter(sequences, None).log_prob.sum(-1)
+
+    def _outside(self, values: Tensor) -> tuple[Tensor, str] | None:
+        """Marks the entries that no emission could produce, with the support in words; None if all are fine."""
+        return None
+
+    def _start(self, sequences: Sequences, seed: int) -> None:
+        """Set every free parameter from the data, the beginning of a fit from sizes."""
+
+    def _em_step(self, sequences: Sequences) -> Tensor:
+        """One EM iteration in place; returns the objective of the parameters it started from."""
+        raise ValueError(f"{type(self).__name__} has no EM; method must be one of {self.fit_methods}")
+
+    def _rescale(self, scale: Tensor, shift: Tensor) -> None:
+        """Make this the model of scale * y + shift, per coordinate."""
+        raise ValueError(f"{type(self).__name__} has no unit to rescale")
+
+    @abc.abstractmethod
+    def sizes(self) -> dict[str, Any]:
+        """The constructor's arguments that rebuild this model up to its parameter values."""
+
+    # ---- what follows
+
+    @torch.no_grad()
+    def filter(self, y: Any, u: Any = None, *, lengths: Any = None, initial: BeliefT | None = None) -> Any:
+        """Beliefs and log p(y_t | y_<t) at every step. `initial` is a predicted belief for the first step given.
+
+        Satisfies filter(y).log_prob.sum(-1) == log_prob(y). Returns `Filtered` with fields (*batch, time, *event),
+        or a list of them for a list of sequences.
+        """
+        sequences = self._door(y, u, lengths)
+        if initial is not None:
+            ndim = len(sequences.batch_shape)
+            initial = B.reshape_batch(initial, ndim, (sequences.lengths.numel(),))
+        return _leave(self._filter(sequences.flat(), initial), sequences)
+
+    def log_prob(self, y: Any, u: Any = None, *, lengths: Any = None) -> Tensor:
+        """log p(y), (*batch,), in nats with all constants: the one differentiable entry."""
+        sequences = self._door(y, u, lengths)
+        return self._log_prob(sequences.flat()).reshape(sequences.batch_shape)
+
+    @torch.no_grad()
+    def score(self, y: Any, u: Any = None, *, lengths: Any = None) -> float:
+        """Mean log-probability per observed step, in nats; a step counts if any of its coordinates is observed."""
+        sequences = self._door(y, u, lengths, least=1)
+        n_seen = int(sequences.seen.sum())
+        if n_seen == 0:
+            raise ValueError("y must have at least one observed step to be scored, got none")
+        return float(self.log_prob(sequences).sum() / n_seen)
+
+    def stream(self, *, initial: BeliefT | None = None, batch_shape: tuple[int, ...] = ()) -> Stream[BeliefT]:
+        """An online filter; `initial` is a predicted belief for the first step that will be given."""
+        return Stream(self, initial, batch_shape)
+
+    @torch.no_grad()
+    def forecast(
+        self,
+        y: Any,
+        steps: int,
+        u: Any = None,
+        *,
+        lengths: Any = None,
+        future_u: Any = None,
+        n_samples: int | None = None,
+        seed: int | None = None,
+    ) -> Forecast:
+        """p(y_{T+h} | y) for h = 1 .. steps, from each sequence's own end; u covers the past, `future_u` the future.
+
+        Exact where the family marginalises; elsewhere the equal-weight mixture of `emit` over `n_samples` paths.
+        """
+        sequences = self._door(y, u, lengths)
+        steps = _count("steps", steps)
+        future = self._future(future_u, sequences, steps)
+        flat = sequences.flat()
+        belief = self._beyond(flat, None if future is None else future.reshape(-1, steps, self.input_dim)[:, 0])
+        return self._forecast_from(belief, steps, future, sequences, n_samples, seed)
+
+    def _forecast_from(
+        self,
+        belief: BeliefT,
+        steps: int,
+        future: Tensor | None,
+        sequences: Sequences,
+        n_samples: int | None,
+        seed: int | None,
+    ) -> Forecast:
+        """The forecast that starts from a predicted belief of flat batch shape."""
+        batch = sequences.batch_shape
+        flat = None if future is None else future.reshape(-1, steps, self.input_dim)
+        n_paths = _count("n_samples", 1000 if n_samples is None else n_samples)
+
+        def draw() -> tuple[Tensor, BeliefT]:
+            u = None if flat is None else flat.unsqueeze(1).expand(-1, n_paths, -1, -1)
+            with torch.no_grad(), seeded(seed):
+                return self._simulate(B.repeat(belief, n_paths), steps, u)
+
+        def samples() -> Tensor:
+            return draw()[0].movedim(1, 0).reshape(n_paths, *batch, steps, *self.event_shape)
+
+        if self.marginalises:
+            path = [belief]
+            for h in range(1, steps):
+                path.append(self.predict(path[-1], _step(flat, h)))
+            distribution = self.emit(B.reshape_batch(B.stack(path), 1, batch), future)
+        else:
+            values, paths = draw()
+            drawn = values.movedim(1, 0).reshape(n_paths, *batch, steps, *self.event_shape)
+            paths = B.map_tensors(lambda field, _: field.movedim(1, 2), paths)
+            u = None if future is None else future.unsqueeze(-2).expand(*batch, steps, n_paths, -1)
+            distribution = mixture_of_paths(self.emit(B.reshape_batch(paths, 1, batch), u))
+            return Forecast(distribution, lambda: drawn, sequences)
+        return Forecast(distribution, samples, sequences)
+
+    @torch.no_grad()
+    def sample(
+        self, length: int, sample_shape: tuple[int, ...] = (), *, u: Any = None, seed: int | None = None
+    ) -> Tensor:
+        """Draws of y_0 .. y_{length-1}, (*sample_shape, length, *event_shape); u has shape (length, input_dim)."""
+        length = _count("length", length, least=0)
+        inputs = None
+        if self.input_dim or u is not None:
+            self._need_inputs(u, "u")
+            inputs = future_inputs(u, sample_shape, length, "u")
+            self._need_inputs(inputs, "u")
+        if length == 0:
+            return torch.zeros(*sample_shape, 0, *self.event_shape, dtype=torch.float64)
+        with seeded(seed):
+            belief = self.initial_belief(tuple(sample_shape), _step(inputs, 0, axis=len(sample_shape)))
+            return self._simulate(belief, length, inputs)[0]
+
+    def fit(
+        self,
+        y: Any,
+        u: Any = None,
+        *,
+        lengths: Any = None,
+        method: str | None = None,
+        n_restarts: int = 1,
+        validation: Any = None,
+        seed: int | None = None,
+        **options: Any,
+    ) -> Self:
+        """Learn the parameters in place and return self; `history` is the trace. See `probseq.learning.fit.fit`."""
+        from probseq.learning.fit import fit
+
+        fit(
+            self,
+            self._door(y, u, lengths, least=1),
+            method=method,
+            n_restarts=n_restarts,
+            validation=validation,
+            seed=seed,
+            **options,
+        )
+        return self
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        self.started = True
+
+    def rescale(self, scale: Any, shift: Any = 0.0) -> Self:
+        """Make this the model of scale * y + shift. Then log_prob moves by -(observed coordinates) log scale."""
+        one = torch.ones(self.event_shape, dtype=torch.float64)
+        factor = torch.as_tensor(scale, dtype=torch.float64) * one
+        if not bool((factor > 0).all() and torch.isfinite(factor).all()):
+            raise ValueError(f"scale must be positive and finite, got {scale!r}")
+        with torch.no_grad():
+            self._rescale(factor, torch.as_tensor(shift, dtype=torch.float64) * one)
+        return self
+
+    @property
+    def is_started(self) -> bool:
+        """Whether the parameters have values that a fit should start from: given, fitted or loaded ones."""
+        modules = [module for _, module in parametric_modules(self) if module.params()]
+        return self.started or (bool(modules) and not any(module.unset for module in modules))
+
+    def snapshot(self) -> Snapshot:
+        """A copy of all parameters, for `restore`."""
+        tensors = {name: tensor.detach().clone() for name, tensor in self.state_dict().items()}
+        unset = {path: frozenset(module.unset) for path, module in parametric_modules(self)}
+        return Snapshot(tensors, unset, self.started)
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Put back what `snapshot` took."""
+        with torch.no_grad():
+            for name, tensor in self.state_dict().items():
+                tensor.copy_(snapshot.tensors[name])
+        for path, module in parametric_modules(self):
+            module.unset = set(snapshot.unset[path])
+        self.started = snapshot.started
+
+    @property
+    def n_parameters(self) -> int:
+        """Free parameters in a minimal description: K - 1 for a distribution over K states, and so on."""
+        return count_free(self)
+
+    def save(self, path: str | Path) -> None:
+        """Write parameters (safetensors) and a JSON header; `probseq.load` reads them back."""
+        from probseq.io import save
+
+        save(self, path)
+
+    # ---- inside
+
+    def _door(self, y: Any, u: Any = None, lengths: Any = None, *, least: int = 0) -> Sequences:
+        """Validated sequences of this model's event shape, with at least `least` steps in all."""
+        sequences = Sequences.of(y, u, lengths=lengths)
+        if sequences.event_shape != tuple(self.event_shape):
+            raise ValueError(self._shape_complaint(sequences))
+        if self.input_dim or sequences.inputs is not None:
+            self._need_inputs(sequences.inputs, "u")
+        if least and int(sequences.lengths.sum()) < least:
+            raise ValueError("y must have at least one step, got none")
+        outside = self._outside(sequences.values)
+        if outside is not None:
+            bad = outside[0] & sequences.observed
+            if bad.any():
+                place = bad.nonzero()[0].tolist()
+                *batch, step, column = place
+                where = f"sequence {batch[0]}, " if batch else ""
+                value = sequences.values[tuple(place)].item()
+                raise ValueError(f"y must hold {outside[1]}, got {value:g} at {where}step {step}, column {column}")
+        return sequences
+
+    def _shape_complaint(self, sequences: Sequences) -> str:
+        got = tuple(sequences.values.shape)
+        text = f"y must have shape (*batch, time, {', '.join(map(str, self.event_shape))}), got {got}"
+        if tuple(self.event_shape) == (1,):
+            text += f"; if these are {got[-2]} sequences of length {got[-1]}, pass y[..., None]"
+        return text
+
+    def _need_inputs(self, u: Any, name: str) -> None:
+        if not self.input_dim:
+            raise ValueError(f"{name} was given, but this {type(self).__name__} takes no inputs (input_dim is 0)")
+        if u is None:
+            raise ValueError(f"{name} must be given: this {type(self).__name__} has input_dim {self.input_dim}")
+        if isinstance(u, Tensor) and u.shape[-1] != self.input_dim:
+            raise ValueError(f"{name} must have {self.input_dim} columns (input_dim), got {u.shape[-1]}")
+
+    def _future(self, future_u: Any, sequences: Sequences, steps: int) -> Tensor | None:
+        if not self.input_dim and future_u is None:
+            return None
+        self._need_inputs(future_u, "future_u")
+        future = future_inputs(future_u, sequences.batch_shape, steps)
+        self._need_inputs(future, "future_u")
+        return future
+
+    def _beyond(self, flat: Sequences, u: Tensor | None) -> BeliefT:
+        """The predicted belief for the step after each sequence's own end."""
+        fresh = self.initial_belief((flat.lengths.numel(),), u)
+        if flat.n_steps == 0:
+            return fresh
+        last = B.at(self._filter(flat, None).updated, (flat.lengths - 1).clamp(min=0))
+        beyond = self.predict(last, u)
+        return beyond if bool((flat.lengths > 0).all()) else B.where(flat.lengths > 0, beyond, fresh)
+
+    def _simulate(self, belief: BeliefT, steps: int, u: Tensor | None) -> tuple[Tensor, BeliefT]:
+        """Ancestral draws (*batch, steps, *event) from a predicted belief, and the predicted beliefs on the way."""
+        axis = 0 if u is None else u.ndim - 2
+        values: list[Tensor] = []
+        path = [belief]
+        for t in range(steps):
+            y = self.emit(path[-1], _step(u, t, axis)).sample().to(torch.float64)
+            updated, _ = self.update(path[-1], y, None, _step(u, t, axis))
+            values.append(y)
+            if t + 1 < steps:
+                path.append(self.predict(updated, _step(u, t + 1, axis)))
+        return torch.stack(values, -1 - len(self.event_shape)), B.stack(path)
+
+
+class LatentStateModel(StateSpaceModel[BeliefT]):
+    """A model with a true latent state: it can also be smoothed, decoded and its state paths drawn and scored."""
+
+    @abc.abstractmethod
+    def _smooth(self, sequences: Sequences) -> BeliefT:
+        """p(z_t | y) for a flat batch."""
+
+    @abc.abstractmethod
+    def _decode(self, sequences: Sequences) -> Tensor:
+        """The most probable path for a flat batch, (B, T, ...)."""
+
+    @abc.abstractmethod
+    def _sample_states(self, sequences: Sequences, n_samples: int, randomness: torch.Generator) -> Tensor:
+        """Posterior paths for a flat batch, (n_samples, B, T, ...)."""
+
+    @abc.abstractmethod
+    def _path_log_prob(self, states: Tensor, sequences: Sequences) -> Tensor:
+        """log p(z, y) for a flat batch, (B,)."""
+
+    @torch.no_grad()
+    def smooth(self, y: Any, u: Any = None, *, lengths: Any = None) -> Any:
+        """p(z_t | y_{0:T}) at every step. Satisfies at(smooth(y), -1) == at(filter(y).updated, -1)."""
+        sequences = self._door(y, u, lengths)
+        return _leave(self._smooth(sequences.flat()), sequences)
+
+    @torch.no_grad()
+    def decode(self, y: Any, u: Any = None, *, lengths: Any = None) -> Any:
+        """The most probable state path: Viterbi's for an HMM, the smoothed mean (*batch, time, n) for an LDS."""
+        sequences = self._door(y, u, lengths, least=1)
+        return _leave(_Paths(self._decode(sequences.flat())), sequences, unwrap=True)
+
+    @torch.no_grad()
+    def sample_states(
+        self, y: Any, n_samples: int = 1, *, u: Any = None, lengths: Any = None, seed: int | None = None
+    ) -> Any:
+        """Draws from p(z_{0:T} | y), (n_samples, *batch, time, ...)."""
+        sequences = self._door(y, u, lengths)
+        n_samples = _count("n_samples", n_samples)
+        draws = self._sample_states(sequences.flat(), n_samples, generator(seed))
+        left = _leave(_Paths(draws.movedim(0, 1)), sequences, unwrap=True, samples=1)
+        if isinstance(left, list):
+            return left
+        return left.movedim(len(sequences.batch_shape), 0)
+
+    def path_log_prob(self, states: Any, y: Any, u: Any = None, *, lengths: Any = None) -> Tensor:
+        """log p(z_{0:T}, y), (*batch,), where a density exists."""
+        sequences = self._door(y, u, lengths)
+        if isinstance(states, (list, tuple)):
+            states = torch.nn.utils.rnn.pad_sequence([torch.as_tensor(path) for path in states], batch_first=True)
+        paths = torch.as_tensor(states)
+        ndim = len(sequences.batch_shape)
+        expected = (*sequences.batch_shape, sequences.n_steps)
+        if tuple(paths.shape[: ndim + 1]) != expected:
+            raise ValueError(f"states must begin with shape {expected}, got {tuple(paths.shape)}")
+        flat = paths.reshape(-1, *paths.shape[ndim:])
+        return self._path_log_prob(flat, sequences.flat()).reshape(sequences.batch_shape)
+
+
+class Stream(Generic[BeliefT]):
+    """An online filter: `emit` says what comes next, `update` takes what came; the cost per step does not grow.
+
+    It keeps the updated belief and moves on lazily, when the next step's input is known.
+    """
+
+    def __init__(self, model: StateSpaceModel[BeliefT], initial: BeliefT | None, batch_shape: tuple[int, ...]) -> None:
+        self._model = model
+        self._batch_shape = tuple(batch_shape)
+        self._updated: BeliefT | None = None
+        self._initial = initial
+
+    @property
+    def belief(self) -> BeliefT | None:
+        """p(z_t | y_<=t) after the last update; None before the first."""
+        return self._updated
+
+    def _predicted(self, u: Tensor | None) -> BeliefT:
+        if self._updated is not None:
+            return self._model.predict(self._updated, u)
+        return self._model.initial_belief(self._batch_shape, u) if self._initial is None else self._initial
+
+    def _input(self, u_t: Any) -> Tensor | None:
+        if u_t is None and not self._model.input_dim:
+            return None
+        u = None if u_t is None else torch.atleast_1d(torch.as_tensor(u_t, dtype=torch.float64))
+        self._model._need_inputs(u, "u_t")
+        assert u is not None
+        if not torch.isfinite(u).all():
+            raise ValueError("u_t must be finite")
+        return u.expand(*self._batch_shape, u.shape[-1])
+
+    @torch.no_grad()
+    def emit(self, u_t: Any = None) -> Distribution:
+        """p(y_t | y_<t) for the step to come."""
+        u = self._input(u_t)
+        return self._model.emit(self._predicted(u), u)
+
+    @torch.no_grad()
+    def update(self, y_t: Any, u_t: Any = None) -> Tensor:
+        """Condition on y_t (NaN where missing) and return log p(y_t | y_<t), (*batch_shape,)."""
+        model, u = self._model, self._input(u_t)
+        y = torch.as_tensor(y_t, dtype=torch.float64)
+        if tuple(model.event_shape) == (1,) and y.shape == torch.Size(self._batch_shape):
+            y = y.unsqueeze(-1)
+        expected = (*self._batch_shape, *model.event_shape)
+        if tuple(y.shape) != expected:
+            raise ValueError(f"y_t must have shape {expected}, got {tuple(y.shape)}")
+        step = model._door(y.reshape(-1, 1, *model.event_shape), None if u is None else u.reshape(-1, 1, u.shape[-1]))
+        observed = None if step.complete else step.observed.reshape(expected)
+        self._updated, log_prob = model.update(self._predicted(u), step.values.reshape(expected), observed, u)
+        return log_prob
+
+
+class _Paths(NamedTuple):
+    """State paths dressed as a belief, so that they leave by the same way."""
+
+    values: Tensor
+
+
+def _step(u: Tensor | None, t: int, axis: int = 1) -> Tensor | None:
+    return None if u is None else u.select(axis, t)
+
+
+def _count(name: str, value: Any, least: int = 1) -> int:
+    if isinstance(value, bool) or int(value) != value or value < least:
+        raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+    return int(value)
+
+
+def _leave(result: Any, sequences: Sequences, *, unwrap: bool = False, samples: int = 0) -> Any:
+    """Give results of a flat batch the layout of the data: a list of own lengths, or (*batch, time, ...)."""
+
+    def open_up(item: Any) -> Any:
+        return item[0] if unwrap else item
+
+    if sequences.layout == "list":
+        cut = (slice(None),) * samples
+
+        def own(i: int, length: int) -> Any:
+            return open_up(B.map_tensors(lambda field, _: field[i][(*cut, slice(0, length))], result))
+
+        return [own(i, length) for i, length in enumerate(sequences.lengths.tolist())]
+    return open_up(B.reshape_batch(result, 1, sequences.batch_shape))

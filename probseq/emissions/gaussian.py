@@ -1,0 +1,271 @@
+"""Gaussian emissions: y_t | z_t = k ~ N(means[k], covs[k]).
+
+| covariance  | stored                      | shared over states | shared over coordinates |
+|-------------|-----------------------------|--------------------|-------------------------|
+| "full"      | Cholesky factor, log diagonal (K, D, D) | no     | no                      |
+| "tied"      | Cholesky factor, log diagonal (1, D, D) | yes    | no                      |
+| "diag"      | log variances (K, D)        | no                 | no                      |
+| "spherical" | log variance (K, 1)         | no                 | yes                     |
+
+The M-step with unobserved coordinates uses E[y | observed, k] and the conditional covariance that is left
+(Little and Rubin, Statistical Analysis with Missing Data, 2nd ed. (2002), sec. 11.2).
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
+
+from probseq import parameters as P
+from probseq.emissions.base import Emission, cluster, leading_size, positive, rows_of
+from probseq.errors import DegenerateWarning
+from probseq.parameters import Param, Parametric
+
+Covariance = Literal["full", "diag", "tied", "spherical"]
+LOG_2PI = math.log(2 * math.pi)
+#: the smallest variance an M-step may leave, relative to the variance of the column in the data
+VARIANCE_FLOOR = 1e-6
+
+
+class _Covs(Param):
+    """Always read and given as full matrices (K, D, D); stored as the covariance type needs."""
+
+    def __init__(self) -> None:
+        super().__init__(P.definite)
+
+    def raw_shape(self, instance: Parametric) -> tuple[int, ...]:
+        k, d = instance.n_states, instance.dim
+        return {"full": (k, d, d), "tied": (1, d, d), "diag": (k, d), "spherical": (k, 1)}[str(instance.covariance)]
+
+    def value_shape(self, instance: Parametric) -> tuple[int, ...]:
+        return (instance.n_states, instance.dim, instance.dim)  # type: ignore[return-value]
+
+    def forward(self, instance: Parametric, raw: Tensor) -> Tensor:
+        if instance.covariance in ("full", "tied"):
+            return P.definite.forward(raw).expand(self.value_shape(instance))
+        return torch.diag_embed(raw.exp().expand(self.value_shape(instance)[:-1]))
+
+    def inverse(self, instance: Parametric, value: Tensor) -> Tensor:
+        if instance.covariance in ("full", "tied"):
+            return P.definite.inverse(value[: 1 if instance.covariance == "tied" else None])
+        variance = value.diagonal(dim1=-2, dim2=-1)
+        return variance.log() if instance.covariance == "diag" else variance[:, :1].log()
+
+    def complaint(self, instance: Parametric, value: Tensor) -> str | None:
+        for k, one in enumerate(value):
+            wrong = P.definite.complaint(one)
+            if wrong is not None:
+                return f"must be {P.definite.words}; state {k}: {wrong}"
+        size = value.abs().amax()
+        off = value - torch.diag_embed(value.diagonal(dim1=-2, dim2=-1))
+        unequal = {
+            "full": torch.zeros(1),
+            "tied": (value - value[:1]).abs(),
+            "diag": off.abs(),
+            "spherical": (value - value[:, :1, :1] * torch.eye(value.shape[-1])).abs(),
+        }[str(instance.covariance)]
+        if unequal.numel() and unequal.max() > 1e-8 * size:
+            return f'must be of the type covariance="{instance.covariance}"; an entry is off by {unequal.max():.3g}'
+        return None
+
+
+class Gaussian(Emission):
+    """Gaussian rows, from sizes `Gaussian(dim)` or from `means` (K, D) and `covs` (K, D, D), always full matrices."""
+
+    real_valued = True
+    means = Param(P.real, "n_states", "dim")
+    covs = _Covs()
+
+    def __init__(
+        self, dim: int | None = None, *, means: Any = None, covs: Any = None, covariance: Covariance = "full"
+    ) -> None:
+        if covariance not in get_args(Covariance):
+            raise ValueError(f"covariance must be one of {get_args(Covariance)}, got {covariance!r}")
+        n_states = None
+        if means is not None:
+            n_states, width = leading_size("means", means, "(n_states, dim)")
+            dim = width if dim is None else dim
+        self.covariance: Covariance = covariance
+        self.common_scale = covariance == "spherical"
+        super().__init__(positive("dim", dim), n_states, {"means": means, "covs": covs})
+
+    def sizes(self) -> dict[str, Any]:
+        return {"dim": self.dim, "covariance": self.covariance}
+
+    def degrees_of_freedom(self) -> int:
+        k, d = self.n_states, self.dim
+        covs = {"full": k * d * (d + 1) // 2, "tied": d * (d + 1) // 2, "diag": k * d, "spherical": k}
+        counts = {"means": k * d, "covs": covs[self.covariance]}
+        return sum(count for name, count in counts.items() if not self.is_frozen(name))
+
+    @property
+    def is_diagonal(self) -> bool:
+        return self.covariance in ("diag", "spherical")
+
+    def variances(self) -> Tensor:
+        """The diagonals of covs, (K, D)."""
+        return self.covs.diagonal(dim1=-2, dim2=-1)
+
+    def log_prob(self, values: Tensor, observed: Tensor | None = None) -> Tensor:
+        rows, seen = rows_of(values, observed)
+        if self.is_diagonal:
+            table = self._diagonal_log_prob(rows, seen)
+        elif seen is None or bool(seen.all()):
+            table = _log_normal(rows, self.means, torch.linalg.cholesky(self.covs))
+        else:
+            table = self._marginal_log_prob(rows, seen)
+        return table.reshape(*values.shape[:-1], self.n_states)
+
+    def _diagonal_log_prob(self, rows: Tensor, seen: Tensor | None) -> Tensor:
+        variances = self.variances()
+        terms = (rows.unsqueeze(-2) - self.means).square() / variances + variances.log() + LOG_2PI
+        return -0.5 * (terms if seen is None else terms * seen.unsqueeze(-2)).sum(-1)
+
+    def _marginal_log_prob(self, rows: Tensor, seen: Tensor) -> Tensor:
+        """Rows grouped by what they show; each group has its own marginal covariance."""
+        table = rows.new_zeros(len(rows), self.n_states)
+        means, covs = self.means, self.covs
+        for pattern in torch.unique(seen, dim=0):
+            if not pattern.any():
+                continue
+            index = (seen == pattern).all(-1).nonzero().squeeze(-1)
+            factor = torch.linalg.cholesky(covs[:, pattern][:, :, pattern])
+            table = table.index_put((index,), _log_normal(rows[index][:, pattern], means[:, pattern], factor))
+        return table
+
+    def distribution(self) -> Distribution:
+        if self.is_diagonal:
+            return Independent(Normal(self.means, self.variances().sqrt(), validate_args=False), 1)
+        factor = torch.linalg.cholesky(self.covs)
+        return MultivariateNormal(self.means, scale_tril=factor, validate_args=False)
+
+    def rescale(self, scale: Tensor, shift: Tensor) -> None:
+        if self.covariance == "spherical" and not bool((scale == scale[0]).all()):
+            raise ValueError("spherical covariances can only be rescaled by one common factor")
+        if "means" not in self.unset:
+            self.means = scale * self.means + shift
+        if "covs" not in self.unset:
+            self.covs = scale.unsqueeze(-1) * self.covs * scale
+
+    def start(self, values: Tensor, observed: Tensor, seed: int) -> None:
+        weights = cluster(values, observed, self.n_states, seed)
+        count = observed.sum(0).clamp(min=1)
+        mean = (values * observed).sum(0) / count
+        spread = ((values - mean).square() * observed).sum(0) / count
+        spread = torch.where(spread > 0, spread, 1.0)
+        filled = torch.where(observed, values, mean)
+        mass = weights.sum(0).clamp(min=1)
+        means = weights.mT @ filled / mass.unsqueeze(-1)
+        means = torch.where(weights.sum(0).unsqueeze(-1) > 0, means, mean)
+        if self.is_frozen("covs"):
+            self.assign(means=means)
+            return
+        within = (weights @ means - filled).square()
+        variances = weights.mT @ within / mass.unsqueeze(-1) + 0.05 * spread
+        if self.covariance == "tied":
+            variances = (within.mean(0) + 0.05 * spread).expand_as(variances)
+        if self.covariance == "spherical":
+            variances = variances.mean(-1, keepdim=True).expand_as(variances)
+        self.assign(means=means, covs=torch.diag_embed(variances))
+
+    def maximise(self, values: Tensor, observed: Tensor, weights: Tensor) -> None:
+        count = observed.sum(0)
+        centre = (values * observed).sum(0) / count.clamp(min=1)
+        floor = VARIANCE_FLOOR * ((values - centre).square() * observed).sum(0) / count.clamp(min=1)
+        if self.is_diagonal:
+            self._maximise_diagonal(values, observed, weights, floor)
+        else:
+            self._maximise_full(values, observed, weights, floor)
+
+    def _maximise_diagonal(self, values: Tensor, observed: Tensor, weights: Tensor, floor: Tensor) -> None:
+        seen = observed.to(values.dtype)
+        mass = weights.mT @ seen
+        some = torch.where(mass > 0, mass, 1.0)
+        means = torch.where(mass > 0, weights.mT @ (values * seen) / some, self.means)
+        self.assign(means=means)
+        squares = (values.unsqueeze(1) - self.means).square() * seen.unsqueeze(1)
+        total = torch.einsum("nk,nkd->kd", weights, squares)
+        if self.covariance == "spherical":
+            total, mass = total.sum(-1, keepdim=True), mass.sum(-1, keepdim=True)
+            floor = floor.mean()
+        old = self.variances()[:, : total.shape[1]]
+        variances = torch.where(mass > 0, total / torch.where(mass > 0, mass, 1.0), old)
+        variances = _lift(variances, floor).expand(self.n_states, self.dim)
+        self.assign(covs=torch.diag_embed(variances))
+
+    def _maximise_full(self, values: Tensor, observed: Tensor, weights: Tensor, floor: Tensor) -> None:
+        mass = weights.sum(0)
+        some = torch.where(mass > 0, mass, 1.0)
+        filled, left = self._complete(values, observed, weights)
+        means = torch.einsum("nk,nkd->kd", weights, filled) / some.unsqueeze(-1)
+        self.assign(means=torch.where(mass.unsqueeze(-1) > 0, means, self.means))
+        centred = filled - self.means
+        scatter = torch.einsum("nk,nkd,nke->kde", weights, centred, centred) + left
+        if self.covariance == "tied":
+            covs = (scatter.sum(0) / mass.sum()).expand_as(scatter)
+        else:
+            covs = torch.where(mass[:, None, None] > 0, scatter / some[:, None, None], self.covs)
+        self.assign(covs=_lift_matrix((covs + covs.mT) / 2, floor))
+
+    def _complete(self, values: Tensor, observed: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """E[y_n | observed, k] (N, K, D) and the weighted sum of the covariances left, (K, D, D)."""
+        filled = values.unsqueeze(1).expand(-1, self.n_states, -1)
+        left = values.new_zeros(self.n_states, self.dim, self.dim)
+        if bool(observed.all()):
+            return filled, left
+        filled = filled.clone()
+        means, covs = self.means, self.covs
+        for pattern in torch.unique(observed, dim=0):
+            o, h = pattern.nonzero().squeeze(-1), (~pattern).nonzero().squeeze(-1)
+            if not len(h):
+                continue
+            rows = (observed == pattern).all(-1).nonzero().squeeze(-1)
+            slope = torch.linalg.solve(covs[:, o][:, :, o], covs[:, o][:, :, h]).mT
+            away = values[rows][:, None, o] - means[:, o]
+            filled[rows[:, None], :, h] = (means[:, h] + torch.einsum("kho,nko->nkh", slope, away)).permute(0, 2, 1)
+            rest = covs[:, h][:, :, h] - slope @ covs[:, o][:, :, h]
+            left[:, h.unsqueeze(-1), h] += weights[rows].sum(0)[:, None, None] * rest
+        return filled, left
+
+
+def _log_normal(rows: Tensor, means: Tensor, factor: Tensor) -> Tensor:
+    """log N(row_n; means_k, factor_k factor_k'), (N, K)."""
+    away = (rows.unsqueeze(0) - means.unsqueeze(1)).mT
+    white = torch.linalg.solve_triangular(factor, away, upper=False)
+    log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    return (-0.5 * (white.square().sum(-2) + rows.shape[1] * LOG_2PI) - log_det.unsqueeze(-1)).mT
+
+
+def _lift(variances: Tensor, floor: Tensor) -> Tensor:
+    """Variances raised to a floor, said aloud."""
+    floor = torch.where(floor > 0, floor, VARIANCE_FLOOR)
+    if bool((variances < floor).any()):
+        _say_floor()
+    return torch.maximum(variances, floor)
+
+
+def _lift_matrix(covs: Tensor, floor: Tensor) -> Tensor:
+    """Covariances with the eigenvalues, in units of the floor, raised to 1."""
+    unit = torch.where(floor > 0, floor, VARIANCE_FLOOR).sqrt()
+    scaled = covs / unit / unit.unsqueeze(-1)
+    values, vectors = torch.linalg.eigh(scaled)
+    low = (values < 1).any(-1)
+    if not bool(low.any()):
+        return covs
+    _say_floor()
+    lifted = vectors * values.clamp(min=1).unsqueeze(-2) @ vectors.mT * unit * unit.unsqueeze(-1)
+    return torch.where(low[:, None, None], (lifted + lifted.mT) / 2, covs)
+
+
+def _say_floor() -> None:
+    warnings.warn(
+        f"a state's variance collapsed and was held at {VARIANCE_FLOOR:g} of the data's: "
+        "fewer states or a simpler covariance may be needed",
+        DegenerateWarning,
+        stacklevel=2,
+    )

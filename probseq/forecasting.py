@@ -1,0 +1,203 @@
+"""What a forecast can be asked: mean, intervals, quantiles, draws, the distribution itself.
+
+`distribution` is the per-step marginal p(y_{T+h} | y_{0:T}) with batch shape (*batch, steps). Means and
+quantiles are per coordinate; quantiles are the generalised inverse of the marginal distribution function,
+exact for normal marginals, by bisection for their mixtures and by summation for counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch import distributions as D
+
+from probseq.sequences import Sequences
+
+
+class Forecast:
+    """The predictive distribution of the coming steps; pandas indexes continue in `to_frame`."""
+
+    def __init__(self, distribution: D.Distribution, draw: Callable[[], Tensor], sequences: Sequences) -> None:
+        self.distribution = distribution
+        self._draw = draw
+        self._sequences = sequences
+
+    @property
+    def steps(self) -> int:
+        return self.distribution.batch_shape[-1]
+
+    @property
+    def mean(self) -> Tensor:
+        """E[y_{T+h} | y], (*batch, steps, *event); symbols have none."""
+        self._numeric("mean")
+        return self.distribution.mean
+
+    @property
+    def probs(self) -> Tensor:
+        """Probabilities of discrete events: (*batch, steps, M) for symbols, (*batch, steps, D) for binary vectors."""
+        weights, base = _coordinates(self.distribution)
+        if not isinstance(base, (D.Categorical, D.Bernoulli)):
+            raise ValueError(f"probs is for symbols and binary data, this forecast is {type(base).__name__}")
+        symbols = isinstance(base, D.Categorical)
+        probs = base.probs.squeeze(-2) if symbols else base.probs
+        return probs if weights is None else (weights.unsqueeze(-1) * probs).sum(-2)
+
+    @cached_property
+    def samples(self) -> Tensor:
+        """Joint draws of whole future paths, (n_samples, *batch, steps, *event)."""
+        return self._draw()
+
+    def quantile(self, q: float) -> Tensor:
+        """The q-quantile per coordinate, (*batch, steps, *event)."""
+        if not 0 < q < 1:
+            raise ValueError(f"q must lie strictly between 0 and 1, got {q!r}")
+        self._numeric("quantile")
+        return quantile(self.distribution, q)
+
+    def interval(self, level: float = 0.9) -> tuple[Tensor, Tensor]:
+        """The central interval of probability `level`, per coordinate."""
+        if not 0 < level < 1:
+            raise ValueError(f"level must lie strictly between 0 and 1, got {level!r}")
+        return self.quantile((1 - level) / 2), self.quantile((1 + level) / 2)
+
+    def to_frame(self, level: float = 0.9) -> Any:
+        """A pandas table that continues the index of the data: mean and interval, or the probabilities of symbols.
+
+        Raises ValueError when the data had dates whose frequency cannot be told.
+        """
+        import pandas as pd
+
+        columns = self._columns(level)
+        batch = self.distribution.batch_shape[:-1]
+        frames: list[Any] = []
+        for i, place in enumerate(np.ndindex(*batch)):
+            index = continue_index(self._index(i), self.steps, int(self._sequences.lengths[place]))
+            frames.append(pd.DataFrame({name: values[place].numpy() for name, values in columns.items()}, index=index))
+        if not batch:
+            return frames[0]
+        keys = [place[0] if len(place) == 1 else place for place in np.ndindex(*batch)]
+        return pd.concat(frames, keys=keys, names=["sequence"])
+
+    def _index(self, i: int) -> Any:
+        indexes = self._sequences.indexes
+        return indexes[i] if i < len(indexes) else None
+
+    def _columns(self, level: float) -> dict[str, Tensor]:
+        if _is_symbolic(self.distribution):
+            return {f"prob_{k}": self.probs[..., k] for k in range(self.probs.shape[-1])}
+        percent = f"{100 * level:g}"
+        parts = dict(
+            zip(("mean", f"lower_{percent}", f"upper_{percent}"), (self.mean, *self.interval(level)), strict=True)
+        )
+        width = self.distribution.event_shape[0]
+        if width == 1:
+            return {name: values[..., 0] for name, values in parts.items()}
+        names = self._sequences.names or tuple(str(i) for i in range(width))
+        return {f"{column}_{part}": parts[part][..., i] for i, column in enumerate(names) for part in parts}
+
+    def _numeric(self, what: str) -> None:
+        if _is_symbolic(self.distribution):
+            raise ValueError(f"symbols have no {what}; use probs")
+
+
+def continue_index(index: Any, steps: int, length: int) -> Any:
+    """The next `steps` labels after a pandas index (0-based step numbers when there is none)."""
+    import pandas as pd
+
+    if index is None:
+        return pd.RangeIndex(length, length + steps)
+    name = index.name
+    if isinstance(index, pd.PeriodIndex) and len(index):
+        return pd.period_range(index[-1] + 1, periods=steps, freq=index.freq, name=name)
+    if isinstance(index, (pd.DatetimeIndex, pd.TimedeltaIndex)):
+        freq = index.freq or (pd.infer_freq(index) if len(index) >= 3 else None)
+        if freq is None:
+            raise ValueError(
+                "the index of y has no frequency that can be inferred, so its dates cannot be continued; "
+                "set one (y.asfreq(...)) or use .mean and .interval, which need no dates"
+            )
+        make = pd.date_range if isinstance(index, pd.DatetimeIndex) else pd.timedelta_range
+        return make(index[-1], periods=steps + 1, freq=freq, name=name)[1:]
+    if pd.api.types.is_integer_dtype(index) and len(index):
+        gaps = np.diff(np.asarray(index))
+        if not len(gaps) or (gaps == gaps[0]).all():
+            step = int(gaps[0]) if len(gaps) else 1
+            return pd.Index(index[-1] + step * np.arange(1, steps + 1), name=name)
+    return pd.RangeIndex(length, length + steps)
+
+
+def mixture_of_paths(components: D.Distribution) -> D.Distribution:
+    """The equal-weight mixture over the last batch axis."""
+    return D.MixtureSameFamily(
+        D.Categorical(logits=torch.zeros(components.batch_shape)), components, validate_args=False
+    )
+
+
+def quantile(distribution: D.Distribution, q: float) -> Tensor:
+    """The q-quantile of every coordinate of a distribution with event shape (D,)."""
+    weights, base = _coordinates(distribution)
+    if weights is None and isinstance(base, D.Normal):
+        return base.icdf(torch.tensor(q, dtype=base.mean.dtype))
+    if isinstance(base, D.Normal):
+        return _bisect(weights, base, q)
+    if getattr(base.support, "is_discrete", False):
+        return _sum_until(weights, base, q)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        return distribution.sample(torch.Size([10_000])).quantile(q, 0)
+
+
+def _coordinates(distribution: D.Distribution) -> tuple[Tensor | None, Any]:
+    """Mixture weights (*batch, M) or None, and the univariate marginals of every coordinate (*batch, [M,] D)."""
+    if isinstance(distribution, D.MixtureSameFamily):
+        inner, base = _coordinates(distribution.component_distribution)
+        if inner is not None:
+            raise ValueError("mixtures of mixtures have no closed marginals")
+        return distribution.mixture_distribution.probs, base
+    if isinstance(distribution, D.MultivariateNormal):
+        return None, D.Normal(distribution.mean, distribution.variance.sqrt(), validate_args=False)
+    if isinstance(distribution, D.Independent):
+        return None, distribution.base_dist
+    return None, distribution
+
+
+def _is_symbolic(distribution: D.Distribution) -> bool:
+    if isinstance(distribution, D.MixtureSameFamily):
+        return _is_symbolic(distribution.component_distribution)
+    return isinstance(distribution, D.Independent) and isinstance(distribution.base_dist, D.Categorical)
+
+
+def _bisect(weights: Tensor | None, base: D.Normal, q: float) -> Tensor:
+    """Solve sum_m w_m F_m(x) = q between the extreme component quantiles."""
+    assert weights is not None
+    ends = base.icdf(torch.tensor(q, dtype=base.mean.dtype))
+    low, high = ends.amin(-2), ends.amax(-2)
+    for _ in range(100):
+        middle = (low + high) / 2
+        below = (weights.unsqueeze(-1) * base.cdf(middle.unsqueeze(-2))).sum(-2) < q
+        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+        if bool((high - low <= 1e-14 * torch.maximum(low.abs(), high.abs())).all()):
+            break
+    return (low + high) / 2
+
+
+def _sum_until(weights: Tensor | None, base: D.Distribution, q: float) -> Tensor:
+    """The smallest count k with P(Y <= k) >= q."""
+    top = int((base.mean + 12 * base.variance.sqrt() + 30).max())
+    while True:
+        counts = torch.arange(top + 1, dtype=torch.float64)
+        grid = counts.reshape(-1, *(1,) * len(base.batch_shape)).expand(-1, *base.batch_shape)
+        limit = getattr(base.support, "upper_bound", None)
+        allowed = grid if limit is None else grid.clamp(max=float(torch.as_tensor(limit).max()))
+        mass = torch.where(grid == allowed, base.log_prob(allowed).exp(), 0.0)
+        if weights is not None:
+            mass = (weights.unsqueeze(-1) * mass).sum(-2)
+        cdf = mass.cumsum(0)
+        if bool((cdf[-1] >= q).all()) or limit is not None:
+            return (cdf < q).sum(0).clamp(max=top).to(torch.float64)
+        top *= 2

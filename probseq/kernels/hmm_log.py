@@ -1,0 +1,212 @@
+"""The careful forward-backward recursions: per-step normalised logarithms, for the sequences that scaling would damage.
+
+The recursions are those of `hmm`, on logarithms,
+
+    forwards    log u_{t+1, j} = log sum_i A[i, j] exp(y_i),    y = log u_t + log e_t - log sum(u_t e_t)
+    backwards   log h_{t-1, i} = log sum_j A[i, j] exp(y_j),    y = log h_t + log e_t - log sum(h_t e_t)
+
+and cost little more than scaled ones, because a sum that comes out above SAFE_SUM in ordinary numbers has lost
+less than K * 1e-308 of absolute weight, nothing beside it. Only the sums below are redone term by term.
+All functions take one sequence: log_predicted, log_beta, log_observation (T, K); transition, log_transition
+(1, R, K, K) with R in {1, T}; offset (1, R) is what was subtracted from log_transition before `transition` = exp.
+`shift` (T,), the largest entry of each row of log_observation, is subtracted first, which keeps the digits of large
+log-densities.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from probseq.kernels.hmm import SAFE_SUM, total, vector_matrix
+
+_OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
+
+
+@njit(**_OPTIONS)
+def log_sum(log_weight, log_matrix, offset, r, target, transposed):
+    """log sum_i exp(log_weight[i] + A[i, target]), A = log_matrix[0, r] - offset[0, r] (or A'), term by term."""
+    n = log_weight.shape[0]
+    largest = -np.inf
+    for i in range(n):
+        entry = log_weight[i] + (log_matrix[0, r, target, i] if transposed else log_matrix[0, r, i, target])
+        if entry > largest or np.isnan(entry):  # a NaN stays
+            largest = entry
+    if largest == -np.inf:
+        return largest
+    result = 0.0
+    for i in range(n):
+        entry = log_weight[i] + (log_matrix[0, r, target, i] if transposed else log_matrix[0, r, i, target])
+        if entry != -np.inf:
+            result += np.exp(entry - largest)
+    return largest - offset[0, r] + np.log(result)
+
+
+@njit(**_OPTIONS)
+def normalise(log_weight, weight):
+    """Subtract log c = log sum exp(log_weight) in place, write weight = exp of the result, return log c.
+
+    Everything -inf stays as it is (log c = -inf); a NaN makes everything NaN.
+    """
+    n = log_weight.shape[0]
+    largest = -np.inf
+    for k in range(n):
+        if log_weight[k] > largest or np.isnan(log_weight[k]):  # a NaN stays
+            largest = log_weight[k]
+    if largest == -np.inf:
+        for k in range(n):
+            weight[k] = 0.0
+        return largest
+    for k in range(n):
+        weight[k] = np.exp(log_weight[k] - largest)
+    c = total(weight)
+    log_c = np.log(c)
+    for k in range(n):
+        weight[k] /= c
+        log_weight[k] = (log_weight[k] - largest) - log_c
+    return largest + log_c
+
+
+@njit(**_OPTIONS)
+def log_transport(log_weight, weight, matrix, log_matrix, offset, r, transposed, product, out):
+    """out = log(weight @ matrix[0, r]): from ordinary numbers where those are safe, else term by term."""
+    vector_matrix(weight, matrix, 0, r, product)
+    for j in range(out.shape[0]):
+        if product[j] >= SAFE_SUM:
+            out[j] = np.log(product[j])
+        else:
+            out[j] = log_sum(log_weight, log_matrix, offset, r, j, transposed)
+
+
+@njit(**_OPTIONS)
+def forward(
+    log_initial,
+    initial_offset,
+    transition,
+    log_transition,
+    offset,
+    log_observation,
+    shift,
+    length,
+    log_predicted,
+    log_normaliser,
+):
+    """Filter one sequence in logarithms; returns the first step with probability zero, or -1.
+
+    After such a step (log_normaliser -inf) the filter goes on from the belief it had before it.
+    """
+    n = log_initial.shape[0]
+    log_weight, weight, product = np.empty(n), np.empty(n), np.empty(n)
+    impossible_at = -1
+    for k in range(n):
+        log_predicted[0, k] = log_initial[k] - initial_offset
+    for t in range(length):
+        u, observed = log_predicted[t], log_observation[t]
+        for k in range(n):
+            log_weight[k] = u[k] + (observed[k] - shift[t])
+        log_normaliser[t] = normalise(log_weight, weight)
+        if log_normaliser[t] == -np.inf:
+            impossible_at = t if impossible_at < 0 else impossible_at
+            log_weight[:] = u
+            normalise(log_weight, weight)
+        if t + 1 < length:
+            r = t + 1 if transition.shape[1] > 1 else 0
+            log_transport(
+                log_weight, weight, transition, log_transition, offset, r, False, product, log_predicted[t + 1]
+            )
+    return impossible_at
+
+
+@njit(**_OPTIONS)
+def backward(transposed, log_transition, offset, log_observation, shift, length, log_beta):
+    """The adjoint recursion of one possible sequence in logarithms: log h_{n-1} = 0, and down from there."""
+    n = log_beta.shape[1]
+    log_weight, weight, product = np.empty(n), np.empty(n), np.empty(n)
+    for k in range(n):
+        log_beta[length - 1, k] = 0.0
+    for t in range(length - 1, 0, -1):
+        for k in range(n):
+            log_weight[k] = log_beta[t, k] + (log_observation[t, k] - shift[t])
+        normalise(log_weight, weight)
+        r = t if transposed.shape[1] > 1 else 0
+        log_transport(log_weight, weight, transposed, log_transition, offset, r, True, product, log_beta[t - 1])
+
+
+@njit(**_OPTIONS)
+def expectations(
+    transition,
+    log_transition,
+    offset,
+    log_observation,
+    shift,
+    log_predicted,
+    log_beta,
+    length,
+    weighting,
+    log_gamma,
+    xi,
+):
+    """Write log gamma (T, K) and add weighting * xi_t to xi (R, K, K), r = t or 0.
+
+    xi_t[i, j] = gamma_{t-1, i} p(z_t = j | z_{t-1} = i, y), with p = A[i, j] exp(y_j) / h_{t-1, i}.
+    """
+    n = log_gamma.shape[1]
+    log_weight, weight, gamma = np.empty(n), np.empty(n), np.empty(n)
+    for t in range(length):
+        smoothed, observed = log_gamma[t], log_observation[t]
+        if t > 0:
+            for k in range(n):
+                log_weight[k] = log_beta[t, k] + (observed[k] - shift[t])
+            normalise(log_weight, weight)
+            r = t if transition.shape[1] > 1 else 0
+            target = xi[t] if xi.shape[0] > 1 else xi[0]
+            for i in range(n):
+                log_h = log_beta[t - 1, i]
+                mass = weighting * gamma[i]
+                if gamma[i] == 0.0:
+                    continue
+                if log_h > np.log(SAFE_SUM):
+                    mass *= np.exp(-log_h)
+                    for j in range(n):
+                        target[i, j] += mass * (transition[0, r, i, j] * weight[j])
+                else:
+                    for j in range(n):
+                        entry = log_transition[0, r, i, j] - offset[0, r] + log_weight[j] - log_h
+                        target[i, j] += mass * np.exp(entry)
+        for k in range(n):
+            smoothed[k] = log_predicted[t, k] + log_beta[t, k] + (observed[k] - shift[t])
+        normalise(smoothed, gamma)
+
+
+@njit(**_OPTIONS)
+def sample(log_transition, log_observation, shift, log_predicted, length, uniforms, states):
+    """Draw paths (N, T) backwards: z_t ~ p(z_t | y_<=t) A[z_t, z_{t+1}], by inversion of the uniforms (N, T)."""
+    n = log_predicted.shape[1]
+    log_filtered, log_weight, weight = np.empty(n), np.empty(n), np.empty(n)
+    for t in range(length - 1, -1, -1):
+        r = t + 1 if log_transition.shape[1] > 1 else 0
+        for k in range(n):
+            log_filtered[k] = log_predicted[t, k] + (log_observation[t, k] - shift[t])
+        for draw in range(states.shape[0]):
+            log_weight[:] = log_filtered
+            if t + 1 < length:
+                following = states[draw, t + 1]
+                for k in range(n):
+                    log_weight[k] += log_transition[0, r, k, following]
+            normalise(log_weight, weight)
+            states[draw, t] = invert(weight, uniforms[draw, t])
+
+
+@njit(**_OPTIONS)
+def invert(weight, uniform):
+    """The first state whose cumulative weight exceeds uniform * sum(weight); never one of weight zero."""
+    threshold = uniform * total(weight)
+    cumulative = 0.0
+    chosen = 0
+    for k in range(weight.shape[0]):
+        if weight[k] > 0.0:
+            chosen = k
+            cumulative += weight[k]
+            if cumulative > threshold:
+                break
+    return chosen

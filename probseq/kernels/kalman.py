@@ -1,0 +1,555 @@
+"""The Kalman filter, compiled.
+
+    z_0 ~ N(m_0, P_0)                                     the state before y_0 is seen
+    for t = 0, 1, ...:
+        y_t = C_t z_t + v_t,                v_t ~ N(0, R_t)
+        z_{t+1} = A_{t+1} z_t + d_{t+1} + w_{t+1},    w_{t+1} ~ N(0, Q_{t+1})
+
+Covariances do not depend on the data, only on the pattern of observed entries.  So the filter is two recursions: one
+over covariances, run once for every group of sequences that share P_0 and the pattern, and one over means.
+
+    innovation    v_t = y_t - C_t m_t,   S_t = C_t P_t C_t' + R_t,   W_t S_t W_t' = I   (see linalg.whiten)
+    gain          K_t = P_t C_t' W_t' W_t
+    log p(y_t | y_<t) = -1/2 (k log 2 pi + log det S_t + |W_t v_t|^2),     k observed entries
+    mean          m_{t+1} = A_{t+1} (m_t + K_t v_t) + d_{t+1}
+    covariance    P_{t+1} = L_t P_t L_t' + (A_{t+1} K_t) R_t (A_{t+1} K_t)' + Q_{t+1},    L_t = A_{t+1} - A_{t+1} K_t C_t
+
+The last line is Joseph's form carried through the transition: a sum of positive semidefinite terms, right for any
+gain, and without updated moments.  Missing entries have zero rows in C, so zero columns in K and W: the update is the
+one of the observed rows, exactly.  A covariance that has stopped changing is not computed again (`STEADY`); the array
+`slot` names, for every step, the row of the workspace that holds its covariance, gain and whitener.
+
+    symbol      shape        meaning                                  (R is 1, or T where the parameter varies in time)
+    m0, P0      (B, n), (1 or B, n, n)
+    A, Q        (R, n, n)    entry t is the step into t; entry 0 is unused when R = T
+    d           (1 or B, 1 or T, n)
+    C, R        (R, m, n), (R, m, m)
+    y           (B, T, m);   observed (B, T, m) boolean, or (0, 0, 0) where every entry below lengths is observed
+    cov         (G, T, n, n) P_t by slot; gain (G, T, m, n) K_t'; whitener (G, T, m, m) W_t; slot (G, T)
+    mean        (B, T, n)    m_t;  weighted (B, T, m)  W_t' W_t v_t = S_t^-1 v_t
+    status      (3,)         condition (0 none, 1 singular innovation, 2 overflow), sequence, step
+
+References: Durbin and Koopman, Time Series Analysis by State Space Methods, 2nd ed. (2012), sec. 4.3 and 4.10;
+Bucy and Joseph, Filtering for Stochastic Processes (1968); Anderson and Moore, Optimal Filtering (1979), sec. 4.4.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import njit
+
+from probseq.kernels.linalg import (
+    SINGULAR_PIVOT,
+    product,
+    product_left_transposed,
+    product_right_transposed,
+    symmetrise,
+    unchanged,
+    whiten,
+)
+
+CHUNK = 256
+"""Steps whose gains are kept at a time when no workspace is asked for."""
+
+STEADY = 1e-14
+"""Largest relative change of a covariance, in units of its own standard deviations, that counts as none."""
+
+LOG_TWO_PI = math.log(2.0 * math.pi)
+EPSILON = 2.0**-52
+SINGULAR, OVERFLOW = 1, 2
+LANES = 128
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def copy(source, target):
+    """target[:] = source, for matrices (a slice assignment costs more than a small copy)."""
+    for i in range(source.shape[0]):
+        for j in range(source.shape[1]):
+            target[i, j] = source[i, j]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def settled(quiet, steps):
+    """Whether `quiet` steps without change out of `steps` prove convergence.
+
+    Where changes decay like rho^t, reaching STEADY took about 30 time constants, so a quarter of that again leaves
+    a remainder some e^-7 of a change that is already at rounding level, however slow the decay.
+    """
+    return quiet >= 2 and 4 * quiet >= steps
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def load_emission(emission, noise, mask, masked_emission, masked_noise):
+    """Copy C and R with the rows of missing entries decoupled (zero row of C, unit variance); return how many are observed."""
+    m, n = emission.shape
+    count = 0
+    for j in range(m):
+        count += mask[j]
+        for i in range(n):
+            masked_emission[j, i] = emission[j, i] if mask[j] else 0.0
+        for k in range(m):
+            masked_noise[j, k] = noise[j, k] if mask[j] and mask[k] else 0.0
+        if not mask[j]:
+            masked_noise[j, j] = 1.0
+    return count
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def has_perfect(noise):
+    """Whether some coordinate is ever measured without error."""
+    for t in range(noise.shape[0]):
+        for j in range(noise.shape[1]):
+            if noise[t, j, j] == 0.0:
+                return True
+    return False
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def vanishing(variance, emission, noise, cov, reach):
+    """Whether some perfectly measured combination has no variance left but rounding, so that its density is void.
+
+    `reach` bounds the standard deviations that the previous step carried here: an exact measurement leaves behind
+    EPSILON of them.
+    """
+    m, n = emission.shape
+    for j in range(m):
+        if noise[j, j] == 0.0:
+            size = 0.0
+            carried = 0.0
+            for i in range(n):
+                carried += abs(emission[j, i]) * reach[i]
+                for k in range(n):
+                    size += abs(emission[j, i] * cov[i, k] * emission[j, k])
+            floor = 8.0 * n * EPSILON * carried
+            if variance[j, j] <= SINGULAR_PIVOT * size or math.sqrt(variance[j, j]) <= floor:
+                return True
+    return False
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def store(source, target, row):
+    """target[row] = source, without the view that costs more than the copy."""
+    for i in range(source.shape[0]):
+        for j in range(source.shape[1]):
+            target[row, i, j] = source[i, j]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def carry_reach(transition, cov, reach):
+    """reach_i = sum_j |A_ij| sqrt(P_jj), a bound on the standard deviations one step on, without process noise."""
+    for i in range(reach.shape[0]):
+        reach[i] = 0.0
+        for j in range(reach.shape[0]):
+            reach[i] += abs(transition[i, j]) * math.sqrt(cov[j, j])
+
+
+@njit(cache=True, nogil=True, error_model="numpy", inline="always")
+def update_small(cov, emission, noise, mask, perfect, reach, emitted, variance, scale, root, gain, whitener):
+    """`update_covariance` with its loops written out: for few states a call costs more than a product."""
+    m, n = emission.shape
+    for j in range(m):
+        for i in range(n):
+            total = 0.0
+            for k in range(n):
+                total += emission[j, k] * cov[k, i]
+            emitted[j, i] = total
+    for i in range(m):
+        for j in range(i + 1):
+            total = noise[i, j]
+            for k in range(n):
+                total += emitted[i, k] * emission[j, k]
+            variance[i, j] = total
+    if perfect and vanishing(variance, emission, noise, cov, reach):
+        return np.nan
+    log_det = whiten(variance, whitener, scale)
+    for j in range(m):
+        if not mask[j]:
+            whitener[j, j] = 0.0
+    for i in range(n):
+        for j in range(m):
+            total = 0.0
+            for k in range(j + 1):
+                total += whitener[j, k] * emitted[k, i]
+            root[j, i] = total
+        for j in range(m):
+            total = 0.0
+            for k in range(j, m):
+                total += whitener[k, j] * root[k, i]
+            gain[j, i] = total
+    return log_det
+
+
+@njit(cache=True, nogil=True, error_model="numpy", inline="always")
+def predict_small(cov, transition, process, emission, noise, gain, carried_gain, closed, left, weighted_gain, out):
+    """`close_loop` and `joseph` with their loops written out."""
+    m, n = emission.shape
+    for i in range(n):
+        for j in range(m):
+            total = 0.0
+            for k in range(n):
+                total += transition[i, k] * gain[j, k]
+            carried_gain[j, i] = total
+        for k in range(n):
+            total = transition[i, k]
+            for j in range(m):
+                total -= carried_gain[j, i] * emission[j, k]
+            closed[i, k] = total
+        for j in range(m):
+            total = 0.0
+            for k in range(m):
+                total += noise[j, k] * carried_gain[k, i]
+            weighted_gain[j, i] = total
+        for k in range(n):
+            total = 0.0
+            for j in range(n):
+                total += closed[i, j] * cov[j, k]
+            left[i, k] = total
+        for k in range(i + 1):
+            total = 0.5 * (process[i, k] + process[k, i])
+            for j in range(n):
+                total += left[i, j] * closed[k, j]
+            for j in range(m):
+                total += weighted_gain[j, i] * carried_gain[j, k]
+            out[i, k] = total
+            out[k, i] = total
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def update_covariance(cov, emission, noise, mask, perfect, reach, emitted, variance, scale, root, gain, whitener, blas):
+    """Write gain' and whitener of one step from the predicted covariance; return log det S, NaN where S is singular."""
+    m, n = emission.shape
+    product(emission, cov, emitted, blas)
+    product_right_transposed(emitted, emission, variance, blas)
+    for i in range(m):
+        for j in range(m):
+            variance[i, j] += noise[i, j]
+    if perfect and vanishing(variance, emission, noise, cov, reach):
+        return np.nan
+    log_det = whiten(variance, whitener, scale)
+    for j in range(m):
+        if not mask[j]:
+            whitener[j, j] = 0.0
+    product(whitener, emitted, root, blas)
+    product_left_transposed(whitener, root, gain, blas)
+    return log_det
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def close_loop(transition, emission, gain, carried_gain, closed, blas):
+    """Write (A K)' and L = A - A K C."""
+    m, n = emission.shape
+    product_right_transposed(gain, transition, carried_gain, blas)
+    product_left_transposed(carried_gain, emission, closed, blas)
+    for i in range(n):
+        for j in range(n):
+            closed[i, j] = transition[i, j] - closed[i, j]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def joseph(closed, cov, carried_gain, noise, process, left, weighted_gain, out, blas):
+    """out = L P L' + (A K) R (A K)' + Q, symmetric."""
+    n = cov.shape[0]
+    product(closed, cov, left, blas)
+    product_right_transposed(left, closed, out, blas)
+    product(noise, carried_gain, weighted_gain, blas)
+    product_left_transposed(carried_gain, weighted_gain, left, blas)
+    for i in range(n):
+        for j in range(n):
+            out[i, j] += left[i, j] + process[i, j]
+    symmetrise(out)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def same_pattern(seen, t, mask):
+    """Whether the pattern of step t equals the current mask; the mask becomes that pattern."""
+    same = True
+    for j in range(mask.shape[0]):
+        same = same and seen[t, j] == mask[j]
+        mask[j] = seen[t, j]
+    return same
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def covariance_steps(
+    start, stop, last, base, A, Q, C, R, seen, P, mask, reach, memory, cov, gain, whitener, log_norm, slot, status, blas
+):
+    """Run the covariance recursion over steps [start, stop) of a group whose sequences end before `last`.
+
+    Row t - base of the workspace belongs to step t.  P (n, n), mask (m,), reach (n,) and memory = (steady row or -1,
+    quiet steps, steps since the pattern changed, observed entries) carry the state from one call to the next.
+    `seen` is the group's pattern (T, m), or (0, 0).
+    """
+    n, m = P.shape[0], C.shape[1]
+    fixed = A.shape[0] == 1 and Q.shape[0] == 1 and C.shape[0] == 1 and R.shape[0] == 1
+    emission_varies, transition_varies = C.shape[0] > 1 or R.shape[0] > 1, A.shape[0] > 1 or Q.shape[0] > 1
+    partial = seen.shape[0] > 0
+    perfect = has_perfect(R)
+    emission, noise, A_next, Q_next = np.empty((m, n)), np.empty((m, m)), A[0], Q[0]
+    emitted, root, carried, weighted = np.empty((m, n)), np.empty((m, n)), np.empty((m, n)), np.empty((m, n))
+    variance, W, scale, K = np.empty((m, m)), np.empty((m, m)), np.empty(m), np.empty((m, n))
+    closed, left, following = np.empty((n, n)), np.empty((n, n)), np.empty((n, n))
+    keep = cov.shape[0] > 0
+    stale = True
+    if memory[0] > 0 and base == start:
+        copy(gain[memory[0]], gain[0])
+        copy(whitener[memory[0]], whitener[0])
+        log_norm[0] = log_norm[memory[0]]
+        memory[0] = 0
+    for t in range(start, stop):
+        row = t - base
+        if partial and not same_pattern(seen, t, mask):
+            stale = True
+            memory[0], memory[1], memory[2] = -1, 0, 0
+        if memory[0] >= 0:
+            slot[row] = memory[0]
+            continue
+        if stale or emission_varies:
+            c, r = t if C.shape[0] > 1 else 0, t if R.shape[0] > 1 else 0
+            memory[3] = load_emission(C[c], R[r], mask, emission, noise)
+            stale = False
+        slot[row] = row
+        log_norm[row] = 0.0
+        if memory[3] > 0:
+            if blas is None:
+                log_det = update_small(P, emission, noise, mask, perfect, reach, emitted, variance, scale, root, K, W)
+            else:
+                log_det = update_covariance(
+                    P, emission, noise, mask, perfect, reach, emitted, variance, scale, root, K, W, blas
+                )
+            if not abs(log_det) < np.inf:
+                status[0], status[2] = SINGULAR, t
+                return
+            log_norm[row] = -0.5 * (memory[3] * LOG_TWO_PI + log_det)
+        else:
+            K[:], W[:] = 0.0, 0.0
+        store(K, gain, row)
+        store(W, whitener, row)
+        if keep:
+            store(P, cov, row)
+        if t + 1 >= last:
+            return
+        if transition_varies:
+            A_next, Q_next = A[t + 1 if A.shape[0] > 1 else 0], Q[t + 1 if Q.shape[0] > 1 else 0]
+        if perfect:
+            carry_reach(A_next, P, reach)
+        if blas is None:
+            predict_small(P, A_next, Q_next, emission, noise, K, carried, closed, left, weighted, following)
+        else:
+            close_loop(A_next, emission, K, carried, closed, blas)
+            joseph(closed, P, carried, noise, Q_next, left, weighted, following, blas)
+        for i in range(n):
+            if not following[i, i] < np.inf:
+                status[0], status[2] = OVERFLOW, t + 1
+                return
+        memory[2] += 1
+        if fixed:
+            memory[1] = memory[1] + 1 if unchanged(following, P, STEADY) else 0
+            if settled(memory[1], memory[2]):
+                memory[0] = row
+        copy(following, P)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def mean_steps(
+    start, stop, last, base, A, d, C, y, seen, gain, whitener, log_norm, slot, x, mean, weighted, steps, status, blas
+):
+    """Run the mean recursion of one sequence over [start, stop); return the sum of its log-densities.
+
+    x (n,) carries the predicted mean.  y and seen are (T, m), d is (1 or T, n); mean, weighted and steps (the
+    log-densities) are written where they are not empty.
+    """
+    n, m = x.shape[0], y.shape[1]
+    partial, keep, per_step = seen.shape[0] > 0, mean.shape[0] > 0, steps.shape[0] > 0
+    v, w, following = np.empty(m), np.empty(m), np.empty(n)
+    total = 0.0
+    for t in range(start, stop):
+        s = slot[t - base]
+        c = t if C.shape[0] > 1 else 0
+        if blas is not None:
+            np.dot(C[c], x, v)
+        for j in range(m):
+            if partial and not seen[t, j]:
+                v[j] = 0.0
+                continue
+            residual = y[t, j]
+            if blas is None:
+                for i in range(n):
+                    residual -= C[c, j, i] * x[i]
+            else:
+                residual -= v[j]
+            v[j] = residual
+        square = 0.0
+        for j in range(m):
+            white = 0.0
+            for k in range(j + 1):
+                white += whitener[s, j, k] * v[k]
+            w[j] = white
+            square += white * white
+        density = log_norm[s] - 0.5 * square
+        if not abs(density) < np.inf:
+            status[0], status[2] = OVERFLOW, t
+            return total
+        total += density
+        if per_step:
+            steps[t] = density
+        if keep:
+            for i in range(n):
+                mean[t, i] = x[i]
+            for j in range(m):
+                weight = 0.0
+                for k in range(j, m):
+                    weight += whitener[s, k, j] * w[k]
+                weighted[t, j] = weight
+        for j in range(m):
+            for i in range(n):
+                x[i] += gain[s, j, i] * v[j]
+        if t + 1 < last:
+            a, o = t + 1 if A.shape[0] > 1 else 0, t + 1 if d.shape[0] > 1 else 0
+            if blas is not None:
+                np.dot(A[a], x, following)
+                for i in range(n):
+                    x[i] = d[o, i] + following[i]
+                continue
+            for i in range(n):
+                moved = d[o, i]
+                for j in range(n):
+                    moved += A[a, i, j] * x[j]
+                following[i] = moved
+            for i in range(n):
+                x[i] = following[i]
+    return total
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def mean_lanes(
+    start, stop, base, A, d, C, y, seen, lengths, gain, whitener, log_norm, slot, x, before, mean, weighted, log_prob
+):
+    """`mean_steps` for many sequences with the same covariances, the innermost loops running over LANES sequences.
+
+    x (B, n) carries the predicted means, and `before` (B, n) is left with those at `start`.  Past the end of a
+    sequence its lane runs on without effect.
+    """
+    batch, n = x.shape
+    m = y.shape[2]
+    partial, keep = seen.shape[0] > 0, mean.shape[1] > 0
+    v, w, square = np.empty((m, LANES)), np.empty((m, LANES)), np.empty(LANES)
+    state, following = np.empty((n, LANES)), np.empty((n, LANES))
+    for origin in range(0, batch, LANES):
+        width = min(LANES, batch - origin)
+        for b in range(width):
+            for i in range(n):
+                before[origin + b, i] = x[origin + b, i]
+                state[i, b] = x[origin + b, i]
+        for t in range(start, stop):
+            s = slot[t - base]
+            c = t if C.shape[0] > 1 else 0
+            for b in range(width):
+                square[b] = 0.0
+            for j in range(m):
+                if partial and not seen[t, j]:
+                    for b in range(width):
+                        v[j, b] = 0.0
+                else:
+                    for b in range(width):
+                        v[j, b] = y[origin + b, t, j]
+                    for i in range(n):
+                        factor = C[c, j, i]
+                        for b in range(width):
+                            v[j, b] -= factor * state[i, b]
+                for b in range(width):
+                    w[j, b] = 0.0
+                for k in range(j + 1):
+                    factor = whitener[s, j, k]
+                    for b in range(width):
+                        w[j, b] += factor * v[k, b]
+                for b in range(width):
+                    square[b] += w[j, b] * w[j, b]
+            for b in range(width):
+                if t < lengths[origin + b]:
+                    log_prob[origin + b] += log_norm[s] - 0.5 * square[b]
+            if keep:
+                for b in range(width):
+                    for i in range(n):
+                        mean[origin + b, t, i] = state[i, b]
+                    for j in range(m):
+                        weight = 0.0
+                        for k in range(j, m):
+                            weight += whitener[s, k, j] * w[k, b]
+                        weighted[origin + b, t, j] = weight
+            for j in range(m):
+                for i in range(n):
+                    factor = gain[s, j, i]
+                    for b in range(width):
+                        state[i, b] += factor * v[j, b]
+            if t + 1 < y.shape[1]:
+                a, o = t + 1 if A.shape[0] > 1 else 0, t + 1 if d.shape[1] > 1 else 0
+                for i in range(n):
+                    for b in range(width):
+                        following[i, b] = d[origin + b if d.shape[0] > 1 else 0, o, i]
+                    for j in range(n):
+                        factor = A[a, i, j]
+                        for b in range(width):
+                            following[i, b] += factor * state[j, b]
+                for i in range(n):
+                    for b in range(width):
+                        state[i, b] = following[i, b]
+        for b in range(width):
+            for i in range(n):
+                x[origin + b, i] = state[i, b]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def filter_forward(
+    m0, P0, A, Q, d, C, R, y, observed, lengths, shared,
+    cov, gain, whitener, log_norm, slot, mean, weighted, steps, log_prob, status, blas, lanes,
+):  # fmt: skip
+    """Filter a batch: write log p(y) (B,), and every workspace whose time axis is not empty (see the module's table).
+
+    `shared` is the index of a sequence whose covariances hold for all (the longest), or -1 where each has its own.
+    Without workspaces, `gain`, `whitener`, `log_norm` and `slot` have one group and CHUNK rows.
+    """
+    batch, n = m0.shape
+    m = y.shape[2]
+    keep, partial, per_step = cov.shape[1] > 0, observed.shape[1] > 0, steps.shape[1] > 0
+    P, x, before = np.empty((n, n)), m0.copy(), m0.copy()
+    mask, reach, memory = np.empty(m, np.bool_), np.empty(n), np.empty(4, np.int64)
+    log_prob[:] = 0.0
+    for lead in range(batch) if shared < 0 else range(shared, shared + 1):
+        first, beyond = (lead, lead + 1) if shared < 0 else (0, 0 if lanes is not None else batch)
+        g = lead if keep and shared < 0 else 0
+        last = lengths[lead]
+        copy(P0[lead if P0.shape[0] > 1 else 0], P)
+        mask[:] = True
+        reach[:] = 0.0
+        memory[:] = 0
+        memory[0] = -1
+        for start in range(0, last, CHUNK):
+            stop, base = min(start + CHUNK, last), 0 if keep else start
+            status[1] = lead
+            covariance_steps(
+                start, stop, last, base, A, Q, C, R, observed[lead if partial else 0], P, mask, reach, memory,
+                cov[g], gain[g], whitener[g], log_norm[g], slot[g], status, blas,
+            )  # fmt: skip
+            if status[0] != 0:
+                return
+            if lanes is not None:
+                mean_lanes(
+                    start, stop, base, A, d, C, y, observed[lead if partial else 0], lengths, gain[0], whitener[0],
+                    log_norm[0], slot[0], x, before, mean, weighted, log_prob,
+                )  # fmt: skip
+                for b in range(batch):
+                    if not abs(log_prob[b]) < np.inf:
+                        x[b] = before[b]
+                        first, beyond = b, b + 1
+                        break
+            for b in range(first, beyond):
+                log_prob[b] += mean_steps(
+                    start, min(stop, lengths[b]), lengths[b], base, A, d[b if d.shape[0] > 1 else 0], C, y[b],
+                    observed[b if partial else 0], gain[g], whitener[g], log_norm[g], slot[g], x[b],
+                    mean[b if keep else 0], weighted[b if keep else 0], steps[b if per_step else 0], status, blas,
+                )  # fmt: skip
+                if status[0] != 0:
+                    status[1] = b
+                    return

@@ -1,0 +1,229 @@
+"""The front door of learning: one call for every family and method.
+
+    fit(y, method=None, n_restarts=1, validation=None, seed=None,
+        max_iterations=None, tolerance=1e-6, fixed=(), optimizer=None,
+        learning_rate=1e-2, batch_size=64, patience=50, max_gradient_norm=1.0)
+
+- Values given, fitted or loaded before are the start (restart 0); what has none yet starts from the data, as do
+  all further restarts. The best restart is kept, by validation score if there is one, else by likelihood.
+- Real-valued data are standardised inside and the model is mapped back, so that units and offsets do not matter.
+- `fixed={"transition_matrix", "emission.means"}` holds parameters.
+- Ctrl-C returns the best so far with a warning. If anything else goes wrong the model is as it was before.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from collections.abc import Iterable
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from probseq.base import StateSpaceModel
+from probseq.errors import ConvergenceWarning, DegenerateWarning
+from probseq.learning.em import run_em
+from probseq.learning.gradient import run_adam, run_lbfgs
+from probseq.learning.history import History
+from probseq.learning.problem import Problem, Run, split
+from probseq.parameters import freeze, parametric_modules
+from probseq.randomness import fresh_seed, spawn
+from probseq.sequences import Sequences
+
+logger = logging.getLogger("probseq")
+
+
+def fit(
+    model: StateSpaceModel[Any],
+    data: Sequences,
+    *,
+    method: str | None = None,
+    n_restarts: int = 1,
+    validation: Any = None,
+    seed: int | None = None,
+    max_iterations: int | None = None,
+    tolerance: float = 1e-6,
+    fixed: Iterable[str] = (),
+    optimizer: str | None = None,
+    learning_rate: float = 1e-2,
+    batch_size: int = 64,
+    patience: int = 50,
+    max_gradient_norm: float = 1.0,
+) -> None:
+    """Learn `model` in place from validated sequences and set `model.history`.
+
+    `tolerance` is in nats per observed step. Raises ValueError for a method the family does not have, data
+    without a single observation, or unknown names in `fixed`.
+    """
+    method = _method(model, method)
+    if isinstance(n_restarts, bool) or int(n_restarts) != n_restarts or n_restarts < 1:
+        raise ValueError(f"n_restarts must be a positive integer, got {n_restarts!r}")
+    if max_iterations is not None and (int(max_iterations) != max_iterations or max_iterations < 0):
+        raise ValueError(f"max_iterations must be a non-negative integer, got {max_iterations!r}")
+    if isinstance(fixed, str):
+        fixed = {fixed}
+    data = data.flat()
+    if not bool(data.observed.any()):
+        raise ValueError("y must have at least one observed value to fit, all are missing")
+    if optimizer not in (None, "lbfgs", "adam"):
+        raise ValueError(f'optimizer must be "lbfgs" or "adam", got {optimizer!r}')
+    options: dict[str, Any] = {
+        "learning_rate": learning_rate,
+        "batch_size": batch_size,
+        "patience": patience,
+        "max_gradient_norm": max_gradient_norm,
+    }
+    start = time.perf_counter()
+    before, history_before = model.snapshot(), model.history
+    seed = fresh_seed(seed)
+    try:
+        with freeze(model, fixed), _Units(model, data) as units:
+            problem = split(model, units.convert(data), _held_back(model, validation, units))
+            jacobian = units.jacobian(problem.train)
+            held_jacobian = 0.0 if problem.held_back is None else units.jacobian(problem.held_back)
+            held_jacobian -= jacobian if problem.given_train else 0.0
+            runs = [
+                _one(model, problem, r, method, optimizer or model.optimizer, max_iterations, tolerance, s, options)
+                for r, s in _restarts(n_restarts, seed)
+            ]
+            best = max(runs, key=lambda run: run.best_score)
+            model.restore(best.best)
+    except BaseException:
+        model.restore(before)
+        model.history = history_before
+        raise
+    model.eval()
+    model.history = History(
+        method=method,
+        objective=[value + jacobian for value in best.objective],
+        validation=[value + held_jacobian for value in best.validation],
+        restarts=[run.best_score + (held_jacobian if run.validation else jacobian) for run in runs],
+        converged=best.converged,
+        reason=best.reason,
+        seconds=time.perf_counter() - start,
+    )
+    _report(model)
+
+
+def _restarts(n_restarts: int, seed: int) -> list[tuple[int, int]]:
+    return list(enumerate(spawn(seed, n_restarts)))
+
+
+def _one(
+    model: StateSpaceModel[Any],
+    problem: Problem,
+    restart: int,
+    method: str,
+    optimizer: str,
+    max_iterations: int | None,
+    tolerance: float,
+    seed: int,
+    options: dict[str, Any],
+) -> Run:
+    """One run: start from the values there are (restart 0) or from the data, then climb."""
+    _begin(model, problem, restart, seed)
+    if method == "em":
+        return run_em(model, problem, 200 if max_iterations is None else max_iterations, tolerance)
+    if method == "gradient" and optimizer == "adam":
+        return run_adam(model, problem, 500 if max_iterations is None else max_iterations, seed=seed, **options)
+    if method == "gradient":
+        return run_lbfgs(model, problem, 500 if max_iterations is None else max_iterations, tolerance)
+    run = Run(model)
+    run.record(problem.train_score(), model.snapshot(), problem.validation_score())
+    run.settled(True, "closed form")
+    return run
+
+
+def _begin(model: StateSpaceModel[Any], problem: Problem, restart: int, seed: int) -> None:
+    if restart == 0 and model.is_started:
+        return
+    if restart == 0:
+        given = [
+            f"{path}.{name}" if path else name
+            for path, module in parametric_modules(model)
+            for name in module.params()
+            if name not in module.unset
+        ]
+        with freeze(model, given):
+            model._start(problem.train, seed)
+    else:
+        model._start(problem.train, seed)
+    model.started = True
+
+
+def _method(model: StateSpaceModel[Any], method: str | None) -> str:
+    if method is None:
+        return model.fit_methods[0]
+    if method not in model.fit_methods:
+        raise ValueError(f"method must be one of {model.fit_methods} for {type(model).__name__}, got {method!r}")
+    return method
+
+
+class _Units:
+    """Inside, the model lives in units where the data have zero mean and unit spread."""
+
+    def __init__(self, model: StateSpaceModel[Any], data: Sequences) -> None:
+        self.model, self.data = model, data
+        self.shift, self.scale = torch.zeros(1), torch.ones(1)
+
+    def __enter__(self) -> Self:
+        if self.model.real_valued:
+            self.shift, self.scale = self._moments()
+            self.model._rescale(1 / self.scale, -self.shift / self.scale)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.model.real_valued:
+            self.model._rescale(self.scale, self.shift)
+
+    def convert(self, data: Sequences) -> Sequences:
+        """The same sequences in the units of the fit."""
+        if not self.model.real_valued:
+            return data
+        values = torch.where(data.observed, (data.values.detach() - self.shift) / self.scale, 0.0)
+        return data.with_values(values)
+
+    def jacobian(self, data: Sequences) -> float:
+        """log p in the data's own units minus log p in the units of the fit."""
+        return -float((data.observed * self.scale.log()).sum())
+
+    def _moments(self) -> tuple[Tensor, Tensor]:
+        values, seen = self.data.values.detach(), self.data.observed.to(torch.float64)
+        count = seen.sum((0, 1)).clamp(min=1)
+        shift = (values * seen).sum((0, 1)) / count
+        away = (values - shift) * seen
+        largest = away.abs().amax((0, 1))
+        unit = torch.where(largest > 0, largest, 1.0)
+        spread = unit * ((away / unit).square().sum((0, 1)) / count).sqrt()
+        flat = largest <= 1e-14 * shift.abs()
+        if bool(flat.any()):
+            warnings.warn("y is constant in a coordinate; its variance is held at a floor", DegenerateWarning)
+            spread = torch.where(flat, torch.where(shift != 0, shift.abs(), 1.0), spread)
+        if self.model.common_scale:
+            spread = spread.log().mean().exp().expand_as(spread)
+        return shift, spread
+
+
+def _held_back(model: StateSpaceModel[Any], validation: Any, units: _Units) -> Any:
+    """A share, or validation sequences through the door and in the units of the fit."""
+    if validation is None:
+        return model.validation_share
+    if isinstance(validation, (int, float)) and not isinstance(validation, bool):
+        return validation
+    held = model._door(*validation) if isinstance(validation, tuple) else model._door(validation)
+    return units.convert(held.flat())
+
+
+def _report(model: StateSpaceModel[Any]) -> None:
+    history: History = model.history
+    logger.info("%s: %r", type(model).__name__, history)
+    if history.reason == "interrupted":
+        warnings.warn("the fit was interrupted; the best parameters so far are kept", ConvergenceWarning)
+    elif not history.converged and model.optimizer != "adam":
+        warnings.warn(
+            f"the fit stopped before it settled ({history.reason} after {history.n_iterations} iterations); "
+            "raise max_iterations or tolerance",
+            ConvergenceWarning,
+        )

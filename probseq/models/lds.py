@@ -1,0 +1,315 @@
+"""The linear dynamical system: a real-valued state with linear dynamics, Gaussian noise and driving inputs.
+
+    z_0 ~ N(initial_mean, initial_cov)
+    y_t ~ N(emission_matrix z_t + emission_input_matrix u_t + emission_offset, emission_cov)
+    z_{t+1} ~ N(transition_matrix z_t + transition_input_matrix u_{t+1} + transition_offset, transition_cov)
+
+EM (Shumway and Stoffer 1982; Ghahramani and Hinton 1996): the E-step is the smoother with lag-one covariances;
+the M-step is two weighted regressions, of z_t on (z_{t-1}, u_t, 1) and of y_t on (z_t, u_t, 1). A missing
+coordinate of y_t enters through its conditional mean and covariance given the state and the observed ones.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from probseq import parameters as P
+from probseq.models.linear_gaussian import LinearGaussianModel, System, symmetric
+from probseq.ops import kalman
+from probseq.parameters import Param
+from probseq.randomness import generator
+from probseq.sequences import Sequences
+
+MATRICES = ("transition_matrix", "transition_cov", "emission_matrix", "emission_cov", "initial_mean", "initial_cov")
+
+
+class LDS(LinearGaussianModel):
+    """A linear dynamical system from sizes, `LDS(2, 1)`, or from its matrices, `LDS(transition_matrix=..., ...)`.
+
+    Shapes: transition_matrix, transition_cov, initial_cov (n, n), emission_matrix (m, n), emission_cov (m, m),
+    initial_mean (n,), transition_input_matrix (n, p), emission_input_matrix (m, p), offsets (n,) and (m,).
+    Covariances may be singular. Offsets that are not given are zero and held there, except that a model from
+    sizes learns its emission offset, the level of the data.
+    """
+
+    fit_methods: ClassVar[tuple[str, ...]] = ("em", "gradient")
+
+    transition_matrix = Param(P.real, "state_dim", "state_dim")
+    transition_cov = Param(P.semidefinite, "state_dim", "state_dim")
+    emission_matrix = Param(P.real, "obs_dim", "state_dim")
+    emission_cov = Param(P.semidefinite, "obs_dim", "obs_dim")
+    initial_mean = Param(P.real, "state_dim")
+    initial_cov = Param(P.semidefinite, "state_dim", "state_dim")
+    transition_input_matrix = Param(P.real, "state_dim", "input_dim")
+    emission_input_matrix = Param(P.real, "obs_dim", "input_dim")
+    transition_offset = Param(P.real, "state_dim")
+    emission_offset = Param(P.real, "obs_dim")
+
+    def __init__(
+        self,
+        state_dim: int | None = None,
+        obs_dim: int | None = None,
+        input_dim: int | None = None,
+        **values: Any,
+    ) -> None:
+        super().__init__()
+        unknown = set(values) - set(self.params())
+        if unknown:
+            raise TypeError(f"LDS got unknown arguments {sorted(unknown)}; parameters are {sorted(self.params())}")
+        given = {name: P.as_parameter(name, value) for name, value in values.items() if value is not None}
+        self.state_dim = _size("state_dim", state_dim, given, {"transition_matrix": 0, "initial_mean": 0})
+        self.obs_dim = _size("obs_dim", obs_dim, given, {"emission_matrix": 0, "emission_cov": 0})
+        inputs = {"transition_input_matrix": 1, "emission_input_matrix": 1}
+        self.input_dim = _size("input_dim", input_dim, given, inputs, default=0)
+        self.event_shape = torch.Size([self.obs_dim])
+        self.from_values = all(name in given for name in MATRICES)
+        self.declare(**given)
+        for name in ("transition_offset", "emission_offset"):
+            if name not in given and (self.from_values or name == "transition_offset"):
+                setattr(self, name, torch.zeros(self.params()[name].value_shape(self)))
+                self._parameters[f"raw_{name}"].requires_grad_(False)  # type: ignore[union-attr]
+        if self.from_values:
+            for name in self.unset & set(inputs):
+                setattr(self, name, torch.zeros(self.params()[name].value_shape(self)))
+        self._has_transition_offset = "transition_offset" in given
+        self._has_emission_offset = "emission_offset" in given or not self.from_values
+
+    def sizes(self) -> dict[str, Any]:
+        return {"state_dim": self.state_dim, "obs_dim": self.obs_dim, "input_dim": self.input_dim}
+
+    def system(self) -> System:
+        return System(
+            self.initial_mean,
+            self.initial_cov,
+            self.transition_matrix,
+            self.transition_cov,
+            self.emission_matrix,
+            self.emission_cov,
+        )
+
+    def transition_offset_at(self, u: Tensor | None) -> Tensor | None:
+        offset = self.transition_offset if self._has_transition_offset else None
+        return _plus(offset, None if u is None else u @ self.transition_input_matrix.mT)
+
+    def emission_offset_at(self, u: Tensor | None) -> Tensor | None:
+        offset = self.emission_offset if self._has_emission_offset else None
+        return _plus(offset, None if u is None else u @ self.emission_input_matrix.mT)
+
+    def _rescale(self, scale: Tensor, shift: Tensor) -> None:
+        if "emission_matrix" not in self.unset:
+            self.emission_matrix = scale.unsqueeze(-1) * self.emission_matrix
+        if "emission_cov" not in self.unset:
+            self.emission_cov = scale.unsqueeze(-1) * self.emission_cov * scale
+        if self.input_dim and "emission_input_matrix" not in self.unset:
+            self.emission_input_matrix = scale.unsqueeze(-1) * self.emission_input_matrix
+        if "emission_offset" not in self.unset:
+            self.emission_offset = scale * self.emission_offset + shift
+        self._has_emission_offset = self._has_emission_offset or bool((shift != 0).any())
+
+    # ---- learning
+
+    def _start(self, sequences: Sequences, seed: int) -> None:
+        """States from the leading directions of delay windows, matrices by regression on them."""
+        values = _interpolate(sequences)
+        mean = values[sequences.inside].mean(0)
+        states = _delay_states(values - mean, sequences, self.state_dim, seed)
+        before, after = states[:, :-1][sequences.inside[:, 1:]], states[:, 1:][sequences.inside[:, 1:]]
+        emitting, seen = states[sequences.inside], (values - mean)[sequences.inside]
+        matrix, noise = _regress(before, after)
+        radius = torch.linalg.eigvals(matrix).abs().max() if matrix.numel() else torch.tensor(0.0)
+        emission, emission_noise = _regress(emitting, seen)
+        spread = emitting.mT @ emitting / len(emitting)
+        start: dict[str, Tensor] = {
+            "transition_matrix": matrix * (0.98 / radius if radius > 0.98 else 1.0),
+            "transition_cov": _floored(noise, spread),
+            "emission_matrix": emission,
+            "emission_cov": _floored(emission_noise, seen.mT @ seen / len(seen)),
+            "initial_mean": torch.zeros(self.state_dim),
+            "initial_cov": _floored(spread, spread),
+            "emission_offset": mean,
+            "transition_input_matrix": torch.zeros(self.state_dim, self.input_dim),
+            "emission_input_matrix": torch.zeros(self.obs_dim, self.input_dim),
+        }
+        self.assign(**start)
+
+    def _em_step(self, sequences: Sequences) -> Tensor:
+        smoothed = kalman.smooth(*self._arguments(sequences))
+        moments = _Moments.of(sequences, smoothed.mean, smoothed.cov, smoothed.lag_one_cov)
+        self._maximise_transition(moments, sequences)
+        self._maximise_emission(moments, sequences)
+        first = sequences.lengths > 0
+        means, covs = smoothed.mean[first, 0], smoothed.cov[first, 0]
+        self.assign(initial_mean=means.mean(0))
+        spread = means - self.initial_mean
+        self.assign(initial_cov=symmetric((covs + spread.unsqueeze(-1) * spread.unsqueeze(-2)).mean(0)))
+        return smoothed.log_prob.sum()
+
+    def _maximise_transition(self, moments: _Moments, sequences: Sequences) -> None:
+        """Regress z_t on (z_{t-1}, u_t, 1) with the parts that are held taken off first."""
+        if not len(moments.pairs):
+            return
+        names = ["transition_matrix", "transition_input_matrix", "transition_offset"]
+        inputs = None if sequences.inputs is None else sequences.inputs[:, 1:][moments.has_past]
+        design_mean, design_cov = _design(moments.before, moments.before_cov, inputs)
+        cross = _pad_columns(moments.pairs, design_mean.shape[1])
+        weights = self._solve(names, self._has_transition_offset, design_mean, design_cov, moments.after, cross)
+        residual = moments.after - design_mean @ weights.mT
+        noise = moments.after_cov.sum(0) - 2 * symmetric(weights @ cross.sum(0).mT) + weights @ design_cov @ weights.mT
+        self.assign(transition_cov=symmetric(noise + residual.mT @ residual) / len(residual))
+
+    def _maximise_emission(self, moments: _Moments, sequences: Sequences) -> None:
+        """Regress y_t on (z_t, u_t, 1); rows with nothing observed say nothing."""
+        rows = sequences.seen
+        if not rows.any():
+            return
+        inputs = None if sequences.inputs is None else sequences.inputs[rows]
+        mean, cov = moments.mean[rows], moments.cov[rows]
+        y, gain, own = self._complete(sequences.values[rows], sequences.observed[rows], mean, sequences, inputs)
+        design_mean, design_cov = _design(mean, cov, inputs)
+        cross = _pad_columns(gain @ cov, design_mean.shape[1])
+        names = ["emission_matrix", "emission_input_matrix", "emission_offset"]
+        weights = self._solve(names, self._has_emission_offset, design_mean, design_cov, y, cross)
+        residual = y - design_mean @ weights.mT
+        y_cov = (gain @ cov @ gain.mT + own).sum(0)
+        noise = y_cov - 2 * symmetric(weights @ cross.sum(0).mT) + weights @ design_cov @ weights.mT
+        self.assign(emission_cov=symmetric(noise + residual.mT @ residual) / len(residual))
+
+    def _complete(
+        self, y: Tensor, observed: Tensor, mean: Tensor, sequences: Sequences, u: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """E[y_t | z_t = mean, observed y_t], its derivative in z_t, and the covariance left, per row."""
+        gain, own = y.new_zeros(*y.shape, self.state_dim), y.new_zeros(*y.shape, self.obs_dim)
+        if sequences.complete:
+            return y, gain, own
+        offset = self.emission_offset_at(u)
+        expected = mean @ self.emission_matrix.mT + (0.0 if offset is None else offset)
+        y = y.clone()
+        for pattern in torch.unique(observed, dim=0):
+            rows = (observed == pattern).all(-1).nonzero().squeeze(-1)
+            o, h = pattern.nonzero().squeeze(-1), (~pattern).nonzero().squeeze(-1)
+            if not len(h):
+                continue
+            slope = self.emission_cov[h][:, o] @ torch.linalg.pinv(self.emission_cov[o][:, o], hermitian=True)
+            seen = y[rows][:, o] - expected[rows][:, o]
+            y[rows.unsqueeze(-1), h] = expected[rows][:, h] + seen @ slope.mT
+            gain[rows.unsqueeze(-1), h] = self.emission_matrix[h] - slope @ self.emission_matrix[o]
+            left = self.emission_cov[h][:, h] - slope @ self.emission_cov[o][:, h]
+            own[rows.reshape(-1, 1, 1), h.reshape(-1, 1), h] = left
+        return y, gain, own
+
+    def _solve(
+        self, names: list[str], constant: bool, mean: Tensor, cov: Tensor, target: Tensor, cross: Tensor
+    ) -> Tensor:
+        """Least squares for the free blocks of [matrix | input matrix | offset]; held blocks keep their values."""
+        held = [self.is_frozen(name) for name in names]
+        held[2] = held[2] or not constant
+        blocks = [getattr(self, name).reshape(target.shape[1], -1) for name in names]
+        weights = torch.cat(blocks, -1)
+        mask = torch.cat(
+            [torch.full((block.shape[1],), not is_held) for block, is_held in zip(blocks, held, strict=True)]
+        )
+        if mask.any():
+            gram = mean.mT @ mean + cov
+            moment = target.mT @ mean + cross.sum(0) - weights[:, ~mask] @ gram[~mask]
+            weights[:, mask] = torch.linalg.lstsq(gram[mask][:, mask], moment[:, mask].mT, driver="gelsd").solution.mT
+            sections = torch.split(weights, [block.shape[1] for block in blocks], -1)
+            for name, section, is_held in zip(names, sections, held, strict=True):
+                if not is_held and section.numel():
+                    setattr(self, name, section.reshape(self.params()[name].value_shape(self)))
+        return weights
+
+
+class _Moments(NamedTuple):
+    """Smoothed moments: per step (B, T, ...), and per transition with the pairs (N, ...) flattened."""
+
+    mean: Tensor
+    cov: Tensor
+    has_past: Tensor
+    before: Tensor
+    after: Tensor
+    before_cov: Tensor
+    after_cov: Tensor
+    pairs: Tensor
+
+    @classmethod
+    def of(cls, sequences: Sequences, mean: Tensor, cov: Tensor, lag_one: Tensor) -> _Moments:
+        rows = sequences.inside[:, 1:]
+        return cls(
+            mean, cov, rows, mean[:, :-1][rows], mean[:, 1:][rows], cov[:, :-1][rows], cov[:, 1:][rows], lag_one[rows]
+        )
+
+
+def _size(name: str, size: int | None, given: dict[str, Tensor], sources: dict[str, int], default: int = -1) -> int:
+    """A size as passed, or as read off a given matrix."""
+    if size is not None:
+        if isinstance(size, bool) or int(size) != size or size < (0 if name == "input_dim" else 1):
+            raise ValueError(f"{name} must be a positive integer, got {size!r}")
+        return int(size)
+    for source, axis in sources.items():
+        if source in given:
+            if given[source].ndim <= axis:
+                raise ValueError(f"{source} must have {axis + 1} axes or more, got shape {tuple(given[source].shape)}")
+            return given[source].shape[axis]
+    if default >= 0:
+        return default
+    raise ValueError(f"{name} must be given, or one of {', '.join(sources)} from which it follows")
+
+
+def _plus(first: Tensor | None, second: Tensor | None) -> Tensor | None:
+    if first is None or second is None:
+        return second if first is None else first
+    return first + second
+
+
+def _design(mean: Tensor, cov: Tensor, inputs: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Rows (state, u, 1) with the state at its mean, and the summed covariance of such rows."""
+    parts = [mean] if inputs is None else [mean, inputs]
+    design = torch.cat([*parts, mean.new_ones(len(mean), 1)], -1)
+    total = mean.new_zeros(design.shape[1], design.shape[1])
+    total[: mean.shape[1], : mean.shape[1]] = cov.sum(0)
+    return design, total
+
+
+def _pad_columns(matrices: Tensor, width: int) -> Tensor:
+    return torch.nn.functional.pad(matrices, (0, width - matrices.shape[-1]))
+
+
+def _interpolate(sequences: Sequences) -> Tensor:
+    """Values with each gap filled by the column's mean: good enough for a start."""
+    seen = sequences.observed
+    mean = (sequences.values * seen).sum((0, 1)) / seen.sum((0, 1)).clamp(min=1)
+    return torch.where(seen, sequences.values, mean)
+
+
+def _delay_states(values: Tensor, sequences: Sequences, n: int, seed: int) -> Tensor:
+    """Unit-variance coordinates of the windows (y_t, y_{t-1}, ...) in their leading directions, (B, T, n)."""
+    n_lags = max(2, -(-n // values.shape[-1]) + 1)
+    lagged = [torch.nn.functional.pad(values, (0, 0, lag, 0))[:, : values.shape[1]] for lag in range(n_lags)]
+    windows = torch.cat(lagged, -1)
+    inside = windows[sequences.inside]
+    _, spread, directions = torch.linalg.svd(inside, full_matrices=False)
+    directions = directions[:n]
+    scale = spread[:n] / len(inside) ** 0.5
+    largest = scale.max() if scale.numel() else values.new_tensor(0.0)
+    scale = torch.where(scale > 1e-3 * largest, scale, 1e-3 * largest)
+    states = windows @ directions.mT / torch.where(scale > 0, scale, 1.0)
+    states = torch.nn.functional.pad(states, (0, n - states.shape[-1]))
+    return states + 0.1 * torch.randn(states.shape, dtype=values.dtype, generator=generator(seed))
+
+
+def _regress(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Least squares y = W x + noise and the residual covariance."""
+    if len(x) == 0:
+        return y.new_zeros(y.shape[1], x.shape[1]), y.new_zeros(y.shape[1], y.shape[1])
+    weights = torch.linalg.lstsq(x, y, driver="gelsd").solution.mT
+    residual = y - x @ weights.mT
+    return weights, residual.mT @ residual / len(x)
+
+
+def _floored(cov: Tensor, total: Tensor) -> Tensor:
+    """A covariance with at least 1 % of the total variance along the diagonal, and 1 where there is none."""
+    floor = 0.01 * total.diagonal().mean() if total.numel() else total.new_tensor(1.0)
+    return symmetric(cov) + torch.eye(len(cov), dtype=cov.dtype) * (floor if floor > 0 else 1.0)

@@ -1,0 +1,195 @@
+"""The recurrent network as a belief-state updater: the hidden state is a learned, deterministic belief.
+
+    h_0 = cell(start, 0, u_0)
+    for t in range(T):
+        y_t ~ head(h_t)
+        h_{t+1} = cell(h_t, y_t, u_{t+1})
+
+`start`, the initial activities, is learned like the weights. The belief before y_t is h_t; conditioning on y_t
+only stores its encoding, which the cell reads in the next `predict`. With `feedback=False` the network reads the
+inputs alone (a transducer) and y is nothing but its target.
+
+A network cannot integrate out what it has not seen: where a coordinate of y_t is missing, its expectation under
+the head is fed back instead, and log p(y) is then an approximation. Missing targets with `feedback=False`, and
+missing steps after the last observed one, are exact.
+
+Reference: Elman (1990), Finding structure in time; Graves (2013), arXiv:1308.0850, sec. 2, for next-step models.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from probseq.base import Filtered, StateSpaceModel
+from probseq.beliefs import Point
+from probseq.cells import Cell
+from probseq.emissions.heads import Head
+from probseq.randomness import spawn
+from probseq.sequences import Sequences
+
+
+class RNN(StateSpaceModel[Point]):
+    """A recurrent network with an output density, `RNN(1, cell=GRU(hidden_size=16), head=heads.Gaussian())`.
+
+    `obs_dim` is the width of y (1 for symbols), `input_dim` that of u. Computes in `dtype`; log-probabilities are
+    float64. The weights are drawn from `seed`, and drawn anew by a fit unless they were fitted or loaded.
+    """
+
+    fit_methods: ClassVar[tuple[str, ...]] = ("gradient",)
+    optimizer: ClassVar[Literal["lbfgs", "adam"]] = "adam"
+    validation_share: ClassVar[float | None] = 0.2
+
+    def __init__(
+        self,
+        obs_dim: int = 1,
+        *,
+        cell: Cell,
+        head: Head,
+        input_dim: int = 0,
+        feedback: bool = True,
+        dtype: torch.dtype = torch.float32,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        if not isinstance(cell, Cell):
+            raise TypeError(f"cell must be a Cell such as probseq.cells.GRU(16), got {cell!r}")
+        if not isinstance(head, Head):
+            raise TypeError(f"head must be a Head such as probseq.heads.Gaussian(), got {head!r}")
+        if not feedback and not input_dim:
+            raise ValueError("a network with feedback=False reads only inputs, so input_dim must be positive")
+        self.input_dim, self.feedback, self.dtype = int(input_dim), feedback, dtype
+        cell_seed, head_seed = spawn(seed, 2)
+        self.head = head
+        head.bind(cell.hidden_size, obs_dim, dtype=dtype, generator_seed=head_seed)
+        self.cell = cell
+        cell.bind(self._width + self.input_dim, dtype=dtype, generator_seed=cell_seed)
+        self.event_shape = torch.Size([obs_dim])
+        self.real_valued = head.real_valued
+        self.register_buffer("input_shift", torch.zeros(self.input_dim, dtype=torch.float64))
+        self.register_buffer("input_scale", torch.ones(self.input_dim, dtype=torch.float64))
+        self.eval()
+
+    @property
+    def _width(self) -> int:
+        return self.head.input_width if self.feedback else 0
+
+    def sizes(self) -> dict[str, Any]:
+        return {
+            "obs_dim": self.event_shape[0],
+            "cell": self.cell,
+            "head": self.head,
+            "input_dim": self.input_dim,
+            "feedback": self.feedback,
+            "dtype": self.dtype,
+        }
+
+    # ---- the four steps
+
+    def initial_belief(self, batch_shape: tuple[int, ...] = (), u: Tensor | None = None) -> Point:
+        """The cell's state after its learned start has read u_0 (and zeros for the observation before the first)."""
+        nothing = torch.zeros(*batch_shape, self._width, dtype=self.dtype)
+        return Point(self.cell.step(self._read(nothing, u), self.cell.initial_state(batch_shape)), nothing)
+
+    def predict(self, belief: Point, u: Tensor | None = None) -> Point:
+        """One step of the cell on the last observation and the input moved into."""
+        return Point(self.cell.step(self._read(belief.previous, u), belief.state), belief.previous)
+
+    def update(
+        self, belief: Point, y: Tensor, observed: Tensor | None = None, u: Tensor | None = None
+    ) -> tuple[Point, Tensor]:
+        """Store y's encoding, its expectation where missing. Satisfies update(b, y)[1] == emit(b).log_prob(y)."""
+        output = self.cell.output(belief.state)
+        return Point(belief.state, self._encode(output, y, observed)), self.head.log_prob(output, y, observed)
+
+    def emit(self, belief: Point, u: Tensor | None = None) -> Distribution:
+        """The head's density at the network's output."""
+        return self.head.distribution(self.cell.output(belief.state))
+
+    def _read(self, previous: Tensor, u: Tensor | None) -> Tensor:
+        if u is None:
+            return previous
+        inputs = ((u - self.input_shift) / self.input_scale).to(self.dtype)
+        return torch.cat([previous, inputs], -1) if self.feedback else inputs
+
+    def _encode(self, output: Tensor, y: Tensor, observed: Tensor | None) -> Tensor:
+        if not self.feedback:
+            return y.new_zeros(*y.shape[:-1], 0, dtype=self.dtype)
+        return self.head.fill(output, self.head.encode(y), observed)
+
+    # ---- whole sequences
+
+    def _log_prob(self, sequences: Sequences) -> Tensor:
+        if self.feedback and not _seen_first(sequences):
+            return super()._log_prob(sequences)
+        values = sequences.values
+        observed = None if sequences.complete and sequences.rectangular else sequences.observed
+        outputs = self.cell.sequence(self._inputs(sequences), self.cell.initial_state((len(values),)))
+        return self.head.log_prob(outputs, values, observed).sum(-1)
+
+    def _filter(self, sequences: Sequences, initial: Point | None) -> Filtered[Point]:
+        if not sequences.complete or sequences.n_steps == 0:
+            return super()._filter(sequences, initial)
+        inputs = self._inputs(sequences)
+        if initial is None:
+            states = self.cell.states(inputs, self.cell.initial_state((len(inputs),)))
+            first = inputs.new_zeros(len(inputs), self._width)
+        else:
+            states, first = initial.state.unsqueeze(1), initial.previous
+            states = torch.cat([states, self.cell.states(inputs[:, 1:], initial.state)], 1)
+        states = _hold(states, sequences)
+        outputs = self.cell.output(states)
+        previous = _hold(self._encode(outputs, sequences.values, None), sequences)
+        before = torch.cat([first.unsqueeze(1), previous[:, :-1]], 1)
+        observed = None if sequences.rectangular else sequences.observed
+        score = self.head.log_prob(outputs, sequences.values, observed)
+        return Filtered(Point(states, before), Point(states, previous), score)
+
+    def _inputs(self, sequences: Sequences) -> Tensor:
+        """What the cell reads at every step: the observation before it, zeros at first, and the input."""
+        values = sequences.values
+        if not self.feedback:
+            return self._read(values, sequences.inputs)
+        encoded = self.head.encode(values)
+        shifted = torch.nn.functional.pad(encoded[:, :-1], (0, 0, 1, 0)) if sequences.n_steps else encoded
+        return self._read(shifted, sequences.inputs)
+
+    def _outside(self, values: Tensor) -> tuple[Tensor, str] | None:
+        return None if self.real_valued else (self.head.invalid(values), self.head.support)
+
+    def _rescale(self, scale: Tensor, shift: Tensor) -> None:
+        self.head.standardise(scale * self.head.shift + shift, scale * self.head.scale)
+
+    def _start(self, sequences: Sequences, seed: int) -> None:
+        """Draw the weights; the head starts at the marginal of the data, inputs are standardised."""
+        cell_seed, head_seed = spawn(seed, 2)
+        self.cell.reset_parameters(cell_seed)
+        self.head.reset_parameters(head_seed)
+        if self.real_valued:
+            self.head.standardise(torch.zeros_like(self.head.shift), torch.ones_like(self.head.scale))
+        self.head.start_from(sequences.values, sequences.observed)
+        if sequences.inputs is not None:
+            inputs = sequences.inputs[sequences.inside]
+            spread = inputs.std(0, correction=0)
+            self.input_shift.copy_(inputs.mean(0))
+            self.input_scale.copy_(torch.where(spread > 1e-12 * inputs.abs().amax(0), spread, 1.0))
+
+
+def _seen_first(sequences: Sequences) -> bool:
+    """Whether every sequence is fully observed up to some step and not at all after it."""
+    if sequences.complete:
+        return True
+    whole = sequences.observed.all(-1)
+    return bool((whole[:, :-1] | ~sequences.seen[:, 1:]).all()) and bool((whole[:, 1:] <= whole[:, :-1]).all())
+
+
+def _hold(values: Tensor, sequences: Sequences) -> Tensor:
+    """Beyond each sequence's end, its last value."""
+    if sequences.rectangular:
+        return values
+    last = (sequences.lengths - 1).clamp(min=0).unsqueeze(-1)
+    index = torch.minimum(torch.arange(values.shape[1]).expand(values.shape[:2]), last)
+    return values.gather(1, index.unsqueeze(-1).expand_as(values))

@@ -1,0 +1,354 @@
+"""Parameters: declared once, stored unconstrained, read and assigned constrained.
+
+    class Model(Parametric):
+        rates = Param(nonnegative, "n_states", "dim")      # shapes are names of attributes
+
+Reading `model.rates` maps the stored `raw_rates` through the constraint, differentiably; assigning maps a
+value back, after checking its shape and range. A model made from sizes alone has no values yet, and reading
+one raises `NotFitted`.
+
+| constraint      | stored                      | value              | singular members                      |
+|-----------------|-----------------------------|--------------------|---------------------------------------|
+| `real`          | x                           | x                  |                                       |
+| `nonnegative`   | log x                       | exp                | 0 is kept, with zero gradient         |
+| `probability`   | log-odds                    | sigmoid            | 0 and 1 are kept, with zero gradient  |
+| `simplex`       | log p                       | softmax            | zeros are kept, with zero gradient    |
+| `semidefinite`  | L, lower triangular         | L L'               | any rank                              |
+| `definite`      | L with a log diagonal       | L L'               | none                                  |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from probseq.errors import NotFitted
+
+
+class Constraint:
+    """A set of values with a map from unconstrained numbers onto it."""
+
+    words = "real numbers"
+
+    def forward(self, raw: Tensor) -> Tensor:
+        """The value for unconstrained numbers. Satisfies forward(inverse(value)) == value."""
+        return raw
+
+    def inverse(self, value: Tensor) -> Tensor:
+        return value
+
+    def complaint(self, value: Tensor) -> str | None:
+        """What is wrong with a finite value, in words; None if nothing is."""
+        return None
+
+    def degrees_of_freedom(self, raw: Tensor) -> int:
+        """The number of free parameters in a minimal description."""
+        return raw.numel()
+
+
+class _Nonnegative(Constraint):
+    words = "non-negative numbers"
+
+    def forward(self, raw: Tensor) -> Tensor:
+        return raw.exp()
+
+    def inverse(self, value: Tensor) -> Tensor:
+        return value.log()
+
+    def complaint(self, value: Tensor) -> str | None:
+        return f"smallest entry {value.min():.4g}" if value.numel() and value.min() < 0 else None
+
+
+class _Probability(Constraint):
+    words = "probabilities in [0, 1]"
+
+    def forward(self, raw: Tensor) -> Tensor:
+        return raw.sigmoid()
+
+    def inverse(self, value: Tensor) -> Tensor:
+        return torch.logit(value)
+
+    def complaint(self, value: Tensor) -> str | None:
+        bad = (value < 0) | (value > 1)
+        return f"found {value[bad][0]:.4g}" if bad.any() else None
+
+
+class _Simplex(Constraint):
+    words = "probabilities that sum to 1 along the last axis"
+
+    def forward(self, raw: Tensor) -> Tensor:
+        return raw.softmax(-1)
+
+    def inverse(self, value: Tensor) -> Tensor:
+        return value.log()
+
+    def complaint(self, value: Tensor) -> str | None:
+        if value.numel() and value.min() < 0:
+            return f"smallest entry {value.min():.4g}"
+        sums = value.sum(-1)
+        worst = (sums - 1).abs()
+        return f"a row sums to {sums.flatten()[worst.argmax()]:.6g}" if (worst > 1e-6).any() else None
+
+    def degrees_of_freedom(self, raw: Tensor) -> int:
+        return int((raw > -torch.inf).sum()) - raw[..., 0].numel()
+
+
+class _Semidefinite(Constraint):
+    words = "positive semidefinite"
+    strict = False
+
+    def forward(self, raw: Tensor) -> Tensor:
+        lower = raw.tril()
+        return lower @ lower.mT
+
+    def inverse(self, value: Tensor) -> Tensor:
+        return psd_factor(value)
+
+    def complaint(self, value: Tensor) -> str | None:
+        if not value.numel():
+            return None
+        scale = value.abs().amax()
+        if (value - value.mT).abs().max() > 1e-8 * scale:
+            return "it is not symmetric"
+        smallest = float(torch.linalg.eigvalsh(value / scale).min() * scale) if scale > 0 else 0.0
+        return self.judge(smallest, float(scale))
+
+    def judge(self, smallest: float, scale: float) -> str | None:
+        return f"smallest eigenvalue {smallest:.4g}" if smallest < -1e-9 * scale else None
+
+    def degrees_of_freedom(self, raw: Tensor) -> int:
+        n = raw.shape[-1]
+        return raw[..., 0, 0].numel() * n * (n + 1) // 2 if n else 0
+
+
+class _Definite(_Semidefinite):
+    words = "positive definite"
+
+    def forward(self, raw: Tensor) -> Tensor:
+        lower = raw.tril(-1) + torch.diag_embed(raw.diagonal(dim1=-2, dim2=-1).exp())
+        return lower @ lower.mT
+
+    def inverse(self, value: Tensor) -> Tensor:
+        lower = torch.linalg.cholesky(value)
+        return lower.tril(-1) + torch.diag_embed(lower.diagonal(dim1=-2, dim2=-1).log())
+
+    def judge(self, smallest: float, scale: float) -> str | None:
+        return f"smallest eigenvalue {smallest:.4g}" if smallest <= 0 else None
+
+
+real = Constraint()
+nonnegative = _Nonnegative()
+probability = _Probability()
+simplex = _Simplex()
+semidefinite = _Semidefinite()
+definite = _Definite()
+
+
+def psd_factor(cov: Tensor) -> Tensor:
+    """A lower-triangular L with L L' == cov for any positive semidefinite cov (..., n, n), singular ones too."""
+    factor, info = torch.linalg.cholesky_ex(cov)
+    good = (info == 0) & torch.isfinite(factor).flatten(-2).all(-1)
+    if bool(good.all()):
+        return factor
+    scale = cov.abs().amax((-2, -1), keepdim=True)
+    values, vectors = torch.linalg.eigh(cov / torch.where(scale > 0, scale, 1.0))
+    root = vectors * values.clamp(min=0).sqrt().unsqueeze(-2) * scale.sqrt()
+    lower = torch.linalg.qr(root.mT)[1].mT
+    signs = torch.where(lower.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).to(cov.dtype)
+    return torch.where(good[..., None, None], factor, lower * signs.unsqueeze(-2))
+
+
+def as_parameter(name: str, value: Any, dtype: torch.dtype = torch.float64) -> Tensor:
+    """`value` as a finite tensor, or a ValueError that names the parameter."""
+    try:
+        tensor = torch.as_tensor(value if isinstance(value, Tensor) else np.asarray(value, dtype=np.float64))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must be an array of numbers, got {value!r}") from error
+    tensor = tensor.to(dtype)
+    if not torch.isfinite(tensor).all():
+        raise ValueError(f"{name} must be finite, got an entry {tensor[~torch.isfinite(tensor)][0]}")
+    return tensor
+
+
+class Param:
+    """A constrained parameter of a `Parametric` module; shape entries are integers or names of its attributes."""
+
+    def __init__(self, constraint: Constraint, *shape: str | int) -> None:
+        self.constraint = constraint
+        self.shape = shape
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+        self.raw_name = f"raw_{name}"
+
+    def raw_shape(self, instance: Parametric) -> tuple[int, ...]:
+        return tuple(size if isinstance(size, int) else getattr(instance, size) for size in self.shape)
+
+    def value_shape(self, instance: Parametric) -> tuple[int, ...]:
+        return self.raw_shape(instance)
+
+    def forward(self, instance: Parametric, raw: Tensor) -> Tensor:
+        return self.constraint.forward(raw)
+
+    def inverse(self, instance: Parametric, value: Tensor) -> Tensor:
+        return self.constraint.inverse(value)
+
+    def complaint(self, instance: Parametric, value: Tensor) -> str | None:
+        wrong = self.constraint.complaint(value)
+        return None if wrong is None else f"must be {self.constraint.words}; {wrong}"
+
+    def check(self, instance: Parametric) -> None:
+        """Raise ValueError when the stored numbers give no legal value (a damaged file)."""
+        value = self.forward(instance, self.raw(instance)).detach()
+        wrong = "must be finite" if not bool(torch.isfinite(value).all()) else self.complaint(instance, value)
+        if wrong is not None:
+            raise ValueError(f"{self.name} {wrong}, {tuple(value.shape)}")
+
+    def raw(self, instance: Parametric) -> Tensor:
+        """The stored numbers, or `NotFitted` when there are none yet."""
+        if self.name in instance.unset:
+            raise NotFitted(
+                f"{type(instance).__name__}.{self.name} has no value yet: pass it to the constructor or call fit(y)"
+            )
+        return instance._parameters[self.raw_name]  # type: ignore[return-value]
+
+    def log(self, instance: Parametric) -> Tensor:
+        """log of a simplex parameter, exact at structural zeros."""
+        if self.name in instance.overrides:
+            return instance.overrides[self.name].log()
+        return self.raw(instance).log_softmax(-1)
+
+    def __get__(self, instance: Parametric | None, owner: type) -> Any:
+        if instance is None:
+            return self
+        if self.name in instance.overrides:
+            return instance.overrides[self.name]
+        return self.forward(instance, self.raw(instance))
+
+    def __set__(self, instance: Parametric, value: Any) -> None:
+        value = as_parameter(self.name, value).detach()
+        expected = self.value_shape(instance)
+        if tuple(value.shape) != expected:
+            raise ValueError(f"{self.name} must have shape {expected}, got {tuple(value.shape)}")
+        wrong = self.complaint(instance, value)
+        if wrong is not None:
+            raise ValueError(f"{self.name} {wrong}, {tuple(value.shape)}")
+        with torch.no_grad():
+            instance._parameters[self.raw_name].copy_(self.inverse(instance, value))  # type: ignore[union-attr]
+        instance.unset.discard(self.name)
+
+
+class Parametric(nn.Module):
+    """A module with declared parameters. Call `declare` once the sizes are known."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unset: set[str] = set()
+        self.overrides: dict[str, Tensor] = {}
+
+    @classmethod
+    def params(cls) -> dict[str, Param]:
+        """Every declared parameter by name, base classes first."""
+        found: dict[str, Param] = {}
+        for base in reversed(cls.__mro__):
+            found.update({name: entry for name, entry in vars(base).items() if isinstance(entry, Param)})
+        return found
+
+    def declare(self, **values: Any) -> None:
+        """Make room for every declared parameter and assign those values that are not None."""
+        for name, param in self.params().items():
+            raw = torch.full(param.raw_shape(self), torch.nan, dtype=torch.float64)
+            self.register_parameter(param.raw_name, nn.Parameter(raw))
+            if raw.numel():
+                self.unset.add(name)
+            if values.get(name) is not None:
+                setattr(self, name, values[name])
+
+    def assign(self, **values: Any) -> None:
+        """Assign values, leaving frozen parameters as they are (what an M-step wants)."""
+        for name, value in values.items():
+            if not self.is_frozen(name):
+                setattr(self, name, value)
+
+    def is_frozen(self, name: str) -> bool:
+        param = self._parameters[self.params()[name].raw_name]
+        return param is not None and not param.requires_grad
+
+    def degrees_of_freedom(self) -> int:
+        """Free parameters of this module alone, frozen ones not counted."""
+        return sum(
+            param.constraint.degrees_of_freedom(self._parameters[param.raw_name])  # type: ignore[arg-type]
+            for name, param in self.params().items()
+            if not self.is_frozen(name)
+        )
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args)  # type: ignore[arg-type]
+        for name, param in self.params().items():
+            stored = state_dict.get(prefix + param.raw_name)
+            if isinstance(stored, Tensor) and not stored.isnan().any():
+                self.unset.discard(name)
+
+
+def parametric_modules(module: nn.Module) -> Iterator[tuple[str, Parametric]]:
+    """Every `Parametric` inside a module with its dotted path ("" for the module itself)."""
+    for path, child in module.named_modules():
+        if isinstance(child, Parametric):
+            yield path, child
+
+
+def count_free(module: nn.Module) -> int:
+    """The number of free parameters in a minimal description: K - 1 for a distribution over K, and so on."""
+    declared = {id(p) for _, child in parametric_modules(module) for p in child.parameters(recurse=False)}
+    plain = sum(p.numel() for p in module.parameters() if p.requires_grad and id(p) not in declared)
+    return plain + sum(child.degrees_of_freedom() for _, child in parametric_modules(module))
+
+
+def _find(module: nn.Module, name: str) -> tuple[nn.Module, str, bool]:
+    path, _, leaf = name.rpartition(".")
+    known = [f"{p}.{n}" if p else n for p, child in parametric_modules(module) for n in child.params()]
+    known += [n for n, _ in module.named_parameters() if "raw_" not in n]
+    if name not in known:
+        raise ValueError(f"unknown parameter {name!r}; this {type(module).__name__} has {', '.join(known)}")
+    owner = module.get_submodule(path)
+    return owner, leaf, isinstance(owner, Parametric) and leaf in owner.params()
+
+
+@contextmanager
+def freeze(module: nn.Module, names: Iterable[str]) -> Iterator[None]:
+    """Inside, the named parameters ("transition_matrix", "emission.means") are held fixed."""
+    changed: list[nn.Parameter] = []
+    for name in names:
+        owner, leaf, declared = _find(module, name)
+        parameter = owner._parameters[f"raw_{leaf}" if declared else leaf]
+        if parameter is not None and parameter.requires_grad:
+            changed.append(parameter)
+    for parameter in changed:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in changed:
+            parameter.requires_grad_(True)
+
+
+@contextmanager
+def overriding(module: nn.Module, values: Mapping[str, Tensor]) -> Iterator[None]:
+    """Inside, reading the named parameters gives these constrained tensors, gradients and all."""
+    touched: list[tuple[Parametric, str]] = []
+    try:
+        for name, value in values.items():
+            owner, leaf, declared = _find(module, name)
+            if not declared or not isinstance(owner, Parametric):
+                raise ValueError(f"{name} is no declared parameter and cannot be overridden")
+            owner.overrides[leaf] = value
+            touched.append((owner, leaf))
+        yield
+    finally:
+        for owner, leaf in touched:
+            owner.overrides.pop(leaf, None)

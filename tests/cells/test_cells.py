@@ -1,0 +1,318 @@
+"""Recurrent cells: the compiled runs against the plain equations, and starts that touch nobody's generator."""
+
+from __future__ import annotations
+
+import copy
+import math
+import pickle
+from collections.abc import Callable
+
+import pytest
+import torch
+from jaxtyping import TypeCheckError
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from probseq.cells import GRU, LSTM, Cell, Elman
+
+FACTORIES: dict[str, Callable[..., Cell]] = {
+    "tanh": lambda *args, **options: Elman(*args, nonlinearity="tanh", **options),
+    "relu": lambda *args, **options: Elman(*args, nonlinearity="relu", **options),
+    "logistic": lambda *args, **options: Elman(*args, nonlinearity="logistic", **options),
+    "gru": GRU,
+    "lstm": LSTM,
+}
+# our own message, or that of the type checker where the run has one
+REFUSALS = (ValueError, TypeCheckError)
+every_cell = pytest.mark.parametrize("name", FACTORIES)
+
+
+def random_cell(name: str, hidden: int = 4, width: int = 3, dtype: torch.dtype = torch.float64, seed: int = 0) -> Cell:
+    """A cell whose every parameter is random, biases and start included."""
+    cell = FACTORIES[name](hidden, input_size=width, dtype=dtype, seed=seed)
+    draws = torch.Generator().manual_seed(seed + 1)
+    with torch.no_grad():
+        for parameter in cell.parameters():
+            parameter.add_(0.5 * torch.randn(parameter.shape, generator=draws, dtype=torch.float64).to(dtype))
+    return cell
+
+
+def random_inputs(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 5) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+def by_steps(cell: Cell, inputs: Tensor, state: Tensor) -> Tensor:
+    states = []
+    for time in range(inputs.shape[-2]):
+        state = cell.step(inputs[..., time, :], state)
+        states.append(state)
+    return torch.stack(states, dim=-2)
+
+
+def textbook(name: str, cell: Cell, x: Tensor, state: Tensor) -> Tensor:
+    """One step from the equations in scalars: no matrix product, no shared code."""
+    size, previous = cell.hidden_size, state[: cell.hidden_size]
+
+    def row(block: int, unit: int) -> tuple[Tensor, Tensor]:
+        index = block * size + unit
+        from_input = sum(w * v for w, v in zip(cell.input_weights[index], x, strict=True)) + cell.bias[index]
+        return from_input, sum(w * v for w, v in zip(cell.recurrent_weights[index], previous, strict=True))
+
+    def logistic(value: Tensor) -> Tensor:
+        return 1 / (1 + torch.exp(-value))
+
+    hidden, memory = [], []
+    for unit in range(size):
+        if name == "gru":
+            reset, keep = logistic(sum(row(0, unit))), logistic(sum(row(1, unit)))
+            from_input, past = row(2, unit)
+            candidate = torch.tanh(from_input + reset * (past + cell.bias[3 * size + unit]))
+            hidden.append((1 - keep) * candidate + keep * previous[unit])
+        elif name == "lstm":
+            write, forget, read = (logistic(sum(row(block, unit))) for block in (0, 1, 3))
+            memory.append(forget * state[size + unit] + write * torch.tanh(sum(row(2, unit))))
+            hidden.append(read * torch.tanh(memory[-1]))
+        else:
+            total = sum(row(0, unit))
+            function = {"tanh": torch.tanh, "relu": lambda a: a if a > 0 else 0 * a, "logistic": logistic}[name]
+            hidden.append(function(total))
+    return torch.stack(hidden + memory)
+
+
+@every_cell
+def test_step_is_the_textbook_equation(name: str) -> None:
+    cell = random_cell(name)
+    inputs, state = random_inputs(6, 3), random_inputs(cell.state_size, seed=9)
+    with torch.no_grad():
+        for x in inputs:
+            torch.testing.assert_close(cell.step(x, state), textbook(name, cell, x, state), rtol=1e-12, atol=1e-14)
+            state = cell.step(x, state)
+
+
+@every_cell
+@pytest.mark.parametrize("batch_shape", [(), (5,), (2, 3)])
+@pytest.mark.parametrize("length", [1, 7])
+def test_sequence_and_states_equal_the_step_loop(name: str, batch_shape: tuple[int, ...], length: int) -> None:
+    cell = random_cell(name)
+    inputs = random_inputs(*batch_shape, length, 3)
+    start = random_inputs(*batch_shape, cell.state_size, seed=8)
+    with torch.no_grad():
+        expected = by_steps(cell, inputs, start)
+        torch.testing.assert_close(cell.states(inputs, start), expected, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(cell.sequence(inputs, start), cell.output(expected), rtol=1e-10, atol=1e-12)
+    assert cell.sequence(inputs, start).shape == (*batch_shape, length, 4)
+
+
+@every_cell
+@pytest.mark.parametrize(("batch_shape", "length"), [((), 0), ((3,), 0), ((0,), 4), ((2, 0), 0)])
+def test_no_steps_or_no_sequences_give_empty_results_on_the_graph(
+    name: str, batch_shape: tuple[int, ...], length: int
+) -> None:
+    cell = random_cell(name)
+    inputs = random_inputs(*batch_shape, length, 3)
+    outputs = cell.sequence(inputs, cell.initial_state(batch_shape))
+    states = cell.states(inputs, cell.initial_state(batch_shape))
+    assert outputs.shape == (*batch_shape, length, 4)
+    assert states.shape == (*batch_shape, length, cell.state_size)
+    assert outputs.dtype == torch.float64
+    outputs.sum().backward()
+    assert cell.initial_activity.grad is not None
+    assert not cell.initial_activity.grad.any()
+
+
+@every_cell
+def test_a_resumed_run_equals_the_whole(name: str) -> None:
+    cell, inputs = random_cell(name), random_inputs(2, 9, 3)
+    with torch.no_grad():
+        whole = cell.states(inputs, cell.initial_state((2,)))
+        rest = cell.sequence(inputs[:, 4:], whole[:, 3])
+    torch.testing.assert_close(rest, cell.output(whole)[:, 4:], rtol=1e-10, atol=1e-12)
+
+
+@every_cell
+def test_sequence_gradients_equal_those_of_the_loop(name: str) -> None:
+    cell = random_cell(name)
+    inputs, weights = random_inputs(3, 6, 3).requires_grad_(), random_inputs(3, 6, 4, seed=2)
+    start = cell.initial_state((3,))
+    wanted = [inputs, *cell.parameters()]
+    loop = torch.autograd.grad((cell.output(by_steps(cell, inputs, start)) * weights).sum(), wanted)
+    fused = torch.autograd.grad((cell.sequence(inputs, start) * weights).sum(), wanted)
+    for one, other in zip(fused, loop, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
+        assert other.abs().sum() > 0
+
+
+class Runner(nn.Module):
+    """A cell run from its own start, as a function of its parameters."""
+
+    def __init__(self, cell: Cell) -> None:
+        super().__init__()
+        self.cell = cell
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.cell.sequence(inputs, self.cell.initial_state(inputs.shape[:1]))
+
+
+@every_cell
+def test_gradcheck_twice(name: str) -> None:
+    runner = Runner(random_cell(name, hidden=2, width=2))
+    names, values = zip(*runner.named_parameters(), strict=True)
+
+    def run(inputs: Tensor, *parameters: Tensor) -> Tensor:
+        return functional_call(runner, dict(zip(names, parameters, strict=True)), inputs)
+
+    arguments = (random_inputs(2, 3, 2).requires_grad_(), *(v.detach().clone().requires_grad_() for v in values))
+    assert torch.autograd.gradcheck(run, arguments)
+    assert torch.autograd.gradgradcheck(run, arguments)
+
+
+def test_a_second_derivative_that_torch_lacks_raises_or_is_right() -> None:
+    cell = random_cell("lstm", dtype=torch.float32)
+    inputs = random_inputs(2, 4, 3, dtype=torch.float32).requires_grad_()
+
+    def curvature(run: Callable[..., Tensor]) -> Tensor:
+        first = torch.autograd.grad(run(inputs, cell.initial_state((2,))).sum(), inputs, create_graph=True)[0]
+        return torch.autograd.grad(first.square().sum(), inputs)[0]
+
+    expected = curvature(lambda x, state: cell.output(cell.states(x, state)))
+    try:
+        fused = curvature(cell.sequence)
+    except RuntimeError:
+        return
+    torch.testing.assert_close(fused, expected, rtol=1e-3, atol=1e-4)
+
+
+@every_cell
+def test_single_precision_stays_single_and_close(name: str) -> None:
+    double = random_cell(name, hidden=8)
+    single = copy.deepcopy(double).to(torch.float32)
+    inputs = random_inputs(4, 20, 3)
+    with torch.no_grad():
+        exact = double.sequence(inputs, double.initial_state((4,)))
+        rough = single.sequence(inputs.float(), single.initial_state((4,)))
+        looped = single.output(by_steps(single, inputs.float(), single.initial_state((4,))))
+    assert rough.dtype == torch.float32
+    scale = exact.abs().max()  # a rectified net may grow
+    torch.testing.assert_close(rough.double() / scale, exact / scale, rtol=0, atol=1e-5)
+    torch.testing.assert_close(rough / scale, looped / scale, rtol=0, atol=1e-5, check_dtype=False)
+
+
+@pytest.mark.parametrize("name", ["tanh", "relu", "gru", "lstm"])
+def test_weights_fit_torchs_own_module(name: str) -> None:
+    cell, inputs = random_cell(name, hidden=5), random_inputs(2, 6, 3)
+    kind = {"gru": torch.nn.GRU, "lstm": torch.nn.LSTM}.get(name)
+    options = {"batch_first": True, "dtype": torch.float64}
+    peer = kind(3, 5, **options) if kind else torch.nn.RNN(3, 5, nonlinearity=name, **options)
+    with torch.no_grad():
+        peer.weight_ih_l0.copy_(cell.input_weights)
+        peer.weight_hh_l0.copy_(cell.recurrent_weights)
+        peer.bias_ih_l0.copy_(cell.bias[: len(peer.bias_ih_l0)])
+        peer.bias_hh_l0.zero_()
+        if name == "gru":
+            peer.bias_hh_l0[10:] = cell.bias[15:]
+        parts = cell.initial_state((1, 2)).split(5, dim=-1)
+        expected = peer(inputs, tuple(p.contiguous() for p in parts) if name == "lstm" else parts[0].contiguous())[0]
+        torch.testing.assert_close(by_steps(cell, inputs, cell.initial_state((2,)))[..., :5], expected)
+
+
+@every_cell
+def test_no_global_generator_moves_and_none_is_read(name: str) -> None:
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    first = FACTORIES[name](6, input_size=2, seed=11)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(4)
+    second = FACTORIES[name](6)
+    second.bind(2, generator_seed=11)
+    second.reset_parameters(11)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+    second.reset_parameters(12)
+    assert not torch.equal(first.input_weights, second.input_weights)
+    assert not torch.equal(first.recurrent_weights, second.recurrent_weights)
+    second.reset_parameters(None)
+    third = copy.deepcopy(second)
+    third.reset_parameters(None)
+    assert not torch.equal(second.input_weights, third.input_weights)
+
+
+@every_cell
+def test_starts_are_orthogonal_bounded_and_equal_in_both_precisions(name: str) -> None:
+    cell = FACTORIES[name](6, input_size=2, dtype=torch.float64, seed=1)
+    for block in cell.recurrent_weights.split(6):
+        torch.testing.assert_close(block @ block.T, torch.eye(6, dtype=torch.float64))
+    assert cell.input_weights.abs().max() <= 6**-0.5
+    assert not cell.initial_activity.any()
+    single = FACTORIES[name](6, input_size=2, seed=1)
+    assert single.input_weights.dtype == torch.float32
+    assert torch.equal(cell.input_weights.float(), single.input_weights)
+
+
+def test_recurrent_starts_favour_no_direction() -> None:
+    blocks = torch.cat(
+        [GRU(3, input_size=1, seed=seed).recurrent_weights.detach().reshape(3, 3, 3) for seed in range(80)]
+    )
+    # entries of a uniform rotation have mean 0 and variance 1/3; five standard errors of 240 draws
+    assert blocks.mean(0).abs().max() < 5 * math.sqrt(1 / 3 / 240)
+
+
+def test_the_forget_gate_starts_open() -> None:
+    cell = LSTM(3, forget_bias=2.5, input_size=1, seed=0)
+    assert cell.bias.tolist() == [0.0] * 3 + [2.5] * 3 + [0.0] * 6
+    assert LSTM(1, input_size=1).bias[1] == 1.0
+
+
+@every_cell
+def test_state_dict_pickle_and_deepcopy_keep_the_map(name: str) -> None:
+    cell, inputs = random_cell(name), random_inputs(2, 5, 3)
+    other = FACTORIES[name](4, input_size=3, dtype=torch.float64, seed=77)
+    other.load_state_dict(cell.state_dict())
+    expected = cell.sequence(inputs, cell.initial_state((2,)))
+    for twin in (other, pickle.loads(pickle.dumps(cell)), copy.deepcopy(cell)):
+        assert torch.equal(twin.sequence(inputs, twin.initial_state((2,))), expected)
+    assert set(cell.state_dict()) == {"input_weights", "recurrent_weights", "bias", "initial_activity"}
+
+
+@every_cell
+def test_binding_once(name: str) -> None:
+    cell = FACTORIES[name](4, dtype=torch.float64)
+    with pytest.raises(RuntimeError, match="bind"):
+        cell.step(torch.zeros(3), torch.zeros(cell.state_size))
+    with pytest.raises(RuntimeError, match="bind"):
+        cell.initial_state(())
+    cell.bind(3, generator_seed=0)
+    kept = cell.input_weights
+    cell.bind(3, generator_seed=1)
+    assert cell.input_weights is kept
+    with pytest.raises(ValueError, match="bound to input_size 3, asked for 2"):
+        cell.bind(2)
+    with pytest.raises(ValueError, match="float32"):
+        cell.bind(3, dtype=torch.float32)
+    with pytest.raises(ValueError, match=r"\(\*batch, time, 3\), got \(5, 2\)"):
+        cell.sequence(torch.zeros(5, 2), cell.initial_state())
+
+
+@every_cell
+@pytest.mark.parametrize("size", [0, -1, True])
+def test_sizes_must_be_positive_integers(name: str, size: object) -> None:
+    with pytest.raises(ValueError, match="hidden_size must be an integer of at least 1"):
+        FACTORIES[name](size)
+    with pytest.raises(ValueError, match="input_size must be an integer of at least 1"):
+        FACTORIES[name](2, input_size=size)
+
+
+@every_cell
+@pytest.mark.parametrize("size", [2.5, "4"])
+def test_sizes_of_another_type_are_refused(name: str, size: object) -> None:
+    with pytest.raises(REFUSALS, match="hidden_size"):
+        FACTORIES[name](size)
+    with pytest.raises(REFUSALS, match="input_size"):
+        FACTORIES[name](2, input_size=size)
+
+
+def test_other_options_are_checked() -> None:
+    with pytest.raises(REFUSALS, match="nonlinearity"):
+        Elman(2, nonlinearity="sine")
+    with pytest.raises(ValueError, match=r"dtype must be torch.float32 or torch.float64, got torch.int64"):
+        GRU(2, dtype=torch.int64)
+    with pytest.raises(ValueError, match="forget_bias must be finite"):
+        LSTM(2, forget_bias=float("nan"))
