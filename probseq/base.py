@@ -65,7 +65,7 @@ class Filtered(NamedTuple, Generic[BeliefT]):
 
 
 class StateSpaceModel(Parametric, abc.ABC, Generic[BeliefT]):
-    """To write: initial_belief, predict, update, emit. You get: filter, log_prob, stream, forecast, sample, fit, save."""
+    """To write: initial_belief, predict, update, emit.  You get: filter, log_prob, stream, forecast, sample, fit, ..."""
 
     event_shape: torch.Size
     likelihood_kind: LikelihoodKind = "exact"

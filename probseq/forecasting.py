@@ -91,9 +91,8 @@ class Forecast:
         if _is_symbolic(self.distribution):
             return {f"prob_{k}": self.probs[..., k] for k in range(self.probs.shape[-1])}
         percent = f"{100 * level:g}"
-        parts = dict(
-            zip(("mean", f"lower_{percent}", f"upper_{percent}"), (self.mean, *self.interval(level)), strict=True)
-        )
+        lower, upper = self.interval(level)
+        parts = {"mean": self.mean, f"lower_{percent}": lower, f"upper_{percent}": upper}
         width = self.distribution.event_shape[0]
         if width == 1:
             return {name: values[..., 0] for name, values in parts.items()}

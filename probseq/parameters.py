@@ -215,7 +215,9 @@ class Param:
             raise NotFitted(
                 f"{type(instance).__name__}.{self.name} has no value yet: pass it to the constructor or call fit(y)"
             )
-        return instance._parameters[self.raw_name]  # type: ignore[return-value]
+        raw = instance._parameters[self.raw_name]
+        assert raw is not None
+        return raw if torch.is_grad_enabled() else raw.detach()
 
     def log(self, instance: Parametric) -> Tensor:
         """log of a simplex parameter, exact at structural zeros."""

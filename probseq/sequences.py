@@ -27,7 +27,7 @@ Layout = Literal["one", "batch", "list"]
 
 @dataclass(frozen=True)
 class Sequences:
-    """Validated data: `values`, `observed` (*batch, T, *event), `lengths` (*batch,), `inputs` (*batch, T, P) or None."""
+    """Validated data: `values` and `observed` (*batch, T, *event), `lengths` (*batch,), `inputs` (*batch, T, P)."""
 
     values: Tensor
     observed: Tensor

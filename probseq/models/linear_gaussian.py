@@ -120,27 +120,25 @@ class LinearGaussianModel(LatentStateModel[Gaussian]):
 
     # ---- the compiled path
 
-    def _arguments(self, sequences: Sequences, initial: Gaussian | None = None) -> kalman.LinearGaussianSystem:
-        """The arrays that the compiled filter reads; emission offsets are taken off the data."""
+    def _arguments(
+        self, sequences: Sequences, initial: Gaussian | None = None
+    ) -> tuple[kalman.LinearGaussianSystem, Tensor, Tensor | None, Tensor]:
+        """What the compiled filter reads: the system, y less its offset, what is observed, lengths."""
         system = self.system()
         mean, cov = (system.initial_mean, system.initial_cov) if initial is None else (initial.mean, initial.cov)
-        n_batch = sequences.values.shape[0]
-        transition_offset = self.transition_offset_at(sequences.inputs)
-        emission_offset = self.emission_offset_at(sequences.inputs)
         n = system.initial_mean.shape[-1]
-        y = sequences.values if emission_offset is None else sequences.values - emission_offset
-        return kalman.LinearGaussianSystem(
-            initial_mean=mean.expand(n_batch, n),
+        offset = self.emission_offset_at(sequences.inputs)
+        arrays = kalman.LinearGaussianSystem(
+            initial_mean=mean.expand(len(sequences.values), n),
             initial_cov=cov if cov.ndim == 3 else cov.unsqueeze(0),
             transition_matrix=system.transition_matrix.unsqueeze(0),
             transition_cov=system.transition_cov.unsqueeze(0),
-            transition_offset=_with_batch_and_time(transition_offset, n),
+            transition_offset=_with_batch_and_time(self.transition_offset_at(sequences.inputs), n),
             emission_matrix=system.emission_matrix.unsqueeze(0),
             emission_cov=system.emission_cov.unsqueeze(0),
-            y=y,
-            observed=None if sequences.complete else sequences.observed,
-            lengths=sequences.lengths,
         )
+        y = sequences.values if offset is None else sequences.values - offset
+        return arrays, y, None if sequences.complete else sequences.observed, sequences.lengths
 
     def _log_prob(self, sequences: Sequences) -> Tensor:
         return kalman.log_prob(*self._arguments(sequences))
@@ -160,10 +158,11 @@ class LinearGaussianModel(LatentStateModel[Gaussian]):
         return self._smooth(sequences).mean
 
     def _sample_states(self, sequences: Sequences, n_samples: int, randomness: torch.Generator) -> Tensor:
-        system = self._arguments(sequences)
-        n, m = system.initial_mean.shape[-1], system.y.shape[-1]
-        shape = (n_samples, *system.y.shape[:2], n + m)
-        return kalman.sample_paths(*system, torch.randn(shape, dtype=torch.float64, generator=randomness))
+        arguments = self._arguments(sequences)
+        n, m = arguments[0].initial_mean.shape[-1], sequences.values.shape[-1]
+        shape = (n_samples, *sequences.values.shape[:2], n + m)
+        normals = torch.randn(shape, dtype=torch.float64, generator=randomness)
+        return kalman.sample_paths(*arguments, normals)
 
     def _path_log_prob(self, states: Tensor, sequences: Sequences) -> Tensor:
         """log p(z, y) where Q, P0 and R have full rank; unobserved coordinates of y are integrated out."""

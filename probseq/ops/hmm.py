@@ -75,6 +75,11 @@ class Path(NamedTuple):
 # ---------------------------------------------------------------------------------------------- arrays
 
 
+def _which(mask: NDArray[np.bool_]) -> list[int]:
+    """The sequences for which `mask` (B,) holds."""
+    return np.flatnonzero(mask).tolist()
+
+
 class _Problem(NamedTuple):
     """The inputs as arrays, with the exponentials that every pass needs."""
 
@@ -165,7 +170,7 @@ def _run_forward(problem: _Problem, keep: bool) -> _Forward:
         _scaled_blocks(problem, predicted, emission, normaliser, shift, keep)
         log_normaliser = np.log(normaliser, out=normaliser)
     impossible_at = np.full(b, -1, dtype=np.int64)
-    for sequence in np.flatnonzero(problem.status):
+    for sequence in _which(problem.status != scaled.SCALED):
         _careful_forward(problem, sequence, predicted, log_normaliser, shift, impossible_at, keep)
     log_steps = log_normaliser + shift
     if problem.any_offset:
@@ -213,7 +218,7 @@ def _careful_forward(
     if problem.lengths[b] > 0:
         impossible_at[b] = careful.forward(
             problem.log_initial[b], problem.initial_offset[b], *problem.of(b), problem.log_observation[b],
-            problem.lengths[b], row, log_normaliser[b], shift[b],
+            shift[b], problem.lengths[b], row, log_normaliser[b],
         )  # fmt: skip
     if impossible_at[b] >= 0:
         problem.status[b] = scaled.IMPOSSIBLE
@@ -226,15 +231,21 @@ def _add_offsets(problem: _Problem, log_steps: Array) -> None:
     log_steps[:, :1] += np.where(inside[:, :1], problem.initial_offset[:, None] - problem.transition_offset[:, :1], 0.0)
 
 
-def _logarithms(values: Array, status: IntArray) -> Array:
-    """log(values) where the sequence was scaled; the others hold logarithms already."""
+def _take_logarithms(values: Array, status: IntArray) -> Array:
+    """log(values), in place, where the sequence was scaled; the others hold logarithms already."""
     with np.errstate(all="ignore"):
         if not status.any():
-            return np.log(values)
-        result = values.copy()
-        for b in np.flatnonzero(status == scaled.SCALED):
-            np.log(result[b], out=result[b])
-    return result
+            return np.log(values, out=values)
+        for b in _which(status == scaled.SCALED):
+            np.log(values[b], out=values[b])
+    return values
+
+
+def _fill_padding(problem: _Problem, table: Array, value: float) -> None:
+    """Overwrite the padded steps of a table (B, T, K)."""
+    steps = table.shape[1]
+    if problem.lengths.size and problem.lengths.min() < steps:
+        table[np.arange(steps) >= problem.lengths[:, None]] = value
 
 
 class _Backward(NamedTuple):
@@ -247,7 +258,7 @@ class _Backward(NamedTuple):
 
 def _run_backward(problem: _Problem, predicted: Array, emission: Array, status: IntArray) -> _Backward:
     """The scaled adjoint recursion; sequences it cannot represent come back with status CAREFUL."""
-    backward = _Backward(np.ones_like(predicted), np.ones(predicted.shape[:2]), status.copy())
+    backward = _Backward(np.empty_like(predicted), np.empty(predicted.shape[:2]), status.copy())
     scaled.backward(
         problem.transposed(), problem.log_transition, problem.log_observation, emission, predicted,
         problem.lengths, backward.status, backward.beta, backward.evidence,
@@ -330,13 +341,13 @@ def _log_prob_backward_op(
     scaled.expectations(
         problem.transition, e, u, backward.beta, backward.evidence, problem.lengths, backward.status, weights, gamma, xi
     )
-    for b in np.flatnonzero(backward.status == scaled.CAREFUL):
+    for b in _which(backward.status == scaled.CAREFUL):
         target = xi[b] if xi.shape[0] > 1 else xi[0]
         _careful_expectations(problem, b, u, before[b] == scaled.SCALED, weights[b], gamma[b], target)
         np.exp(gamma[b], out=gamma[b])
         gamma[b] *= weights[b]
     gamma[backward.status == scaled.IMPOSSIBLE] = 0.0
-    gamma[np.arange(u.shape[1]) >= problem.lengths[:, None]] = 0.0
+    _fill_padding(problem, gamma, 0.0)
     first = gamma[:, 0].copy() if u.shape[1] > 0 else np.zeros_like(problem.log_initial)
     return torch.from_numpy(first), torch.from_numpy(xi), torch.from_numpy(gamma)
 
@@ -430,15 +441,12 @@ def filter(
     """
     problem = _problem(log_initial, log_transition, log_observation, lengths)
     forward = _run_forward(problem, keep=True)
-    log_predicted = _logarithms(forward.predicted, forward.status)
-    with np.errstate(all="ignore"):
-        log_updated = np.subtract(problem.log_observation, forward.shift[..., None], out=forward.emission)
-        log_updated += log_predicted
-        log_updated -= forward.log_normaliser[..., None]
-    if (forward.status == scaled.IMPOSSIBLE).any():
-        unconditioned = np.isneginf(forward.log_normaliser)
-        log_updated[unconditioned] = log_predicted[unconditioned]
-    scaled.repeat_last(problem.log_initial, problem.lengths, log_predicted, log_updated)
+    log_predicted = _take_logarithms(forward.predicted, forward.status)
+    log_updated = forward.emission  # no longer needed
+    scaled.finish_filter(
+        problem.log_initial, problem.log_observation, forward.shift, forward.log_normaliser,
+        problem.lengths, log_predicted, log_updated,
+    )  # fmt: skip
     return Filtered(*(torch.from_numpy(array) for array in (log_predicted, log_updated, forward.log_steps)))
 
 
@@ -456,39 +464,37 @@ def posterior(
     problem = _problem(log_initial, log_transition, log_observation, lengths)
     forward = _run_forward(problem, keep=True)
     backward = _run_backward(problem, forward.predicted, forward.emission, forward.status)
-    b, t, k = problem.log_observation.shape
+    b, _, k = problem.log_observation.shape
     xi = np.zeros((b, problem.transition.shape[1], k, k))
-    gamma = np.zeros((b, t, k))
+    gamma = forward.emission  # each row is read before it is overwritten
     scaled.expectations(
         problem.transition, forward.emission, forward.predicted, backward.beta, backward.evidence,
         problem.lengths, backward.status, np.ones(b), gamma, xi,
     )  # fmt: skip
     log_gamma = _log_smoothed(problem, forward, backward, gamma)
-    for sequence in np.flatnonzero(backward.status == scaled.CAREFUL):
-        was_scaled = forward.status[sequence] == scaled.SCALED
-        _careful_expectations(
-            problem, sequence, forward.predicted, bool(was_scaled), 1.0, log_gamma[sequence], xi[sequence]
-        )
+    for sequence in _which(backward.status == scaled.CAREFUL):
+        was_scaled = bool(forward.status[sequence] == scaled.SCALED)
+        _careful_expectations(problem, sequence, forward.predicted, was_scaled, 1.0, log_gamma[sequence], xi[sequence])
     log_gamma[backward.status == scaled.IMPOSSIBLE] = -np.inf
-    log_gamma[np.arange(t) >= problem.lengths[:, None]] = -np.inf
+    _fill_padding(problem, log_gamma, -np.inf)
     return Posterior(
         _total(forward), torch.from_numpy(log_gamma), torch.from_numpy(xi), torch.from_numpy(forward.impossible_at)
     )
 
 
 def _log_smoothed(problem: _Problem, forward: _Forward, backward: _Backward, gamma: Array) -> Array:
-    """log gamma of the scaled sequences; where gamma left the range of numbers, from the logarithms of its factors."""
-    tiny = (gamma < scaled.SMALLEST_EVIDENCE) & (backward.status == scaled.SCALED)[:, None, None]
+    """log gamma, in place; where gamma left the range of numbers, from the logarithms of its factors."""
+    tiny = np.nonzero(gamma < scaled.SMALLEST_EVIDENCE)
+    step = tiny[:2]
     with np.errstate(all="ignore"):
         log_gamma = np.log(gamma, out=gamma)
-        where = np.nonzero(tiny)
-        step = where[:2]
-        log_gamma[where] = (
-            np.log(forward.predicted[where])
-            + np.log(backward.beta[where])
-            + (problem.log_observation[where] - forward.shift[step])
-            - np.log(backward.evidence[step])
-        )
+        if step[0].size:
+            log_gamma[tiny] = (
+                np.log(forward.predicted[tiny])
+                + np.log(backward.beta[tiny])
+                + (problem.log_observation[tiny] - forward.shift[step])
+                - np.log(backward.evidence[step])
+            )
     return log_gamma
 
 
@@ -531,7 +537,7 @@ def sample_paths(
     states = np.full(draws.shape, -1, dtype=np.int64)
     transposed = problem.transposed()
     paths.sample(transposed, forward.emission, forward.predicted, problem.lengths, forward.status, draws, states)
-    for b in np.flatnonzero(forward.status == scaled.CAREFUL):
+    for b in _which(forward.status == scaled.CAREFUL):
         mine = np.full((draws.shape[0], draws.shape[2]), -1, dtype=np.int64)
         careful.sample(
             problem.of(b)[1], problem.log_observation[b], forward.shift[b], forward.predicted[b],

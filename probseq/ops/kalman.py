@@ -27,10 +27,14 @@ simulation smoother is Durbin and Koopman's mean correction (Biometrika 89 (2002
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
+
+from probseq.errors import SingularInnovation, StateOverflow
 
 BLAS_STATES = 12
 """State dimension from which matrix products go to BLAS instead of written-out loops."""
@@ -121,3 +125,374 @@ def filter(system: LinearGaussianSystem, y: Tensor, observed: Tensor | None, len
         _extend((0.5 * (updated + updated.mT)).expand(batch, -1, -1, -1), last, system.initial_cov),
         space.steps,
     )
+
+
+@torch.no_grad()
+def smooth(system: LinearGaussianSystem, y: Tensor, observed: Tensor | None, lengths: Tensor) -> SmoothedMoments:
+    """The posterior moments of the states: mean = m + P r and cov = P - P N P with the r, N that are the gradient."""
+    from probseq.kernels import kalman_adjoint
+
+    space, last = _forward_workspace(system, y, observed, lengths, per_step=False)
+    (batch, steps, _), states = y.shape, system.initial_mean.shape[-1]
+    spaces, spans, group_spaces, group_of = _groups(lengths, space.slot.shape[0])
+    mean = y.new_zeros(batch, steps, states)
+    cov = y.new_zeros(len(spans), steps, states, states)
+    lagged = y.new_zeros(len(spans), max(steps - 1, 0), states, states)
+    none = _no_gradients(system)
+    a, c = system.transition_matrix.numpy(), system.emission_matrix.numpy()
+    kalman_adjoint.covariance_adjoint(
+        a, c, space.cov.numpy(), space.gain.numpy(), space.whitener.numpy(), space.slot.numpy(), spans, group_spaces,
+        np.ones(len(spans)), *none[1:4], *none[5:7], cov.numpy(), lagged.numpy(), _blas(states),
+    )  # fmt: skip
+    kalman_adjoint.mean_adjoint(
+        a, c, space.cov.numpy(), space.gain.numpy(), space.slot.numpy(), spaces, lengths.numpy(), space.mean.numpy(),
+        space.weighted.numpy(), np.ones(batch), *none, mean.numpy(),
+    )  # fmt: skip
+    if len(spans) == 1:
+        cov, lagged = cov.expand(batch, -1, -1, -1), lagged.expand(batch, -1, -1, -1)
+    else:
+        cov, lagged = cov[group_of], lagged[group_of]
+    return SmoothedMoments(
+        _extend(mean, last, system.initial_mean), _extend(cov, last, system.initial_cov), lagged, space.log_prob
+    )
+
+
+@torch.no_grad()
+def sample_paths(
+    system: LinearGaussianSystem, y: Tensor, observed: Tensor | None, lengths: Tensor, normals: Tensor
+) -> Tensor:
+    """Draws (N, B, T, n) from p(z | y), a linear function of the standard `normals` (N, B, T, n + m).
+
+    Mean correction: draw (z*, y*) from the model without means; E[z | y - y*] + z* has the posterior law, whatever
+    the ranks of the covariances.
+    """
+    from probseq.kernels import kalman_adjoint
+
+    space, last = _forward_workspace(system, y, observed, lengths, per_step=False)
+    (batch, steps, coordinates), states = y.shape, system.initial_mean.shape[-1]
+    draws = normals.shape[0]
+    if normals.shape != (draws, batch, steps, states + coordinates):
+        raise ValueError(f"normals must be (N, {batch}, {steps}, {states + coordinates}), not {tuple(normals.shape)}")
+    spaces, *_ = _groups(lengths, space.slot.shape[0])
+    a, c = system.transition_matrix.numpy(), system.emission_matrix.numpy()
+    roots = [
+        semidefinite_root(cov).numpy() for cov in (system.initial_cov, system.transition_cov, system.emission_cov)
+    ]
+    paths = draws * batch
+    z, emitted = y.new_zeros(paths, steps, states), y.new_zeros(paths, steps, coordinates)
+    flat = normals.contiguous().reshape(paths, steps, states + coordinates).numpy()
+    kalman_adjoint.simulate(a, c, *roots, flat, lengths.numpy(), z.numpy(), emitted.numpy())
+    remaining = (y - emitted.view(draws, *y.shape)).view(emitted.shape)
+    mean, weighted, status = torch.empty_like(z), torch.empty_like(emitted), np.zeros(3, dtype=np.int64)
+    kalman_adjoint.path_means(
+        a, system.transition_offset.numpy(), c, remaining.numpy(), _pattern(observed, y), lengths.numpy(), spaces,
+        space.gain.numpy(), space.whitener.numpy(), space.log_norm.numpy(), space.slot.numpy(),
+        system.initial_mean.repeat(draws, 1).numpy(), mean.numpy(), weighted.numpy(), status, _blas(states),
+    )  # fmt: skip
+    _raise_condition(status)
+    posterior = torch.zeros_like(z)
+    kalman_adjoint.mean_adjoint(
+        a, c, space.cov.numpy(), space.gain.numpy(), space.slot.numpy(), np.tile(spaces, draws),
+        np.tile(lengths.numpy(), draws), mean.numpy(), weighted.numpy(), np.ones(paths), *_no_gradients(system),
+        posterior.numpy(),
+    )  # fmt: skip
+    result = _extend(posterior + z, last.repeat(draws), system.initial_mean.repeat(draws, 1))
+    return result.view(draws, batch, steps, states)
+
+
+def semidefinite_root(cov: Tensor) -> Tensor:
+    """F with F F' = cov (..., k, k) for positive semidefinite matrices of any rank, to rounding relative to each variance."""
+    scale = cov.diagonal(dim1=-2, dim2=-1).clamp(min=0.0).sqrt()
+    safe = torch.where(scale > 0.0, scale, torch.ones_like(scale))
+    correlation = cov / safe[..., :, None] / safe[..., None, :]
+    values, vectors = torch.linalg.eigh(0.5 * (correlation + correlation.mT))
+    return scale[..., :, None] * vectors * values.clamp(min=0.0).sqrt()[..., None, :]
+
+
+# ---------------------------------------------------------------------------------------------- the dispatched operators
+
+_PARAMETERS = (
+    "Tensor initial_mean, Tensor initial_cov, Tensor transition_matrix, Tensor transition_cov, "
+    "Tensor transition_offset, Tensor emission_matrix, Tensor emission_cov, Tensor y"
+)
+
+
+@torch.library.custom_op(
+    "probseq::kalman_log_prob",
+    mutates_args=(),
+    device_types="cpu",
+    schema=f"({_PARAMETERS}, Tensor? observed, Tensor lengths, int lead) -> Tensor",
+)
+def _log_prob_op(*arguments: Any) -> Tensor:
+    return _run_forward(LinearGaussianSystem(*arguments[:7]), *arguments[7:], keep=False, per_step=False).log_prob
+
+
+@_log_prob_op.register_fake
+def _(*arguments: Any) -> Tensor:
+    y = arguments[7]
+    return y.new_empty(y.shape[0])
+
+
+@torch.library.custom_op(
+    "probseq::kalman_forward",
+    mutates_args=(),
+    device_types="cpu",
+    schema=f"({_PARAMETERS}, Tensor? observed, Tensor lengths, int lead) -> "
+    "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+)
+def _forward_op(*arguments: Any) -> tuple[Tensor, ...]:
+    space = _run_forward(LinearGaussianSystem(*arguments[:7]), *arguments[7:], keep=True, per_step=False)
+    return space.log_prob, space.mean, space.weighted, space.cov, space.gain, space.whitener, space.slot
+
+
+@_forward_op.register_fake
+def _(*arguments: Any) -> tuple[Tensor, ...]:
+    y, (_, m, n) = arguments[7], arguments[5].shape
+    batch, steps = y.shape[0], y.shape[1]
+    groups = batch if arguments[10] < 0 else 1
+    return (
+        y.new_empty(batch),
+        y.new_empty(batch, steps, n),
+        y.new_empty(batch, steps, m),
+        y.new_empty(groups, steps, n, n),
+        y.new_empty(groups, steps, m, n),
+        y.new_empty(groups, steps, m, m),
+        y.new_empty(groups, steps, dtype=torch.int64),
+    )
+
+
+@torch.library.custom_op(
+    "probseq::kalman_backward",
+    mutates_args=(),
+    device_types="cpu",
+    schema=f"(Tensor weights, {_PARAMETERS}, Tensor lengths, Tensor mean, Tensor weighted, Tensor cov, Tensor gain, "
+    "Tensor whitener, Tensor slot) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+)
+def _backward_op(weights: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+    from probseq.kernels import kalman_adjoint
+
+    gradients = tuple(torch.zeros_like(parameter, memory_format=torch.contiguous_format) for parameter in arguments[:8])
+    lengths, mean, weighted, cov, gain, whitener, slot = (_array(tensor) for tensor in arguments[8:])
+    a, c, load = _array(arguments[2]), _array(arguments[5]), _array(weights)
+    into = [gradient.numpy() for gradient in gradients]
+    spaces, spans, group_spaces, group_of = _groups(arguments[8], slot.shape[0])
+    nothing = np.empty((1, 0, a.shape[-1], a.shape[-1]))
+    kalman_adjoint.covariance_adjoint(
+        a, c, cov, gain, whitener, slot, spans, group_spaces, np.bincount(group_of, load, len(spans)),
+        *into[1:4], *into[5:7], nothing, nothing, _blas(a.shape[-1]),
+    )  # fmt: skip
+    kalman_adjoint.mean_adjoint(
+        a, c, cov, gain, slot, spaces, lengths, mean, weighted, load, *into, np.empty((1, 0, a.shape[-1]))
+    )
+    return gradients
+
+
+@_backward_op.register_fake
+def _(weights: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+    return tuple(torch.empty_like(parameter, memory_format=torch.contiguous_format) for parameter in arguments[:8])
+
+
+def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*inputs[:8], inputs[9], *output[1:])
+
+
+def _pull_back(ctx: Any, weights: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+    if weights is None:
+        return (None,) * 11
+    return (*torch.ops.probseq.kalman_backward(weights, *ctx.saved_tensors), None, None, None)
+
+
+def _refuse_second_order(ctx: Any, *_: Any) -> Any:
+    raise NotImplementedError(
+        "the Kalman log_prob has an exact first derivative only; take second derivatives as differences of the gradient"
+    )
+
+
+def _nothing_to_remember(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    pass
+
+
+_forward_op.register_autograd(_pull_back, setup_context=_remember)
+_backward_op.register_autograd(_refuse_second_order, setup_context=_nothing_to_remember)
+
+
+# ---------------------------------------------------------------------------------------------------- calling the kernels
+
+
+def _run_forward(
+    system: LinearGaussianSystem,
+    y: Tensor,
+    observed: Tensor | None,
+    lengths: Tensor,
+    lead: int,
+    *,
+    keep: bool,
+    per_step: bool,
+) -> _Workspace:
+    """Allocate what is asked for, run the compiled filter, raise its conditions."""
+    from probseq.kernels import kalman
+
+    (batch, steps, m), n = y.shape, system.initial_mean.shape[1]
+    groups = batch if keep and lead < 0 else 1
+    kept, rows = (steps, steps) if keep else (0, min(kalman.CHUNK, steps))
+    owners = batch if keep else 1
+    space = _Workspace(
+        log_prob=y.new_empty(batch),
+        mean=y.new_empty(owners, kept, n),
+        weighted=y.new_empty(owners, kept, m),
+        cov=y.new_empty(groups, kept, n, n),
+        gain=y.new_empty(groups, rows, m, n),
+        whitener=y.new_empty(groups, rows, m, m),
+        log_norm=y.new_empty(groups, rows),
+        slot=torch.zeros(groups, rows, dtype=torch.int64),
+        steps=y.new_zeros(batch, steps) if per_step else y.new_empty(1, 0),
+    )
+    if batch == 0:
+        return space
+    status = np.zeros(3, dtype=np.int64)
+    many = True if lead >= 0 and batch >= MANY_SEQUENCES and not per_step else None
+    kalman.filter_forward(
+        *(_array(parameter) for parameter in system), _array(y), _pattern(observed, y), _array(lengths), lead,
+        space.cov.numpy(), space.gain.numpy(), space.whitener.numpy(), space.log_norm.numpy(), space.slot.numpy(),
+        space.mean.numpy(), space.weighted.numpy(), space.steps.numpy(), space.log_prob.numpy(), status,
+        _blas(n), many,
+    )  # fmt: skip
+    _raise_condition(status)
+    return space
+
+
+def _forward_workspace(
+    system: LinearGaussianSystem, y: Tensor, observed: Tensor | None, lengths: Tensor, *, per_step: bool
+) -> tuple[_Workspace, Tensor]:
+    """The complete workspace outside autograd, and the lengths."""
+    _check(system, y, observed, lengths)
+    _refuse_forward_mode((*system, y))
+    lead = _shared_lead(system, observed, lengths)
+    return _run_forward(system, y, observed, lengths, lead, keep=True, per_step=per_step), lengths
+
+
+def _array(tensor: Tensor) -> Any:
+    return tensor.detach().contiguous().numpy()
+
+
+def _pattern(observed: Tensor | None, y: Tensor) -> Any:
+    return np.empty((1, 0, y.shape[-1]), dtype=np.bool_) if observed is None else _array(observed)
+
+
+def _blas(states: int) -> bool | None:
+    return True if states >= BLAS_STATES else None
+
+
+def _no_gradients(system: LinearGaussianSystem) -> list[Any]:
+    """Empty gradient arrays for the adjoint kernels: the seven parameters and y."""
+    return [np.empty((0, *tensor.shape[1:])) for tensor in system] + [np.empty((0, 0, 0))]
+
+
+def _shared_lead(system: LinearGaussianSystem, observed: Tensor | None, lengths: Tensor) -> int:
+    """The sequence (the longest) whose covariances hold for all, or -1: they depend on P_0 and the pattern only."""
+    batch = lengths.shape[0]
+    if batch == 1:
+        return 0
+    if batch == 0 or system.initial_cov.shape[0] > 1:
+        return -1
+    ends = lengths.numpy()
+    lead = int(ends.argmax())
+    if observed is None:
+        return lead
+    seen = observed.numpy()
+    inside = np.arange(seen.shape[1]) < ends[:, None]
+    return lead if bool((seen[inside] == np.broadcast_to(seen[lead], seen.shape)[inside]).all()) else -1
+
+
+def _groups(lengths: Tensor, covariance_groups: int) -> tuple[Any, Any, Any, Any]:
+    """Which sequences share the backward covariances, those of equal length and equal forward covariances.
+
+    Returns the covariance row of each sequence, then length and covariance row of each group, and each one's group.
+    """
+    ends = lengths.numpy()
+    if covariance_groups > 1 or len(ends) == 1:
+        every = np.arange(len(ends))
+        return every, ends, every, every
+    spans, group_of = np.unique(ends, return_inverse=True)
+    return np.zeros_like(ends), spans, np.zeros_like(spans), group_of
+
+
+def _row_of_step(space: _Workspace, lengths: Tensor) -> Any:
+    """A function from a workspace by slot (G, rows, ...) to one by step (G, T, ...)."""
+    groups, steps = space.slot.shape
+    ends = lengths if groups == lengths.shape[0] else lengths.max()[None]
+    time = torch.minimum(torch.arange(steps), (ends[:, None] - 1).clamp(min=0))
+    rows = space.slot.gather(1, time)
+    return lambda values: values[torch.arange(groups)[:, None], rows]
+
+
+def _extend(values: Tensor, lengths: Tensor, initial: Tensor) -> Tensor:
+    """Repeat the last step of every sequence (B, T, ...) to the end, and `initial` (1 or B, ...) where there is none."""
+    batch, steps = values.shape[:2]
+    if steps == 0 or bool((lengths == steps).all()):
+        return values
+    time = torch.minimum(torch.arange(steps), (lengths[:, None] - 1).clamp(min=0))
+    extended = values[torch.arange(batch)[:, None], time]
+    empty = lengths == 0
+    if bool(empty.any()):
+        extended[empty] = initial.expand(batch, *initial.shape[1:])[empty][:, None]
+    return extended
+
+
+# ------------------------------------------------------------------------------------------------------------- refusals
+
+
+def _raise_condition(status: Any) -> None:
+    condition, sequence, step = (int(value) for value in status)
+    if condition == 0:
+        return
+    if condition == SINGULAR:
+        raise SingularInnovation(
+            f"the predicted covariance of y is singular at sequence {sequence}, step {step}: some combination of the "
+            "observed coordinates is known exactly before it is seen, so it has no density. Give emission_cov a "
+            "positive variance there, or drop the redundant coordinates (mark them unobserved)"
+        )
+    raise StateOverflow(
+        f"a predicted moment is not finite at sequence {sequence}, step {step}: y or a parameter is not finite, or "
+        "the state grows without bound (see the eigenvalues of transition_matrix) and nothing observed holds it"
+    )
+
+
+def _refuse_forward_mode(tensors: tuple[Tensor, ...]) -> None:
+    """A compiled operator would silently return a zero tangent."""
+    if any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors):
+        raise NotImplementedError("the Kalman functions have no forward-mode derivative; use reverse mode")
+
+
+def _check(system: LinearGaussianSystem, y: Tensor, observed: Tensor | None, lengths: Tensor) -> None:
+    """Compare every shape and type with the table above: a compiled kernel does not."""
+    (batch, steps, m), n = y.shape, system.initial_mean.shape[-1]
+    expected = {
+        "initial_mean": ((batch,), (n,)),
+        "initial_cov": ((1, batch), (n, n)),
+        "transition_matrix": ((1, steps), (n, n)),
+        "transition_cov": ((1, steps), (n, n)),
+        "emission_matrix": ((1, steps), (m, n)),
+        "emission_cov": ((1, steps), (m, m)),
+    }
+    for name, (leading, rest) in expected.items():
+        _check_one(name, getattr(system, name), leading, rest)
+    offset = system.transition_offset
+    _check_one("transition_offset", offset, (1, batch), (offset.shape[1], n))
+    if offset.shape[1] not in (1, steps):
+        raise ValueError(f"transition_offset must have 1 or {steps} steps, not {offset.shape[1]}")
+    if y.dtype != torch.float64:
+        raise ValueError(f"y must be float64, not {y.dtype}")
+    if observed is not None and (observed.shape != y.shape or observed.dtype != torch.bool):
+        raise ValueError(f"observed must be boolean {tuple(y.shape)}, not {observed.dtype} {tuple(observed.shape)}")
+    ends = lengths.tolist()
+    if lengths.shape != (batch,) or lengths.dtype != torch.int64 or (ends and not 0 <= min(ends) <= max(ends) <= steps):
+        raise ValueError(f"lengths must be {batch} int64 numbers in 0 .. {steps}, not {lengths}")
+
+
+def _check_one(name: str, value: Tensor, leading: tuple[int, ...], rest: tuple[int, ...]) -> None:
+    if value.dtype != torch.float64 or value.shape[1:] != rest or value.shape[0] not in leading:
+        wanted = " or ".join(str((first, *rest)) for first in dict.fromkeys(leading))
+        raise ValueError(f"{name} must be float64 {wanted}, not {value.dtype} {tuple(value.shape)}")
