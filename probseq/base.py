@@ -289,8 +289,8 @@ class StateSpaceModel(Parametric, abc.ABC, Generic[BeliefT]):
         )
         return self
 
-    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
-        super()._load_from_state_dict(state_dict, prefix, *args)
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         self.started = True
 
     def rescale(self, scale: Any, shift: Any = 0.0) -> Self:

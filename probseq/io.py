@@ -23,6 +23,7 @@ from probseq.emissions import Emission
 from probseq.emissions.heads import Head
 from probseq.errors import FileRefused
 from probseq.learning.history import History
+from probseq.parameters import parametric_modules
 
 FORMAT = 1
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -103,7 +104,7 @@ def load(path: str | Path) -> Any:
     for name, tensor in tensors.items():
         _check_tensor(name, tensor, expected[name], unset)
     model.load_state_dict(tensors)
-    for _, module in probseq.parameters.parametric_modules(model):
+    for _, module in parametric_modules(model):
         for name in set(module.params()) - module.unset:
             module.params()[name].check(module)
     history = header.get("history")

@@ -19,7 +19,7 @@ one raises `NotFitted`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -289,8 +289,8 @@ class Parametric(nn.Module):
             if not self.is_frozen(name)
         )
 
-    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
-        super()._load_from_state_dict(state_dict, prefix, *args)  # type: ignore[arg-type]
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)  # type: ignore[arg-type]
         for name, param in self.params().items():
             stored = state_dict.get(prefix + param.raw_name)
             if isinstance(stored, Tensor) and not stored.isnan().any():
@@ -322,7 +322,7 @@ def _find(module: nn.Module, name: str) -> tuple[nn.Module, str, bool]:
 
 
 @contextmanager
-def freeze(module: nn.Module, names: Iterable[str]) -> Iterator[None]:
+def freeze(module: nn.Module, names: Iterable[str]) -> Generator[None]:
     """Inside, the named parameters ("transition_matrix", "emission.means") are held fixed."""
     changed: list[nn.Parameter] = []
     for name in names:
@@ -340,7 +340,7 @@ def freeze(module: nn.Module, names: Iterable[str]) -> Iterator[None]:
 
 
 @contextmanager
-def overriding(module: nn.Module, values: Mapping[str, Tensor]) -> Iterator[None]:
+def overriding(module: nn.Module, values: Mapping[str, Tensor]) -> Generator[None]:
     """Inside, reading the named parameters gives these constrained tensors, gradients and all."""
     touched: list[tuple[Parametric, str]] = []
     try:

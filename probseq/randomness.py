@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numbers
 import secrets
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import torch
@@ -25,7 +25,7 @@ def generator(seed: int | None) -> torch.Generator:
 
 
 @contextmanager
-def seeded(seed: int | None) -> Iterator[None]:
+def seeded(seed: int | None) -> Generator[None]:
     """Inside, torch's global generator starts from `seed`; afterwards it is what it was."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(fresh_seed(seed))

@@ -161,7 +161,7 @@ def _split(data: Any, name: str, lengths: Any) -> tuple[list[Any], Layout]:
         if lengths is not None:
             raise ValueError(f"{name} is a list of sequences, so lengths must be left out")
         return list(data), "list"
-    array = data if isinstance(data, Tensor) or _is_pandas(data) else np.ma.asanyarray(data)
+    array: Any = data if isinstance(data, Tensor) or _is_pandas(data) else np.ma.asanyarray(data)
     if array.ndim == 0:
         raise ValueError(f"{name} must have a time axis, got the single number {data!r}")
     if lengths is not None and array.ndim <= 2:

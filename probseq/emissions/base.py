@@ -8,7 +8,7 @@ responsibilities w (N, K), the M-step of EM. Unobserved coordinates are integrat
 from __future__ import annotations
 
 import abc
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -112,7 +112,7 @@ def cluster(values: Tensor, observed: Tensor, n_states: int, seed: int) -> Tenso
     n_clusters = min(n_states, len(filled))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        fitted = KMeans(n_clusters, n_init=3, random_state=seed % 2**32).fit(filled)
+        fitted: Any = cast(Any, KMeans)(n_clusters, n_init=3, random_state=seed % 2**32).fit(filled)
     labels = torch.as_tensor(fitted.labels_, dtype=torch.long)
     return torch.nn.functional.one_hot(labels, n_states).to(torch.float64)
 

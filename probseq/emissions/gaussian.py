@@ -13,7 +13,6 @@ The M-step with unobserved coordinates uses E[y | observed, k] and the condition
 
 from __future__ import annotations
 
-import math
 import warnings
 from typing import Any, Literal, get_args
 
@@ -24,10 +23,10 @@ from torch.distributions import Distribution, Independent, MultivariateNormal, N
 from probseq import parameters as P
 from probseq.emissions.base import Emission, cluster, leading_size, positive, rows_of
 from probseq.errors import DegenerateWarning
+from probseq.ops import gaussian
 from probseq.parameters import Param, Parametric
 
 Covariance = Literal["full", "diag", "tied", "spherical"]
-LOG_2PI = math.log(2 * math.pi)
 #: the smallest variance an M-step may leave, relative to the variance of the column in the data
 VARIANCE_FLOOR = 1e-6
 
@@ -36,14 +35,15 @@ class _Covs(Param):
     """Always read and given as full matrices (K, D, D); stored as the covariance type needs."""
 
     def __init__(self) -> None:
-        super().__init__(P.definite)
+        super().__init__(P.definite, "n_states", "dim")
 
     def raw_shape(self, instance: Parametric) -> tuple[int, ...]:
-        k, d = instance.n_states, instance.dim
+        k, d = super().raw_shape(instance)
         return {"full": (k, d, d), "tied": (1, d, d), "diag": (k, d), "spherical": (k, 1)}[str(instance.covariance)]
 
     def value_shape(self, instance: Parametric) -> tuple[int, ...]:
-        return (instance.n_states, instance.dim, instance.dim)  # type: ignore[return-value]
+        k, d = super().raw_shape(instance)
+        return k, d, d
 
     def forward(self, instance: Parametric, raw: Tensor) -> Tensor:
         if instance.covariance in ("full", "tied"):
@@ -111,38 +111,46 @@ class Gaussian(Emission):
         """The diagonals of covs, (K, D)."""
         return self.covs.diagonal(dim1=-2, dim2=-1)
 
+    def factor(self) -> Tensor:
+        """Lower triangular L with L L' == covs, (K, D, D)."""
+        if "covs" in self.overrides:
+            return torch.linalg.cholesky(self.overrides["covs"])
+        raw = type(self).covs.raw(self)
+        if self.is_diagonal:
+            return torch.diag_embed((0.5 * raw).exp().expand(self.n_states, self.dim))
+        lower = raw.tril(-1) + torch.diag_embed(raw.diagonal(dim1=-2, dim2=-1).exp())
+        return lower.expand(self.n_states, self.dim, self.dim)
+
     def log_prob(self, values: Tensor, observed: Tensor | None = None) -> Tensor:
         rows, seen = rows_of(values, observed)
-        if self.is_diagonal:
-            table = self._diagonal_log_prob(rows, seen)
-        elif seen is None or bool(seen.all()):
-            table = _log_normal(rows, self.means, torch.linalg.cholesky(self.covs))
+        factor = self.factor()
+        if seen is None or bool(seen.all()):
+            table = _log_normal(rows, self.means, factor, self.is_diagonal)
         else:
-            table = self._marginal_log_prob(rows, seen)
+            table = self._marginal_log_prob(rows, seen, factor)
         return table.reshape(*values.shape[:-1], self.n_states)
 
-    def _diagonal_log_prob(self, rows: Tensor, seen: Tensor | None) -> Tensor:
-        variances = self.variances()
-        terms = (rows.unsqueeze(-2) - self.means).square() / variances + variances.log() + LOG_2PI
-        return -0.5 * (terms if seen is None else terms * seen.unsqueeze(-2)).sum(-1)
-
-    def _marginal_log_prob(self, rows: Tensor, seen: Tensor) -> Tensor:
+    def _marginal_log_prob(self, rows: Tensor, seen: Tensor, factor: Tensor) -> Tensor:
         """Rows grouped by what they show; each group has its own marginal covariance."""
         table = rows.new_zeros(len(rows), self.n_states)
-        means, covs = self.means, self.covs
+        means = self.means
         for pattern in torch.unique(seen, dim=0):
             if not pattern.any():
                 continue
             index = (seen == pattern).all(-1).nonzero().squeeze(-1)
-            factor = torch.linalg.cholesky(covs[:, pattern][:, :, pattern])
-            table = table.index_put((index,), _log_normal(rows[index][:, pattern], means[:, pattern], factor))
+            shown = factor[:, pattern]
+            if self.is_diagonal:
+                part = shown[:, :, pattern]
+            else:
+                part = torch.linalg.cholesky(shown @ shown.mT)
+            density = _log_normal(rows[index][:, pattern], means[:, pattern], part, self.is_diagonal)
+            table = table.index_put((index,), density)
         return table
 
     def distribution(self) -> Distribution:
         if self.is_diagonal:
             return Independent(Normal(self.means, self.variances().sqrt(), validate_args=False), 1)
-        factor = torch.linalg.cholesky(self.covs)
-        return MultivariateNormal(self.means, scale_tril=factor, validate_args=False)
+        return MultivariateNormal(self.means, scale_tril=self.factor(), validate_args=False)
 
     def rescale(self, scale: Tensor, shift: Tensor) -> None:
         if self.covariance == "spherical" and not bool((scale == scale[0]).all()):
@@ -233,12 +241,13 @@ class Gaussian(Emission):
         return filled, left
 
 
-def _log_normal(rows: Tensor, means: Tensor, factor: Tensor) -> Tensor:
+def _log_normal(rows: Tensor, means: Tensor, factor: Tensor, diagonal: bool) -> Tensor:
     """log N(row_n; means_k, factor_k factor_k'), (N, K)."""
-    away = (rows.unsqueeze(0) - means.unsqueeze(1)).mT
-    white = torch.linalg.solve_triangular(factor, away, upper=False)
-    log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    return (-0.5 * (white.square().sum(-2) + rows.shape[1] * LOG_2PI) - log_det.unsqueeze(-1)).mT
+    if diagonal:
+        whitener = torch.diag_embed(factor.diagonal(dim1=-2, dim2=-1).reciprocal())
+    else:
+        whitener = torch.linalg.solve_triangular(factor, torch.eye(factor.shape[-1], dtype=factor.dtype), upper=False)
+    return gaussian.log_prob(rows, means, whitener, diagonal)
 
 
 def _lift(variances: Tensor, floor: Tensor) -> Tensor:

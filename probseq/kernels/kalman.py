@@ -41,6 +41,7 @@ import numpy as np
 from numba import njit
 
 from probseq.kernels.linalg import (
+    EPSILON,
     SINGULAR_PIVOT,
     product,
     product_left_transposed,
@@ -57,7 +58,6 @@ STEADY = 1e-14
 """Largest relative change of a covariance, in units of its own standard deviations, that counts as none."""
 
 LOG_TWO_PI = math.log(2.0 * math.pi)
-EPSILON = 2.0**-52
 SINGULAR, OVERFLOW = 1, 2
 LANES = 128
 
@@ -137,12 +137,16 @@ def store(source, target, row):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def carry_reach(transition, cov, reach):
-    """reach_i = sum_j |A_ij| sqrt(P_jj), a bound on the standard deviations one step on, without process noise."""
-    for i in range(reach.shape[0]):
+def carry_reach(transition, emission, carried_gain, cov, reach):
+    """reach_i = sum_j (|A| + |A K| |C|)_ij sqrt(P_jj): what L P L' would have been without its cancellations."""
+    m, n = emission.shape
+    for i in range(n):
         reach[i] = 0.0
-        for j in range(reach.shape[0]):
-            reach[i] += abs(transition[i, j]) * math.sqrt(cov[j, j])
+        for j in range(n):
+            size = abs(transition[i, j])
+            for k in range(m):
+                size += abs(carried_gain[k, i] * emission[k, j])
+            reach[i] += size * math.sqrt(cov[j, j])
 
 
 @njit(cache=True, nogil=True, error_model="numpy", inline="always")
@@ -332,13 +336,13 @@ def covariance_steps(
             return
         if transition_varies:
             A_next, Q_next = A[t + 1 if A.shape[0] > 1 else 0], Q[t + 1 if Q.shape[0] > 1 else 0]
-        if perfect:
-            carry_reach(A_next, P, reach)
         if blas is None:
             predict_small(P, A_next, Q_next, emission, noise, K, carried, closed, left, weighted, following)
         else:
             close_loop(A_next, emission, K, carried, closed, blas)
             joseph(closed, P, carried, noise, Q_next, left, weighted, following, blas)
+        if perfect:
+            carry_reach(A_next, emission, carried, P, reach)
         for i in range(n):
             if not following[i, i] < np.inf:
                 status[0], status[2] = OVERFLOW, t + 1

@@ -1,9 +1,9 @@
 """Small dense linear algebra for compiled recursions.
 
 Every routine writes into arrays that the caller gives, so that a recursion of a million steps allocates nothing.
-Below `BLAS_WORK` multiplications the loops are written out (a BLAS call costs about 200 ns, more than the product of
-two 4 x 4 matrices); above it they go to BLAS.  All arrays are float64, C-contiguous, and `out` must not overlap the
-operands.
+The argument `blas` is None for loops written out (a BLAS call costs about 200 ns, more than the product of two 4 x 4
+matrices) and anything else for BLAS; the compiler sees the difference and builds only the branch that is used.  All
+arrays are float64, C-contiguous, and `out` must not overlap the operands.
 
 Whitening.  For a covariance S of k variables, write d = sqrt(diag S) and let L be the Cholesky factor of the
 correlation matrix S_ij / (d_i d_j).  The whitener is the lower-triangular
@@ -23,8 +23,7 @@ import math
 import numpy as np
 from numba import njit
 
-BLAS_WORK = 600
-"""Number of multiplications from which a product is given to BLAS."""
+EPSILON = 2.0**-52
 
 SINGULAR_PIVOT = 1e-13
 """Unexplained share of a variance (dimensionless) at which rounding alone could have left it."""
@@ -127,6 +126,40 @@ def whiten(covariance, whitener, scale):
         for j in range(i + 1):
             whitener[i, j] /= scale[j]
     return 2.0 * log_det
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def semidefinite_factor(covariances, factors):
+    """Write lower-triangular F with F F' = S for positive semidefinite S (R, k, k) of any rank.
+
+    Cholesky's recursion on the correlation matrix; a variable whose unexplained share is at rounding level gets a
+    zero column, since a semidefinite matrix has nothing left there.
+    """
+    size = covariances.shape[1]
+    scale = np.empty(size)
+    for r in range(covariances.shape[0]):
+        for j in range(size):
+            scale[j] = math.sqrt(max(covariances[r, j, j], 0.0))
+        for j in range(size):
+            for i in range(size):
+                factors[r, i, j] = 0.0
+            if scale[j] == 0.0:
+                continue
+            pivot = 1.0
+            for k in range(j):
+                pivot -= factors[r, j, k] * factors[r, j, k]
+            if pivot <= 16.0 * size * EPSILON:
+                continue
+            factors[r, j, j] = math.sqrt(pivot)
+            for i in range(j + 1, size):
+                if scale[i] > 0.0:
+                    total = covariances[r, i, j] / scale[i] / scale[j]
+                    for k in range(j):
+                        total -= factors[r, i, k] * factors[r, j, k]
+                    factors[r, i, j] = total / factors[r, j, j]
+        for i in range(size):
+            for j in range(i + 1):
+                factors[r, i, j] *= scale[i]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -76,7 +76,7 @@ def value_and_gradient(
             gradients = torch.autograd.grad(value, parameters, allow_unused=True)
     except (SingularInnovation, StateOverflow, torch.linalg.LinAlgError):
         return None, []
-    filled = [torch.zeros_like(p) if g is None else g for g, p in zip(gradients, parameters, strict=True)]
+    filled = [torch.zeros_like(p) if g is None else g for g, p in zip(cast(Any, gradients), parameters, strict=True)]
     finite = bool(torch.isfinite(value)) and all(bool(torch.isfinite(g).all()) for g in filled)
     return (float(value.detach()), filled) if finite else (None, [])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -55,8 +55,8 @@ def split(model: StateSpaceModel[Any], data: Sequences, validation: Any) -> Prob
     """
     if validation is None:
         return Problem(model, data, None, False)
-    if isinstance(validation, (int, float)) and not isinstance(validation, bool):
-        if not 0 < validation < 1:
+    if not isinstance(validation, Sequences):
+        if isinstance(validation, bool) or not 0 < validation < 1:
             raise ValueError(f"validation must be a share between 0 and 1 or sequences, got {validation!r}")
         n = len(data.lengths)
         if n >= 10:
@@ -112,7 +112,7 @@ class Run:
         self.model.restore(self.best)
 
     @contextmanager
-    def progress(self, total: int, label: str) -> Iterator[Any]:
+    def progress(self, total: int, label: str) -> Generator[Any]:
         """A progress bar over iterations, silent when not at a terminal; Ctrl-C ends the loop and keeps the best."""
         bar = tqdm(range(total), desc=label, disable=None, leave=False)
         try:

@@ -69,6 +69,8 @@ class RNN(StateSpaceModel[Point]):
         cell.bind(self._width + self.input_dim, dtype=dtype, generator_seed=cell_seed)
         self.event_shape = torch.Size([obs_dim])
         self.real_valued = head.real_valued
+        self.input_shift: Tensor
+        self.input_scale: Tensor
         self.register_buffer("input_shift", torch.zeros(self.input_dim, dtype=torch.float64))
         self.register_buffer("input_scale", torch.ones(self.input_dim, dtype=torch.float64))
         self.eval()

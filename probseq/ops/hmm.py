@@ -378,18 +378,45 @@ def _save(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> N
 
 
 def _adjoint(ctx: Any, gradient: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
-    return (*torch.ops.probseq.hmm_log_prob_backward(gradient, *ctx.saved_tensors), None)
+    return (*_log_prob_backward_op(gradient, *ctx.saved_tensors), None)
 
 
 _log_prob_op.register_autograd(_adjoint, setup_context=_save)
 
 
-class _ReverseModeOnly(torch.autograd.Function):
-    """The identity, which refuses forward-mode differentiation instead of returning zero tangents."""
+_FORWARD_MODE = "the HMM log-likelihood has no forward-mode derivative: use reverse mode"
+_SECOND = "the HMM log-likelihood has no second derivatives: difference its gradient instead"
+
+
+class _LogProb(torch.autograd.Function):
+    """The same adjoint as the op's, for eager calls: it serves `torch.func.grad` too, and refuses forward mode.
+
+    Alone, an op would return zero tangents in forward mode, silently.
+    """
 
     @staticmethod
-    def forward(*tensors: Tensor) -> tuple[Tensor, ...]:
-        return tuple(tensor.view_as(tensor) for tensor in tensors)
+    def forward(*inputs: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return _log_prob_op(*inputs)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
+        _save(ctx, inputs, output)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        return (*_Adjoint.apply(gradients[0], *ctx.saved_tensors), None)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> Any:
+        raise NotImplementedError(_FORWARD_MODE)
+
+
+class _Adjoint(torch.autograd.Function):
+    """The gradient, which refuses to be differentiated again."""
+
+    @staticmethod
+    def forward(*inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return _log_prob_backward_op(*inputs)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
@@ -397,11 +424,11 @@ class _ReverseModeOnly(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        return gradients
+        raise NotImplementedError(_SECOND)
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> Any:
-        raise NotImplementedError("the HMM log-likelihood has no forward-mode derivative: use reverse mode")
+        raise NotImplementedError(_SECOND)
 
 
 def log_prob(
@@ -415,13 +442,14 @@ def log_prob(
     -inf for an impossible sequence, with zero gradients; 0 for one of length 0.
     """
     inputs = (log_initial, log_transition, log_observation)
-    tracked = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
-    forward_mode = forward_ad._current_level >= 0
-    if forward_mode:
-        inputs = _ReverseModeOnly.apply(*inputs)
-    if tracked or forward_mode or torch.compiler.is_compiling() or type(log_observation.data) is not Tensor:
+    if torch.compiler.is_compiling() or type(log_observation.data) is not Tensor:
         return _log_prob_op(*inputs, lengths)[0]
-    return _total(_run_forward(_problem(*inputs, lengths), keep=False))  # an op would cost more than a short sequence
+    tracked = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
+    if tracked or forward_ad._current_level >= 0:
+        return _LogProb.apply(*inputs, lengths)[0]
+    return _total(
+        _run_forward(_problem(*inputs, lengths), keep=False)
+    )  # dispatch would cost more than a short sequence
 
 
 # ---------------------------------------------------------------------------------------------- the rest
@@ -513,7 +541,7 @@ def viterbi(
     _check(*arrays)
     b, t, k = arrays[2].shape
     states, score = np.empty((b, t), dtype=np.int64), np.empty(b)
-    paths.decode(*arrays, np.empty((1, t, k)), states, score)
+    paths.decode(*arrays, np.empty((1, t, k)), states, score)  # pyright: ignore[reportCallIssue]
     return Path(torch.from_numpy(states), torch.from_numpy(score))
 
 

@@ -139,7 +139,7 @@ def smooth(system: LinearGaussianSystem, y: Tensor, observed: Tensor | None, len
     cov = y.new_zeros(len(spans), steps, states, states)
     lagged = y.new_zeros(len(spans), max(steps - 1, 0), states, states)
     none = _no_gradients(system)
-    a, c = system.transition_matrix.numpy(), system.emission_matrix.numpy()
+    a, c = _array(system.transition_matrix), _array(system.emission_matrix)
     kalman_adjoint.covariance_adjoint(
         a, c, space.cov.numpy(), space.gain.numpy(), space.whitener.numpy(), space.slot.numpy(), spans, group_spaces,
         np.ones(len(spans)), *none[1:4], *none[5:7], cov.numpy(), lagged.numpy(), _blas(states),
@@ -174,9 +174,9 @@ def sample_paths(
     if normals.shape != (draws, batch, steps, states + coordinates):
         raise ValueError(f"normals must be (N, {batch}, {steps}, {states + coordinates}), not {tuple(normals.shape)}")
     spaces, *_ = _groups(lengths, space.slot.shape[0])
-    a, c = system.transition_matrix.numpy(), system.emission_matrix.numpy()
+    a, c = _array(system.transition_matrix), _array(system.emission_matrix)
     roots = [
-        semidefinite_root(cov).numpy() for cov in (system.initial_cov, system.transition_cov, system.emission_cov)
+        _array(semidefinite_root(cov)) for cov in (system.initial_cov, system.transition_cov, system.emission_cov)
     ]
     paths = draws * batch
     z, emitted = y.new_zeros(paths, steps, states), y.new_zeros(paths, steps, coordinates)
@@ -185,9 +185,9 @@ def sample_paths(
     remaining = (y - emitted.view(draws, *y.shape)).view(emitted.shape)
     mean, weighted, status = torch.empty_like(z), torch.empty_like(emitted), np.zeros(3, dtype=np.int64)
     kalman_adjoint.path_means(
-        a, system.transition_offset.numpy(), c, remaining.numpy(), _pattern(observed, y), lengths.numpy(), spaces,
+        a, _array(system.transition_offset), c, remaining.numpy(), _pattern(observed, y), lengths.numpy(), spaces,
         space.gain.numpy(), space.whitener.numpy(), space.log_norm.numpy(), space.slot.numpy(),
-        system.initial_mean.repeat(draws, 1).numpy(), mean.numpy(), weighted.numpy(), status, _blas(states),
+        _array(system.initial_mean.repeat(draws, 1)), mean.numpy(), weighted.numpy(), status, _blas(states),
     )  # fmt: skip
     _raise_condition(status)
     posterior = torch.zeros_like(z)
@@ -201,12 +201,12 @@ def sample_paths(
 
 
 def semidefinite_root(cov: Tensor) -> Tensor:
-    """F with F F' = cov (..., k, k) for positive semidefinite matrices of any rank, to rounding relative to each variance."""
-    scale = cov.diagonal(dim1=-2, dim2=-1).clamp(min=0.0).sqrt()
-    safe = torch.where(scale > 0.0, scale, torch.ones_like(scale))
-    correlation = cov / safe[..., :, None] / safe[..., None, :]
-    values, vectors = torch.linalg.eigh(0.5 * (correlation + correlation.mT))
-    return scale[..., :, None] * vectors * values.clamp(min=0.0).sqrt()[..., None, :]
+    """Lower-triangular F with F F' = cov (R, k, k) for positive semidefinite matrices of any rank."""
+    from probseq.kernels import linalg
+
+    factors = torch.empty_like(cov, memory_format=torch.contiguous_format)
+    linalg.semidefinite_factor(_array(cov), factors.numpy())
+    return factors
 
 
 # ---------------------------------------------------------------------------------------------- the dispatched operators
@@ -468,7 +468,7 @@ def _refuse_forward_mode(tensors: tuple[Tensor, ...]) -> None:
 
 def _check(system: LinearGaussianSystem, y: Tensor, observed: Tensor | None, lengths: Tensor) -> None:
     """Compare every shape and type with the table above: a compiled kernel does not."""
-    (batch, steps, m), n = y.shape, system.initial_mean.shape[-1]
+    (batch, steps, m), n = y.shape, system.transition_matrix.shape[-2]
     expected = {
         "initial_mean": ((batch,), (n,)),
         "initial_cov": ((1, batch), (n, n)),
