@@ -142,6 +142,10 @@ class StateSpaceModel(Parametric, abc.ABC, Generic[BeliefT]):
     def _start(self, sequences: Sequences, seed: int) -> None:
         """Set every free parameter from the data, the beginning of a fit from sizes."""
 
+    def _unidentified(self, sequences: Sequences) -> set[str]:
+        """Parameters that these data cannot tell, held by a fit because their likelihood has no maximum."""
+        return set()
+
     def _em_step(self, sequences: Sequences) -> Tensor:
         """One EM iteration in place; returns the objective of the parameters it started from."""
         raise ValueError(f"{type(self).__name__} has no EM; method must be one of {self.fit_methods}")

@@ -253,6 +253,13 @@ class Parametric(nn.Module):
         self.unset: set[str] = set()
         self.overrides: dict[str, Tensor] = {}
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        param = getattr(type(self), name, None)
+        if isinstance(param, Param):  # torch would register another module's parameter under this name
+            param.__set__(self, value)
+        else:
+            super().__setattr__(name, value)
+
     @classmethod
     def params(cls) -> dict[str, Param]:
         """Every declared parameter by name, base classes first."""

@@ -38,6 +38,7 @@ class Sequences:
     names: tuple[str, ...] | None
     complete: bool
     rectangular: bool
+    one_batch_axis: Sequences | None = None
 
     @staticmethod
     def of(y: Any, u: Any = None, *, lengths: Any = None) -> Sequences:
@@ -60,7 +61,21 @@ class Sequences:
             names=_column_names(parts[0]) if parts else None,
             complete=complete,
             rectangular=bool((sizes == values.shape[sizes.ndim]).all()),
+        )._with_flat()
+
+    def _with_flat(self) -> Sequences:
+        """Prepare the flat view once, at the door."""
+        b, t = self.lengths.numel(), self.n_steps
+        if self.lengths.ndim == 1:
+            return self
+        flat = replace(
+            self,
+            values=self.values.reshape(b, t, *self.event_shape),
+            observed=self.observed.reshape(b, t, *self.event_shape),
+            lengths=self.lengths.reshape(b),
+            inputs=None if self.inputs is None else self.inputs.reshape(b, t, self.inputs.shape[-1]),
         )
+        return replace(self, one_batch_axis=flat)
 
     @property
     def batch_shape(self) -> tuple[int, ...]:
@@ -92,20 +107,11 @@ class Sequences:
 
     def flat(self) -> Sequences:
         """The same data with exactly one batch axis."""
-        b, t = self.lengths.numel(), self.n_steps
-        if self.lengths.ndim == 1:
-            return self
-        return replace(
-            self,
-            values=self.values.reshape(b, t, *self.event_shape),
-            observed=self.observed.reshape(b, t, *self.event_shape),
-            lengths=self.lengths.reshape(b),
-            inputs=None if self.inputs is None else self.inputs.reshape(b, t, -1),
-        )
+        return self if self.one_batch_axis is None else self.one_batch_axis
 
     def with_values(self, values: Tensor) -> Sequences:
         """The same pattern of observation with other numbers."""
-        return replace(self, values=values)
+        return replace(self, values=values, one_batch_axis=None)._with_flat()
 
     def select(self, rows: Any) -> Sequences:
         """Some sequences of a flat batch, by index."""
@@ -135,7 +141,8 @@ class Sequences:
             inputs=None if self.inputs is None else self.inputs[cut],
             indexes=tuple(None if index is None else index[start:stop] for index in self.indexes),
             rectangular=bool((lengths == stop - start).all()),
-        )
+            one_batch_axis=None,
+        )._with_flat()
 
 
 def _is_pandas(value: Any) -> bool:

@@ -6,7 +6,8 @@ The recursions are those of `hmm`, on logarithms,
     backwards   log h_{t-1, i} = log sum_j A[i, j] exp(y_j),    y = log h_t + log e_t - log sum(h_t e_t)
 
 and cost little more than scaled ones, because a sum that comes out above SAFE_SUM in ordinary numbers has lost
-less than K * 1e-308 of absolute weight, nothing beside it. Only the sums below are redone term by term.
+less than K * 1e-308 of absolute weight, nothing beside it. Only the sums below are redone term by term, over
+the possible transitions alone (`starts`, `sources`): few in the banded matrices that make such sums.
 All functions take one sequence: log_predicted, log_beta, log_observation (T, K); transition, log_transition
 (1, R, K, K) with R in {1, T}; offset (1, R) is what was subtracted from log_transition before `transition` = exp.
 `shift` (T,), the largest entry of each row of log_observation, is subtracted first, which keeps the digits of large
@@ -24,18 +25,34 @@ _OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
 
 
 @njit(**_OPTIONS)
-def log_sum(log_weight, log_matrix, offset, r, target, transposed):
+def list_sources(log_matrix, r, transposed, starts, sources):
+    """Write, target by target, the states with a possible transition into it: sources[starts[j]:starts[j + 1]]."""
+    n = log_matrix.shape[2]
+    filled = 0
+    for j in range(n):
+        starts[j] = filled
+        for i in range(n):
+            entry = log_matrix[0, r, j, i] if transposed else log_matrix[0, r, i, j]
+            if entry != -np.inf:
+                sources[filled] = i
+                filled += 1
+    starts[n] = filled
+
+
+@njit(**_OPTIONS)
+def log_sum(log_weight, log_matrix, offset, r, target, transposed, starts, sources):
     """log sum_i exp(log_weight[i] + A[i, target]), A = log_matrix[0, r] - offset[0, r] (or A'), term by term."""
-    n = log_weight.shape[0]
     largest = -np.inf
-    for i in range(n):
+    for place in range(starts[target], starts[target + 1]):
+        i = sources[place]
         entry = log_weight[i] + (log_matrix[0, r, target, i] if transposed else log_matrix[0, r, i, target])
         if entry > largest or np.isnan(entry):  # a NaN stays
             largest = entry
     if largest == -np.inf:
         return largest
     result = 0.0
-    for i in range(n):
+    for place in range(starts[target], starts[target + 1]):
+        i = sources[place]
         entry = log_weight[i] + (log_matrix[0, r, target, i] if transposed else log_matrix[0, r, i, target])
         if entry != -np.inf:
             result += np.exp(entry - largest)
@@ -68,14 +85,16 @@ def normalise(log_weight, weight):
 
 
 @njit(**_OPTIONS)
-def log_transport(log_weight, weight, matrix, log_matrix, offset, r, transposed, product, out):
-    """out = log(weight @ matrix[0, r]): from ordinary numbers where those are safe, else term by term."""
+def log_transport(
+    log_weight, weight, matrix, log_matrix, offset, r, transposed, starts, sources, product, log_table, t
+):
+    """log_table[t] = log(weight @ matrix[0, r]): from ordinary numbers where those are safe, else term by term."""
     vector_matrix(weight, matrix, 0, r, product)
-    for j in range(out.shape[0]):
+    for j in range(product.shape[0]):
         if product[j] >= SAFE_SUM:
-            out[j] = np.log(product[j])
+            log_table[t, j] = np.log(product[j])
         else:
-            out[j] = log_sum(log_weight, log_matrix, offset, r, j, transposed)
+            log_table[t, j] = log_sum(log_weight, log_matrix, offset, r, j, transposed, starts, sources)
 
 
 @njit(**_OPTIONS)
@@ -97,6 +116,8 @@ def forward(
     """
     n = log_initial.shape[0]
     log_weight, weight, product = np.empty(n), np.empty(n), np.empty(n)
+    starts, sources = np.empty(n + 1, np.int64), np.empty(n * n, np.int64)
+    list_sources(log_transition, 0, False, starts, sources)
     impossible_at = -1
     for k in range(n):
         log_predicted[0, k] = log_initial[k] - initial_offset
@@ -107,13 +128,17 @@ def forward(
         log_normaliser[t] = normalise(log_weight, weight)
         if log_normaliser[t] == -np.inf:
             impossible_at = t if impossible_at < 0 else impossible_at
-            log_weight[:] = u
+            for k in range(n):
+                log_weight[k] = u[k]
             normalise(log_weight, weight)
         if t + 1 < length:
             r = t + 1 if transition.shape[1] > 1 else 0
+            if r > 0:
+                list_sources(log_transition, r, False, starts, sources)
             log_transport(
-                log_weight, weight, transition, log_transition, offset, r, False, product, log_predicted[t + 1]
-            )
+                log_weight, weight, transition, log_transition, offset, r, False, starts, sources, product,
+                log_predicted, t + 1,
+            )  # fmt: skip
     return impossible_at
 
 
@@ -122,6 +147,8 @@ def backward(transposed, log_transition, offset, log_observation, shift, length,
     """The adjoint recursion of one possible sequence in logarithms: log h_{n-1} = 0, and down from there."""
     n = log_beta.shape[1]
     log_weight, weight, product = np.empty(n), np.empty(n), np.empty(n)
+    starts, sources = np.empty(n + 1, np.int64), np.empty(n * n, np.int64)
+    list_sources(log_transition, 0, True, starts, sources)
     for k in range(n):
         log_beta[length - 1, k] = 0.0
     for t in range(length - 1, 0, -1):
@@ -129,7 +156,11 @@ def backward(transposed, log_transition, offset, log_observation, shift, length,
             log_weight[k] = log_beta[t, k] + (log_observation[t, k] - shift[t])
         normalise(log_weight, weight)
         r = t if transposed.shape[1] > 1 else 0
-        log_transport(log_weight, weight, transposed, log_transition, offset, r, True, product, log_beta[t - 1])
+        if r > 0:
+            list_sources(log_transition, r, True, starts, sources)
+        log_transport(
+            log_weight, weight, transposed, log_transition, offset, r, True, starts, sources, product, log_beta, t - 1
+        )
 
 
 @njit(**_OPTIONS)
@@ -188,11 +219,10 @@ def sample(log_transition, log_observation, shift, log_predicted, length, unifor
         for k in range(n):
             log_filtered[k] = log_predicted[t, k] + (log_observation[t, k] - shift[t])
         for draw in range(states.shape[0]):
-            log_weight[:] = log_filtered
-            if t + 1 < length:
-                following = states[draw, t + 1]
-                for k in range(n):
-                    log_weight[k] += log_transition[0, r, k, following]
+            for k in range(n):
+                log_weight[k] = log_filtered[k]
+                if t + 1 < length:
+                    log_weight[k] += log_transition[0, r, k, states[draw, t + 1]]
             normalise(log_weight, weight)
             states[draw, t] = invert(weight, uniforms[draw, t])
 

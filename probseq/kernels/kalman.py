@@ -107,23 +107,25 @@ def has_perfect(noise):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def vanishing(variance, emission, noise, cov, reach):
+def vanishing(cov, emission, noise, process, reach):
     """Whether some perfectly measured combination has no variance left but rounding, so that its density is void.
 
-    `reach` bounds the standard deviations that the previous step carried here: an exact measurement leaves behind
-    EPSILON of them.
+    The variance of c' z is rounding where c' P c cancels, or where it is at rounding level of what the step before
+    carried here (`reach`, in standard deviations) and is not the process noise of this step.
     """
     m, n = emission.shape
     for j in range(m):
         if noise[j, j] == 0.0:
-            size = 0.0
-            carried = 0.0
+            variance, size, fed, carried = 0.0, 0.0, 0.0, 0.0
             for i in range(n):
                 carried += abs(emission[j, i]) * reach[i]
                 for k in range(n):
-                    size += abs(emission[j, i] * cov[i, k] * emission[j, k])
-            floor = 8.0 * n * EPSILON * carried
-            if variance[j, j] <= SINGULAR_PIVOT * size or math.sqrt(variance[j, j]) <= floor:
+                    term = emission[j, i] * cov[i, k] * emission[j, k]
+                    variance += term
+                    size += abs(term)
+                    fed += emission[j, i] * process[i, k] * emission[j, k]
+            exhausted = math.sqrt(max(variance, 0.0)) <= math.sqrt(8.0 * n * EPSILON) * carried
+            if variance <= SINGULAR_PIVOT * size or (exhausted and 2.0 * fed < variance):
                 return True
     return False
 
@@ -150,7 +152,7 @@ def carry_reach(transition, emission, carried_gain, cov, reach):
 
 
 @njit(cache=True, nogil=True, error_model="numpy", inline="always")
-def update_small(cov, emission, noise, mask, perfect, reach, emitted, variance, scale, root, gain, whitener):
+def update_small(cov, emission, noise, mask, emitted, variance, scale, root, gain, whitener):
     """`update_covariance` with its loops written out: for few states a call costs more than a product."""
     m, n = emission.shape
     for j in range(m):
@@ -165,8 +167,6 @@ def update_small(cov, emission, noise, mask, perfect, reach, emitted, variance, 
             for k in range(n):
                 total += emitted[i, k] * emission[j, k]
             variance[i, j] = total
-    if perfect and vanishing(variance, emission, noise, cov, reach):
-        return np.nan
     log_det = whiten(variance, whitener, scale)
     for j in range(m):
         if not mask[j]:
@@ -221,7 +221,7 @@ def predict_small(cov, transition, process, emission, noise, gain, carried_gain,
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def update_covariance(cov, emission, noise, mask, perfect, reach, emitted, variance, scale, root, gain, whitener, blas):
+def update_covariance(cov, emission, noise, mask, emitted, variance, scale, root, gain, whitener, blas):
     """Write gain' and whitener of one step from the predicted covariance; return log det S, NaN where S is singular."""
     m, n = emission.shape
     product(emission, cov, emitted, blas)
@@ -229,8 +229,6 @@ def update_covariance(cov, emission, noise, mask, perfect, reach, emitted, varia
     for i in range(m):
         for j in range(m):
             variance[i, j] += noise[i, j]
-    if perfect and vanishing(variance, emission, noise, cov, reach):
-        return np.nan
     log_det = whiten(variance, whitener, scale)
     for j in range(m):
         if not mask[j]:
@@ -316,11 +314,14 @@ def covariance_steps(
         slot[row] = row
         log_norm[row] = 0.0
         if memory[3] > 0:
+            if perfect and vanishing(P, emission, noise, Q[t if Q.shape[0] > 1 else 0], reach):
+                status[0], status[2] = SINGULAR, t
+                return
             if blas is None:
-                log_det = update_small(P, emission, noise, mask, perfect, reach, emitted, variance, scale, root, K, W)
+                log_det = update_small(P, emission, noise, mask, emitted, variance, scale, root, K, W)
             else:
                 log_det = update_covariance(
-                    P, emission, noise, mask, perfect, reach, emitted, variance, scale, root, K, W, blas
+                    P, emission, noise, mask, emitted, variance, scale, root, K, W, blas
                 )
             if not abs(log_det) < np.inf:
                 status[0], status[2] = SINGULAR, t

@@ -37,7 +37,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from probseq.kernels.kalman import STEADY, close_loop, copy, mean_steps, settled
+from probseq.kernels.kalman import LANES, STEADY, close_loop, copy, mean_steps, settled
 from probseq.kernels.linalg import product, product_left_transposed, product_right_transposed, symmetrise, unchanged
 
 
@@ -198,9 +198,9 @@ def mean_adjoint(
                     for k in range(m):
                         grad_R[o, j, k] += 0.5 * weight * e[j] * e[k]
                 if t > 0:
-                    k, l = b if grad_d.shape[0] > 1 else 0, t if grad_d.shape[1] > 1 else 0
+                    k, u = b if grad_d.shape[0] > 1 else 0, t if grad_d.shape[1] > 1 else 0
                     for i in range(n):
-                        grad_d[k, l, i] += weight * p[i]
+                        grad_d[k, u, i] += weight * p[i]
                         for j in range(n):
                             grad_Q[q, i, j] += 0.5 * weight * p[i] * p[j]
                 else:
@@ -211,6 +211,124 @@ def mean_adjoint(
                             grad_P0[k, i, j] += 0.5 * weight * p[i] * p[j]
             for i in range(n):
                 r[i] = p[i]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def add_lanes(sums, weights, scale, target, row):
+    """target[row, i, j] += scale * sum_b weights_b sums[i, j, b]; the sums become zero."""
+    for i in range(sums.shape[0]):
+        for j in range(sums.shape[1]):
+            total = 0.0
+            for b in range(sums.shape[2]):
+                total += weights[b] * sums[i, j, b]
+                sums[i, j, b] = 0.0
+            target[row, i, j] += scale * total
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def multiply_lanes(x, y, sums):
+    """sums[i, j, b] += x[i, b] y[j, b]."""
+    for i in range(x.shape[0]):
+        for j in range(y.shape[0]):
+            for b in range(x.shape[1]):
+                sums[i, j, b] += x[i, b] * y[j, b]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def mean_adjoint_lanes(
+    A, C, cov, gain, slot, lengths, mean, weighted, weights,
+    grad_m0, grad_P0, grad_A, grad_Q, grad_d, grad_C, grad_R, grad_y, smoothed,
+):  # fmt: skip
+    """`mean_adjoint` for many sequences with the same covariances (cov (T, n, n), ...), LANES of them innermost.
+
+    Past its end a lane holds zeros.  Sums over sequences are kept by lane, and added up once, or at every step where
+    some parameter varies in time.
+    """
+    batch, m, n = mean.shape[0], C.shape[1], C.shape[2]
+    wanted, moments = grad_A.shape[0] > 0, smoothed.shape[1] > 0
+    varying = max(grad_A.shape[0], grad_Q.shape[0], grad_d.shape[1], grad_C.shape[0], grad_R.shape[0]) > 1
+    r, p, z, e = np.empty((n, LANES)), np.empty((n, LANES)), np.empty((n, LANES)), np.empty((m, LANES))
+    load, ones = np.empty(LANES), np.ones((1, LANES))
+    sum_A, sum_Q, sum_d = np.zeros((n, n, LANES)), np.zeros((n, n, LANES)), np.zeros((1, n, LANES))
+    sum_C, sum_R = np.zeros((m, n, LANES)), np.zeros((m, m, LANES))
+    for origin in range(0, batch, LANES):
+        width = min(LANES, batch - origin)
+        last = 0
+        load[:] = 0.0
+        r[:] = 0.0
+        p[:] = 0.0
+        z[:] = 0.0
+        e[:] = 0.0
+        for b in range(width):
+            load[b] = weights[origin + b]
+            last = max(last, lengths[origin + b])
+        for t in range(last - 1, -1, -1):
+            s = slot[t]
+            a, c = t + 1 if A.shape[0] > 1 and t + 1 < last else 0, t if C.shape[0] > 1 else 0
+            for b in range(width):
+                inside = t < lengths[origin + b]
+                for j in range(m):
+                    e[j, b] = weighted[origin + b, t, j] if inside else 0.0
+                for i in range(n):
+                    z[i, b] = mean[origin + b, t, i] if inside else 0.0
+            for i in range(n):
+                for b in range(LANES):
+                    p[i, b] = 0.0
+                for j in range(n):
+                    factor = A[a, j, i]
+                    for b in range(LANES):
+                        p[i, b] += factor * r[j, b]
+            for j in range(m):
+                for i in range(n):
+                    factor = gain[s, j, i]
+                    for b in range(LANES):
+                        e[j, b] -= factor * p[i, b]
+            for i in range(n):
+                for j in range(m):
+                    factor = C[c, j, i]
+                    for b in range(LANES):
+                        p[i, b] += factor * e[j, b]
+            for i in range(n):
+                for j in range(n):
+                    factor = cov[s, i, j]
+                    for b in range(LANES):
+                        z[i, b] += factor * p[j, b]
+            if moments:
+                for b in range(width):
+                    for i in range(n):
+                        smoothed[origin + b, t, i] = z[i, b]
+            if wanted:
+                for b in range(width):
+                    for j in range(m):
+                        grad_y[origin + b, t, j] = -load[b] * e[j, b]
+                multiply_lanes(r, z, sum_A)
+                multiply_lanes(e, z, sum_C)
+                multiply_lanes(e, e, sum_R)
+                if t == 0:
+                    for b in range(width):
+                        for i in range(n):
+                            grad_m0[origin + b, i] = load[b] * p[i, b]
+                            for j in range(n):
+                                grad_P0[0, i, j] += 0.5 * load[b] * p[i, b] * p[j, b]
+                else:
+                    multiply_lanes(p, p, sum_Q)
+                    if grad_d.shape[0] == 1:
+                        multiply_lanes(ones, p, sum_d)
+                    else:
+                        for b in range(width):
+                            for i in range(n):
+                                grad_d[origin + b, t if grad_d.shape[1] > 1 else 0, i] += load[b] * p[i, b]
+                if varying or t == 0:
+                    add_lanes(sum_A, load, 1.0, grad_A, a)
+                    add_lanes(sum_C, load, 1.0, grad_C, c)
+                    add_lanes(sum_R, load, 0.5, grad_R, t if grad_R.shape[0] > 1 else 0)
+                    add_lanes(sum_Q, load, 0.5, grad_Q, t if grad_Q.shape[0] > 1 else 0)
+                    if grad_d.shape[0] == 1:
+                        by_step = grad_d.reshape(grad_d.shape[1], 1, n)
+                        add_lanes(sum_d, load, 1.0, by_step, t if grad_d.shape[1] > 1 else 0)
+            for i in range(n):
+                for b in range(LANES):
+                    r[i, b] = p[i, b]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -124,12 +124,13 @@ def _one(
 ) -> Run:
     """One run: start from the values there are (restart 0) or from the data, then climb."""
     _begin(model, problem, restart, seed)
-    if method == "em":
-        return run_em(model, problem, 200 if max_iterations is None else max_iterations, tolerance)
-    if method == "gradient" and optimizer == "adam":
-        return run_adam(model, problem, 500 if max_iterations is None else max_iterations, seed=seed, **options)
-    if method == "gradient":
-        return run_lbfgs(model, problem, 500 if max_iterations is None else max_iterations, tolerance)
+    with freeze(model, model._unidentified(problem.train)):
+        if method == "em":
+            return run_em(model, problem, 200 if max_iterations is None else max_iterations, tolerance)
+        if method == "gradient" and optimizer == "adam":
+            return run_adam(model, problem, 500 if max_iterations is None else max_iterations, seed=seed, **options)
+        if method == "gradient":
+            return run_lbfgs(model, problem, 500 if max_iterations is None else max_iterations, tolerance)
     run = Run(model)
     run.record(problem.train_score(), model.snapshot(), problem.validation_score())
     run.settled(True, "closed form")

@@ -135,6 +135,11 @@ class LDS(LinearGaussianModel):
         }
         self.assign(**start)
 
+    def _unidentified(self, sequences: Sequences) -> set[str]:
+        """One sequence shows one start: with no spread of starts the likelihood grows as their covariance shrinks."""
+        few = int((sequences.lengths > 0).sum()) <= self.state_dim
+        return {"initial_cov"} if few else set()
+
     def _em_step(self, sequences: Sequences) -> Tensor:
         smoothed = kalman.smooth(*self._arguments(sequences))
         moments = _Moments.of(sequences, smoothed.mean, smoothed.cov, smoothed.lag_one_cov)

@@ -215,6 +215,7 @@ def _careful_forward(
     """Redo one sequence with logarithms, and find out whether it is impossible."""
     row = predicted[b] if keep else np.empty(problem.log_observation.shape[1:])
     log_normaliser[b] = 0.0
+    row[problem.lengths[b] :] = 0.0
     if problem.lengths[b] > 0:
         impossible_at[b] = careful.forward(
             problem.log_initial[b], problem.initial_offset[b], *problem.of(b), problem.log_observation[b],
@@ -344,8 +345,8 @@ def _log_prob_backward_op(
     for b in _which(backward.status == scaled.CAREFUL):
         target = xi[b] if xi.shape[0] > 1 else xi[0]
         _careful_expectations(problem, b, u, before[b] == scaled.SCALED, weights[b], gamma[b], target)
-        np.exp(gamma[b], out=gamma[b])
-        gamma[b] *= weights[b]
+        inside = gamma[b, : problem.lengths[b]]
+        np.multiply(np.exp(inside), weights[b], out=inside)
     gamma[backward.status == scaled.IMPOSSIBLE] = 0.0
     _fill_padding(problem, gamma, 0.0)
     first = gamma[:, 0].copy() if u.shape[1] > 0 else np.zeros_like(problem.log_initial)

@@ -27,6 +27,7 @@ simulation smoother is Durbin and Koopman's mean correction (Biometrika 89 (2002
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -60,6 +61,9 @@ class LinearGaussianSystem(NamedTuple):
     emission_cov: Tensor  # (R, m, m)
 
 
+_NAMES = LinearGaussianSystem._fields
+
+
 class FilteredMoments(NamedTuple):
     """p(z_t | y_<t) and p(z_t | y_<=t), and log p(y_t | y_<t), which is 0 beyond the end of a sequence."""
 
@@ -80,17 +84,17 @@ class SmoothedMoments(NamedTuple):
 
 
 class _Workspace(NamedTuple):
-    """What the forward recursion leaves for the backward one; shapes in kernels/kalman.py."""
+    """What the forward recursion leaves for the backward one, as arrays; shapes in kernels/kalman.py."""
 
-    log_prob: Tensor
-    mean: Tensor
-    weighted: Tensor
-    cov: Tensor
-    gain: Tensor
-    whitener: Tensor
-    log_norm: Tensor
-    slot: Tensor
-    steps: Tensor
+    log_prob: Any
+    mean: Any
+    weighted: Any
+    cov: Any
+    gain: Any
+    whitener: Any
+    log_norm: Any
+    slot: Any
+    steps: Any
 
 
 def log_prob(system: LinearGaussianSystem, y: Tensor, observed: Tensor | None, lengths: Tensor) -> Tensor:
@@ -110,20 +114,21 @@ def log_prob(system: LinearGaussianSystem, y: Tensor, observed: Tensor | None, l
 @torch.no_grad()
 def filter(system: LinearGaussianSystem, y: Tensor, observed: Tensor | None, lengths: Tensor) -> FilteredMoments:
     """The predicted and updated moments of every step; errors as for `log_prob`."""
-    space, last = _forward_workspace(system, y, observed, lengths, per_step=True)
-    rows = _row_of_step(space, lengths)
-    cov, gain = rows(space.cov), rows(space.gain)
+    space = _forward_workspace(system, y, observed, lengths, per_step=True)
+    rows = _row_of_step(torch.from_numpy(space.slot), lengths)
+    cov, gain = rows(torch.from_numpy(space.cov)), rows(torch.from_numpy(space.gain))
+    mean, weighted = torch.from_numpy(space.mean), torch.from_numpy(space.weighted)
     emission, noise = system.emission_matrix, system.emission_cov
-    correction = torch.einsum("btij,btj->bti", cov, torch.einsum("tmi,btm->bti", emission, space.weighted))
+    correction = torch.einsum("btij,btj->bti", cov, torch.einsum("tmi,btm->bti", emission, weighted))
     rest = torch.eye(cov.shape[-1], dtype=cov.dtype) - torch.einsum("btmi,tmj->btij", gain, emission)
     updated = rest @ cov @ rest.mT + gain.mT @ noise @ gain
     batch = y.shape[0]
     return FilteredMoments(
-        _extend(space.mean, last, system.initial_mean),
-        _extend(cov.expand(batch, -1, -1, -1), last, system.initial_cov),
-        _extend(space.mean + correction, last, system.initial_mean),
-        _extend((0.5 * (updated + updated.mT)).expand(batch, -1, -1, -1), last, system.initial_cov),
-        space.steps,
+        _extend(mean, lengths, system.initial_mean),
+        _extend(cov.expand(batch, -1, -1, -1), lengths, system.initial_cov),
+        _extend(mean + correction, lengths, system.initial_mean),
+        _extend((0.5 * (updated + updated.mT)).expand(batch, -1, -1, -1), lengths, system.initial_cov),
+        torch.from_numpy(space.steps),
     )
 
 
@@ -132,7 +137,7 @@ def smooth(system: LinearGaussianSystem, y: Tensor, observed: Tensor | None, len
     """The posterior moments of the states: mean = m + P r and cov = P - P N P with the r, N that are the gradient."""
     from probseq.kernels import kalman_adjoint
 
-    space, last = _forward_workspace(system, y, observed, lengths, per_step=False)
+    space = _forward_workspace(system, y, observed, lengths, per_step=False)
     (batch, steps, _), states = y.shape, system.initial_mean.shape[-1]
     spaces, spans, group_spaces, group_of = _groups(lengths, space.slot.shape[0])
     mean = y.new_zeros(batch, steps, states)
@@ -141,19 +146,22 @@ def smooth(system: LinearGaussianSystem, y: Tensor, observed: Tensor | None, len
     none = _no_gradients(system)
     a, c = _array(system.transition_matrix), _array(system.emission_matrix)
     kalman_adjoint.covariance_adjoint(
-        a, c, space.cov.numpy(), space.gain.numpy(), space.whitener.numpy(), space.slot.numpy(), spans, group_spaces,
+        a, c, space.cov, space.gain, space.whitener, space.slot, spans, group_spaces,
         np.ones(len(spans)), *none[1:4], *none[5:7], cov.numpy(), lagged.numpy(), _blas(states),
     )  # fmt: skip
-    kalman_adjoint.mean_adjoint(
-        a, c, space.cov.numpy(), space.gain.numpy(), space.slot.numpy(), spaces, lengths.numpy(), space.mean.numpy(),
-        space.weighted.numpy(), np.ones(batch), *none, mean.numpy(),
+    _mean_adjoint(
+        a, c, space.cov, space.gain, space.slot, spaces, _array(lengths), space.mean, space.weighted, np.ones(batch),
+        none, mean.numpy(),
     )  # fmt: skip
     if len(spans) == 1:
         cov, lagged = cov.expand(batch, -1, -1, -1), lagged.expand(batch, -1, -1, -1)
     else:
         cov, lagged = cov[group_of], lagged[group_of]
     return SmoothedMoments(
-        _extend(mean, last, system.initial_mean), _extend(cov, last, system.initial_cov), lagged, space.log_prob
+        _extend(mean, lengths, system.initial_mean),
+        _extend(cov, lengths, system.initial_cov),
+        lagged,
+        torch.from_numpy(space.log_prob),
     )
 
 
@@ -168,7 +176,7 @@ def sample_paths(
     """
     from probseq.kernels import kalman_adjoint
 
-    space, last = _forward_workspace(system, y, observed, lengths, per_step=False)
+    space = _forward_workspace(system, y, observed, lengths, per_step=False)
     (batch, steps, coordinates), states = y.shape, system.initial_mean.shape[-1]
     draws = normals.shape[0]
     if normals.shape != (draws, batch, steps, states + coordinates):
@@ -186,17 +194,16 @@ def sample_paths(
     mean, weighted, status = torch.empty_like(z), torch.empty_like(emitted), np.zeros(3, dtype=np.int64)
     kalman_adjoint.path_means(
         a, _array(system.transition_offset), c, remaining.numpy(), _pattern(observed, y), lengths.numpy(), spaces,
-        space.gain.numpy(), space.whitener.numpy(), space.log_norm.numpy(), space.slot.numpy(),
+        space.gain, space.whitener, space.log_norm, space.slot,
         _array(system.initial_mean.repeat(draws, 1)), mean.numpy(), weighted.numpy(), status, _blas(states),
     )  # fmt: skip
     _raise_condition(status)
     posterior = torch.zeros_like(z)
-    kalman_adjoint.mean_adjoint(
-        a, c, space.cov.numpy(), space.gain.numpy(), space.slot.numpy(), np.tile(spaces, draws),
-        np.tile(lengths.numpy(), draws), mean.numpy(), weighted.numpy(), np.ones(paths), *_no_gradients(system),
-        posterior.numpy(),
+    _mean_adjoint(
+        a, c, space.cov, space.gain, space.slot, np.tile(spaces, draws), np.tile(_array(lengths), draws), mean.numpy(),
+        weighted.numpy(), np.ones(paths), _no_gradients(system), posterior.numpy(),
     )  # fmt: skip
-    result = _extend(posterior + z, last.repeat(draws), system.initial_mean.repeat(draws, 1))
+    result = _extend(posterior + z, lengths.repeat(draws), system.initial_mean.repeat(draws, 1))
     return result.view(draws, batch, steps, states)
 
 
@@ -209,7 +216,7 @@ def semidefinite_root(cov: Tensor) -> Tensor:
     return factors
 
 
-# ---------------------------------------------------------------------------------------------- the dispatched operators
+# ---------------------------------------------------------------------------------------- dispatched operators
 
 _PARAMETERS = (
     "Tensor initial_mean, Tensor initial_cov, Tensor transition_matrix, Tensor transition_cov, "
@@ -224,7 +231,8 @@ _PARAMETERS = (
     schema=f"({_PARAMETERS}, Tensor? observed, Tensor lengths, int lead) -> Tensor",
 )
 def _log_prob_op(*arguments: Any) -> Tensor:
-    return _run_forward(LinearGaussianSystem(*arguments[:7]), *arguments[7:], keep=False, per_step=False).log_prob
+    space = _run_forward(LinearGaussianSystem(*arguments[:7]), *arguments[7:], keep=False, per_step=False)
+    return torch.from_numpy(space.log_prob)
 
 
 @_log_prob_op.register_fake
@@ -242,7 +250,8 @@ def _(*arguments: Any) -> Tensor:
 )
 def _forward_op(*arguments: Any) -> tuple[Tensor, ...]:
     space = _run_forward(LinearGaussianSystem(*arguments[:7]), *arguments[7:], keep=True, per_step=False)
-    return space.log_prob, space.mean, space.weighted, space.cov, space.gain, space.whitener, space.slot
+    outputs = (space.log_prob, space.mean, space.weighted, space.cov, space.gain, space.whitener, space.slot)
+    return tuple(torch.from_numpy(output) for output in outputs)
 
 
 @_forward_op.register_fake
@@ -281,8 +290,8 @@ def _backward_op(weights: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
         a, c, cov, gain, whitener, slot, spans, group_spaces, np.bincount(group_of, load, len(spans)),
         *into[1:4], *into[5:7], nothing, nothing, _blas(a.shape[-1]),
     )  # fmt: skip
-    kalman_adjoint.mean_adjoint(
-        a, c, cov, gain, slot, spaces, lengths, mean, weighted, load, *into, np.empty((1, 0, a.shape[-1]))
+    _mean_adjoint(
+        a, c, cov, gain, slot, spaces, lengths, mean, weighted, load, into, np.empty((1, 0, a.shape[-1]))
     )
     return gradients
 
@@ -318,7 +327,7 @@ _forward_op.register_autograd(_pull_back, setup_context=_remember)
 _backward_op.register_autograd(_refuse_second_order, setup_context=_nothing_to_remember)
 
 
-# ---------------------------------------------------------------------------------------------------- calling the kernels
+# ---------------------------------------------------------------------------------------- calling the kernels
 
 
 def _run_forward(
@@ -339,15 +348,15 @@ def _run_forward(
     kept, rows = (steps, steps) if keep else (0, min(kalman.CHUNK, steps))
     owners = batch if keep else 1
     space = _Workspace(
-        log_prob=y.new_empty(batch),
-        mean=y.new_empty(owners, kept, n),
-        weighted=y.new_empty(owners, kept, m),
-        cov=y.new_empty(groups, kept, n, n),
-        gain=y.new_empty(groups, rows, m, n),
-        whitener=y.new_empty(groups, rows, m, m),
-        log_norm=y.new_empty(groups, rows),
-        slot=torch.zeros(groups, rows, dtype=torch.int64),
-        steps=y.new_zeros(batch, steps) if per_step else y.new_empty(1, 0),
+        log_prob=np.empty(batch),
+        mean=np.empty((owners, kept, n)),
+        weighted=np.empty((owners, kept, m)),
+        cov=np.empty((groups, kept, n, n)),
+        gain=np.empty((groups, rows, m, n)),
+        whitener=np.empty((groups, rows, m, m)),
+        log_norm=np.empty((groups, rows)),
+        slot=np.zeros((groups, rows), dtype=np.int64),
+        steps=np.zeros((batch, steps) if per_step else (1, 0)),
     )
     if batch == 0:
         return space
@@ -355,26 +364,44 @@ def _run_forward(
     many = True if lead >= 0 and batch >= MANY_SEQUENCES and not per_step else None
     kalman.filter_forward(
         *(_array(parameter) for parameter in system), _array(y), _pattern(observed, y), _array(lengths), lead,
-        space.cov.numpy(), space.gain.numpy(), space.whitener.numpy(), space.log_norm.numpy(), space.slot.numpy(),
-        space.mean.numpy(), space.weighted.numpy(), space.steps.numpy(), space.log_prob.numpy(), status,
-        _blas(n), many,
+        space.cov, space.gain, space.whitener, space.log_norm, space.slot, space.mean, space.weighted, space.steps,
+        space.log_prob, status, _blas(n), many,
     )  # fmt: skip
     _raise_condition(status)
     return space
 
 
+def _mean_adjoint(
+    a: Any, c: Any, cov: Any, gain: Any, slot: Any, spaces: Any, lengths: Any, mean: Any, weighted: Any, weights: Any,
+    gradients: list[Any], smoothed: Any,
+) -> None:  # fmt: skip
+    """Run the vector half of the backward recursion, by lanes where many sequences share their covariances."""
+    from probseq.kernels import kalman_adjoint
+
+    if slot.shape[0] == 1 and len(lengths) >= MANY_SEQUENCES:
+        kalman_adjoint.mean_adjoint_lanes(
+            a, c, cov[0], gain[0], slot[0], lengths, mean, weighted, weights, *gradients, smoothed
+        )
+    else:
+        kalman_adjoint.mean_adjoint(
+            a, c, cov, gain, slot, spaces, lengths, mean, weighted, weights, *gradients, smoothed
+        )
+
+
 def _forward_workspace(
     system: LinearGaussianSystem, y: Tensor, observed: Tensor | None, lengths: Tensor, *, per_step: bool
-) -> tuple[_Workspace, Tensor]:
-    """The complete workspace outside autograd, and the lengths."""
+) -> _Workspace:
+    """The complete workspace, outside autograd."""
     _check(system, y, observed, lengths)
     _refuse_forward_mode((*system, y))
     lead = _shared_lead(system, observed, lengths)
-    return _run_forward(system, y, observed, lengths, lead, keep=True, per_step=per_step), lengths
+    return _run_forward(system, y, observed, lengths, lead, keep=True, per_step=per_step)
 
 
 def _array(tensor: Tensor) -> Any:
-    return tensor.detach().contiguous().numpy()
+    if tensor.requires_grad:
+        tensor = tensor.detach()
+    return (tensor if tensor.is_contiguous() else tensor.contiguous()).numpy()
 
 
 def _pattern(observed: Tensor | None, y: Tensor) -> Any:
@@ -397,13 +424,11 @@ def _shared_lead(system: LinearGaussianSystem, observed: Tensor | None, lengths:
         return 0
     if batch == 0 or system.initial_cov.shape[0] > 1:
         return -1
-    ends = lengths.numpy()
-    lead = int(ends.argmax())
+    lead = int(lengths.argmax())
     if observed is None:
         return lead
-    seen = observed.numpy()
-    inside = np.arange(seen.shape[1]) < ends[:, None]
-    return lead if bool((seen[inside] == np.broadcast_to(seen[lead], seen.shape)[inside]).all()) else -1
+    outside = torch.arange(observed.shape[1]) >= lengths[:, None]
+    return lead if bool(((observed == observed[lead]) | outside[..., None]).all()) else -1
 
 
 def _groups(lengths: Tensor, covariance_groups: int) -> tuple[Any, Any, Any, Any]:
@@ -419,12 +444,12 @@ def _groups(lengths: Tensor, covariance_groups: int) -> tuple[Any, Any, Any, Any
     return np.zeros_like(ends), spans, np.zeros_like(spans), group_of
 
 
-def _row_of_step(space: _Workspace, lengths: Tensor) -> Any:
+def _row_of_step(slot: Tensor, lengths: Tensor) -> Any:
     """A function from a workspace by slot (G, rows, ...) to one by step (G, T, ...)."""
-    groups, steps = space.slot.shape
+    groups, steps = slot.shape
     ends = lengths if groups == lengths.shape[0] else lengths.max()[None]
     time = torch.minimum(torch.arange(steps), (ends[:, None] - 1).clamp(min=0))
-    rows = space.slot.gather(1, time)
+    rows = slot.gather(1, time)
     return lambda values: values[torch.arange(groups)[:, None], rows]
 
 
@@ -441,7 +466,7 @@ def _extend(values: Tensor, lengths: Tensor, initial: Tensor) -> Tensor:
     return extended
 
 
-# ------------------------------------------------------------------------------------------------------------- refusals
+# ---------------------------------------------------------------------------------------- refusals
 
 
 def _raise_condition(status: Any) -> None:
@@ -462,37 +487,46 @@ def _raise_condition(status: Any) -> None:
 
 def _refuse_forward_mode(tensors: tuple[Tensor, ...]) -> None:
     """A compiled operator would silently return a zero tangent."""
+    if getattr(forward_ad, "_current_level", 0) < 0:
+        return  # outside every dual level, the usual case
     if any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors):
         raise NotImplementedError("the Kalman functions have no forward-mode derivative; use reverse mode")
 
 
 def _check(system: LinearGaussianSystem, y: Tensor, observed: Tensor | None, lengths: Tensor) -> None:
     """Compare every shape and type with the table above: a compiled kernel does not."""
-    (batch, steps, m), n = y.shape, system.transition_matrix.shape[-2]
-    expected = {
-        "initial_mean": ((batch,), (n,)),
-        "initial_cov": ((1, batch), (n, n)),
-        "transition_matrix": ((1, steps), (n, n)),
-        "transition_cov": ((1, steps), (n, n)),
-        "emission_matrix": ((1, steps), (m, n)),
-        "emission_cov": ((1, steps), (m, m)),
-    }
-    for name, (leading, rest) in expected.items():
-        _check_one(name, getattr(system, name), leading, rest)
-    offset = system.transition_offset
-    _check_one("transition_offset", offset, (1, batch), (offset.shape[1], n))
-    if offset.shape[1] not in (1, steps):
-        raise ValueError(f"transition_offset must have 1 or {steps} steps, not {offset.shape[1]}")
-    if y.dtype != torch.float64:
-        raise ValueError(f"y must be float64, not {y.dtype}")
-    if observed is not None and (observed.shape != y.shape or observed.dtype != torch.bool):
-        raise ValueError(f"observed must be boolean {tuple(y.shape)}, not {observed.dtype} {tuple(observed.shape)}")
+    _check_shapes(
+        tuple(value.shape for value in system), y.shape, None if observed is None else observed.shape, lengths.shape
+    )
+    for name, value in zip((*_NAMES, "y"), (*system, y), strict=True):
+        if value.dtype != torch.float64:
+            raise ValueError(f"{name} must be float64, not {value.dtype}")
+    if lengths.dtype != torch.int64 or (observed is not None and observed.dtype != torch.bool):
+        raise ValueError("lengths must be int64, and observed boolean")
     ends = lengths.tolist()
-    if lengths.shape != (batch,) or lengths.dtype != torch.int64 or (ends and not 0 <= min(ends) <= max(ends) <= steps):
-        raise ValueError(f"lengths must be {batch} int64 numbers in 0 .. {steps}, not {lengths}")
+    if ends and not 0 <= min(ends) <= max(ends) <= y.shape[1]:
+        raise ValueError(f"lengths must lie in 0 .. {y.shape[1]}, not {ends}")
 
 
-def _check_one(name: str, value: Tensor, leading: tuple[int, ...], rest: tuple[int, ...]) -> None:
-    if value.dtype != torch.float64 or value.shape[1:] != rest or value.shape[0] not in leading:
-        wanted = " or ".join(str((first, *rest)) for first in dict.fromkeys(leading))
-        raise ValueError(f"{name} must be float64 {wanted}, not {value.dtype} {tuple(value.shape)}")
+@functools.lru_cache(maxsize=256)
+def _check_shapes(
+    system: tuple[torch.Size, ...], y: torch.Size, observed: torch.Size | None, lengths: torch.Size
+) -> None:
+    """Refuse shapes that do not fit together, naming the argument (results are remembered: this costs more than a filter)."""
+    (batch, steps, m), n = y, system[2][-2]
+    often, shared = {1, steps}, {1, batch}
+    allowed = {
+        "initial_mean": ({batch}, {n}),
+        "initial_cov": (shared, {n}, {n}),
+        "transition_matrix": (often, {n}, {n}),
+        "transition_cov": (often, {n}, {n}),
+        "transition_offset": (shared, often, {n}),
+        "emission_matrix": (often, {m}, {n}),
+        "emission_cov": (often, {m}, {m}),
+        "observed": ({batch}, {steps}, {m}),
+        "lengths": ({batch},),
+    }
+    for (name, sizes), shape in zip(allowed.items(), (*system, observed or y, lengths), strict=True):
+        if len(shape) != len(sizes) or any(size not in choices for size, choices in zip(shape, sizes, strict=True)):
+            wanted = ", ".join(" or ".join(str(size) for size in sorted(choices)) for choices in sizes)
+            raise ValueError(f"{name} must have shape ({wanted}), not {tuple(shape)}")

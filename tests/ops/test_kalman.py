@@ -279,6 +279,25 @@ def test_gradient_equals_autograd_through_a_loop(varying: str, own_start: bool, 
             close(ours, ours.mT, 1e-13)
 
 
+@pytest.mark.parametrize("varying", VARYING)
+@pytest.mark.parametrize("own_offset", [False, True])
+def test_gradient_of_many_sequences(varying: str, own_offset: bool) -> None:
+    """More than LANES sequences that share covariances: the same as one at a time, whatever the padding."""
+    system, y = random_system(3, 2, batch=140, varying=varying)
+    if own_offset:
+        system = system._replace(transition_offset=system.transition_offset * torch.rand(140, 1, 1).double())
+    lengths, weights = torch.arange(140) % 6, torch.linspace(-1.0, 2.0, 140, dtype=torch.float64)
+    y[torch.arange(5) >= lengths[:, None]] = math.nan
+    leaves = [value.clone().requires_grad_() for value in (*system, y)]
+    system, y = LinearGaussianSystem(*leaves[:7]), leaves[7]
+    together = torch.autograd.grad(kalman.log_prob(system, y, None, lengths) @ weights, leaves)
+    alone = torch.stack([
+        kalman.log_prob(at_sequence(system, b), y[b : b + 1], None, lengths[b : b + 1])[0] for b in range(140)
+    ])  # fmt: skip
+    for ours, expected in zip(together, torch.autograd.grad(alone @ weights, leaves), strict=True):
+        close(ours, expected)
+
+
 @pytest.mark.parametrize("process_rank", [None, 1, 0])
 @pytest.mark.parametrize("missing", [False, True])
 def test_gradcheck(process_rank: int | None, missing: bool) -> None:
@@ -323,6 +342,7 @@ def test_gradient_of_a_settled_filter() -> None:
         close(mine, 0.5 * (loop + loop.mT) if name.endswith("_cov") else loop, 1e-9)
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")  # inside torch's own forward mode
 def test_forward_mode_and_second_derivatives_raise() -> None:
     system, y = random_system()
     with pytest.raises(NotImplementedError, match="forward-mode"):
@@ -330,21 +350,12 @@ def test_forward_mode_and_second_derivatives_raise() -> None:
     with torch.autograd.forward_ad.dual_level(), pytest.raises(NotImplementedError, match="forward-mode"):
         kalman.smooth(system._replace(emission_cov=torch.autograd.forward_ad.make_dual(
             system.emission_cov, system.emission_cov)), y, None, all_seen(y))  # fmt: skip
-    with pytest.raises(NotImplementedError, match="forward-mode"):
-        torch.func.jacfwd(torch.func.grad(lambda data: kalman.log_prob(system, data, None, all_seen(y)).sum()))(y)
     data = y.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(
         kalman.log_prob(system, data, None, all_seen(y)).sum(), data, create_graph=True
     )  # fmt: skip
     with pytest.raises(NotImplementedError, match="first derivative only"):
         gradient.sum().backward()
-
-
-def test_functional_gradient() -> None:
-    system, y = random_system()
-    data = y.clone().requires_grad_()
-    kalman.log_prob(system, data, None, all_seen(y)).sum().backward()
-    close(torch.func.grad(lambda value: kalman.log_prob(system, value, None, all_seen(y)).sum())(y), data.grad)
 
 
 @pytest.mark.parametrize("missing", [False, True])

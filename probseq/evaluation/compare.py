@@ -1,0 +1,290 @@
+"""Every family on one scale: fit on the first part of the data, score the rest one step at a time.
+
+    for name, model in models:
+        copy = deepcopy(model).fit(y[:n])
+        scores[name] = copy.filter(y).log_prob[n:]           # log p(y_t | y_<t), all earlier data, no refits
+
+| reported          | over                                            | estimated by                            |
+|-------------------|-------------------------------------------------|-----------------------------------------|
+| log score         | observed test steps                             | mean, Newey-West standard error         |
+| difference        | the same steps, paired with the best model's    | likewise                                |
+| CRPS, coverage    | targets t + h from every origin t in the test   | mean; forecasts see y up to t           |
+
+A difference is to the best of the same kind only: densities and probabilities are not on one scale, nor are exact
+log-likelihoods and approximate ones (a network across gaps). Baselines that know nothing of time, or nothing but the
+last value, are always among the rows.
+
+References: Dawid (1984), Present position and potential developments: the prequential approach; Diebold and
+Mariano (1995), Comparing predictive accuracy; Gneiting and Raftery (2007), Strictly proper scoring rules.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from probseq.base import StateSpaceModel
+from probseq.evaluation.comparison import Comparison
+from probseq.evaluation.naive import naive_models
+from probseq.evaluation.rolling import Rolling, RollingScores, rolling_scores
+from probseq.evaluation.scores import default_bandwidth, hac_standard_error, mean_score
+from probseq.models.rnn import RNN
+from probseq.sequences import Sequences
+
+KINDS = ("exact", "approximate", "bound", "estimate")
+RESERVED = ("random walk", "iid", "iid (discrete)")
+
+Array = np.ndarray[Any, Any]
+
+
+def compare(
+    models: Mapping[str, StateSpaceModel[Any]],
+    y: Any,
+    u: Any = None,
+    *,
+    train: float | int = 0.7,
+    horizons: Iterable[int] = (1, 5, 10),
+    seed: int = 0,
+    level: float = 0.9,
+    n_samples: int = 1000,
+    fit_options: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Comparison:
+    """Fit copies of the models on the first part of y and score one-step log-probabilities and forecasts on the rest.
+
+    `train` is a share or a number of steps, of each sequence if y is a list. `u` goes to the models that take inputs.
+    `fit_options` holds further arguments of `fit` by model name; values that a model already has are the start of
+    its fit, so give new models if those values come from the test part. `n_samples` paths per origin stand in for
+    forecasts that are not exact. Warnings of the fits are kept in the result, not issued. Satisfies
+    log_scores[name] == models[name].filter(y).log_prob at the test steps.
+    """
+    data = Sequences.of(y, u)
+    horizons = _check_horizons(horizons)
+    if not 0 < level < 1:
+        raise ValueError(f"level must lie strictly between 0 and 1, got {level!r}")
+    _check_models(models, data, fit_options or {})
+    first = _train_lengths(data, train)
+    training = _head(data, first)
+    rows = [
+        _fitted(name, model, training, {"seed": seed, **(fit_options or {}).get(name, {})})
+        for name, model in models.items()
+    ]
+    baselines = naive_models(replace(training, inputs=None), [row.model for row in rows])
+    rows += [_Row(name, model, 0.0, []) for name, model in baselines.items()]
+    task = Rolling(horizons, first, level, n_samples, seed)
+    with torch.no_grad():
+        scored = [_scored(row, data, task) for row in rows]
+    return _report(scored, data, task)
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A fitted model."""
+
+    name: str
+    model: StateSpaceModel[Any]
+    seconds: float
+    warnings: list[str]
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """A fitted model with its scores (B, T) at the test steps, NaN where there is none."""
+
+    row: _Row
+    kind: str
+    log_scores: Array
+    forecasts: RollingScores
+
+
+# ---- before
+
+
+def _check_horizons(horizons: Iterable[int]) -> tuple[int, ...]:
+    found = tuple(horizons)
+    good = all(isinstance(h, (int, np.integer)) and not isinstance(h, bool) and h >= 1 for h in found)
+    if not found or not good:
+        raise ValueError(f"horizons must be positive integers, got {found!r}")
+    return tuple(sorted({int(h) for h in found}))
+
+
+def _check_models(
+    models: Mapping[str, StateSpaceModel[Any]], data: Sequences, options: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Everything that can be refused before the first fit."""
+    if not models:
+        raise ValueError("models must hold at least one model, got none")
+    for name, model in models.items():
+        if not isinstance(model, StateSpaceModel):
+            raise TypeError(f"models[{name!r}] must be a model with the four steps, got {type(model).__name__}")
+        if name in RESERVED:
+            raise ValueError(f"models must not use the name {name!r}, which is that of a baseline")
+        try:
+            model._door(_for(model, data))
+        except ValueError as error:
+            raise ValueError(f"models[{name!r}]: {error}") from error
+    if data.inputs is not None and not any(model.input_dim for model in models.values()):
+        raise ValueError("u was given, but none of the models takes inputs (input_dim is 0)")
+    unknown = set(options) - set(models)
+    if unknown:
+        raise ValueError(f"fit_options has names that are no models: {sorted(unknown)}")
+
+
+def train_length(length: int, train: float | int, name: str = "y") -> int:
+    """A share or number of steps as a number, with at least one step on both sides."""
+    whole = isinstance(train, (int, np.integer)) and not isinstance(train, bool)
+    if not whole and not (isinstance(train, float) and 0 < train < 1):
+        raise ValueError(f"train must be a share strictly between 0 and 1 or a number of steps, got {train!r}")
+    n_train = int(train) if whole else round(length * train)
+    if not 1 <= n_train < length:
+        raise ValueError(
+            f"train must leave at least one step on both sides, got {n_train} of the {length} steps of {name}"
+        )
+    return n_train
+
+
+def _train_lengths(data: Sequences, train: float | int) -> Tensor:
+    """The number of training steps of every sequence."""
+    lengths = data.lengths.reshape(-1).tolist()
+    names = ["y"] if len(lengths) == 1 else [f"sequence {i} of y" for i in range(len(lengths))]
+    return torch.tensor([train_length(length, train, name) for length, name in zip(lengths, names, strict=True)])
+
+
+def _for(model: StateSpaceModel[Any], data: Sequences) -> Sequences:
+    """The data as a flat batch, with inputs only for a model that takes them."""
+    flat = replace(data.flat(), layout="batch")
+    return flat if model.input_dim else replace(flat, inputs=None)
+
+
+def _head(data: Sequences, first: Tensor) -> Sequences:
+    """The first steps of every sequence, as a list of sequences."""
+    flat = data.flat()
+    y = torch.where(flat.observed, flat.values, torch.nan)
+    ends = list(enumerate(first.tolist()))
+    u = None if flat.inputs is None else [flat.inputs[i, :end] for i, end in ends]
+    return Sequences.of([y[i, :end] for i, end in ends], u)
+
+
+# ---- fit and score
+
+
+def _fitted(name: str, model: StateSpaceModel[Any], training: Sequences, options: dict[str, Any]) -> _Row:
+    """A fitted deep copy, with the time it took and what it warned of."""
+    own = copy.deepcopy(model)
+    start = time.perf_counter()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            own.fit(_for(own, training), **options)
+        except Exception as error:
+            error.add_note(f"while fitting models[{name!r}]")
+            raise
+    messages = [" ".join(str(warning.message).split()) for warning in caught]
+    return _Row(name, own, time.perf_counter() - start, list(dict.fromkeys(messages)))
+
+
+def _scored(row: _Row, data: Sequences, task: Rolling) -> _Scored:
+    """One filter of everything gives all scores: log p(y_t | y_<t), and the beliefs that forecasts start from."""
+    own = _for(row.model, data)
+    filtered = row.model.filter(own)
+    tested = own.seen & (torch.arange(own.n_steps) >= task.first.unsqueeze(-1))
+    log_scores = torch.where(tested, filtered.log_prob, torch.nan).numpy()
+    forecasts = rolling_scores(row.model, own, filtered.updated, task)
+    return _Scored(row, likelihood_kind(row.model, own), log_scores, forecasts)
+
+
+def likelihood_kind(model: StateSpaceModel[Any], data: Sequences) -> str:
+    """What the log scores are: the model's own kind, or "approximate" across gaps that it cannot integrate out."""
+    data = data.flat()
+    gap = (~data.observed & data.inside.unsqueeze(-1)).any(-1)
+    later = data.seen.flip(-1).cumsum(-1).flip(-1) > data.seen.long()
+    reads_y = not (isinstance(model, RNN) and not model.feedback)
+    matters = not model.marginalises and reads_y and bool((gap & later).any())
+    return "approximate" if matters and model.likelihood_kind == "exact" else model.likelihood_kind
+
+
+# ---- after
+
+
+def _report(scored: list[_Scored], data: Sequences, task: Rolling) -> Comparison:
+    import pandas as pd
+
+    if not any((~np.isnan(one.log_scores)).any() for one in scored):
+        raise ValueError("y must have at least one observed step in the test part, got none")
+    mixed = len({one.row.model.real_valued for one in scored}) > 1
+    groups: dict[tuple[int, bool], list[_Scored]] = {}
+    for one in sorted(scored, key=lambda one: -mean_score(one.log_scores)):
+        groups.setdefault((KINDS.index(one.kind), not one.row.model.real_valued), []).append(one)
+    ordered = [(group[0], one) for _, group in sorted(groups.items()) for one in group]
+    table = pd.DataFrame([_table_row(one, best, task.horizons, mixed) for best, one in ordered])
+    n_longest = max(int((~np.isnan(scored[0].log_scores)).sum(1).max()), 1)
+    return Comparison(
+        table=table.set_index(pd.Index([one.row.name for _, one in ordered], name="model")),
+        log_scores=_per_step([one for _, one in ordered], data, task.first),
+        forecast_scores=_per_horizon([one for _, one in ordered], task.horizons),
+        models={one.row.name: one.row.model for _, one in ordered},
+        warnings={one.row.name: one.row.warnings for _, one in ordered if one.row.warnings},
+        data=data,
+        train_lengths=task.first,
+        horizons=task.horizons,
+        level=task.level,
+        bandwidth=default_bandwidth(n_longest),
+        seed=task.seed,
+    )
+
+
+def _table_row(one: _Scored, best: _Scored, horizons: tuple[int, ...], mixed: bool) -> dict[str, Any]:
+    with np.errstate(invalid="ignore"):
+        difference = one.log_scores - best.log_scores
+    measure = " density" if one.row.model.real_valued else " probability"
+    return {
+        "log_score": mean_score(one.log_scores),
+        "log_score_se": hac_standard_error(one.log_scores),
+        "difference": mean_score(difference),
+        "difference_se": hac_standard_error(difference),
+        **{f"crps_{h}": mean_score(one.forecasts[h][0]) for h in horizons},
+        **{f"coverage_{h}": mean_score(one.forecasts[h][1]) for h in horizons},
+        "parameters": one.row.model.n_parameters,
+        "fit_seconds": one.row.seconds,
+        "likelihood": one.kind + (measure if mixed else ""),
+    }
+
+
+def _per_step(scored: list[_Scored], data: Sequences, first: Tensor) -> Any:
+    """Test steps x models with the index of the data; (sequence, step) for several sequences."""
+    import pandas as pd
+
+    frames: list[Any] = []
+    for i, (start, length) in enumerate(zip(first.tolist(), data.lengths.reshape(-1).tolist(), strict=True)):
+        own = data.indexes[i] if i < len(data.indexes) else None
+        index = pd.RangeIndex(start, length, name="step") if own is None else own[start:length]
+        columns = {one.row.name: one.log_scores[i, start:length] for one in scored}
+        frames.append(pd.DataFrame(columns, index=index))
+    return frames[0] if len(frames) == 1 else pd.concat(frames, keys=range(len(frames)), names=["sequence"])
+
+
+def _per_horizon(scored: list[_Scored], horizons: tuple[int, ...]) -> Any:
+    """Mean CRPS, its standard error (at least h - 1 lags: forecasts overlap), coverage and number of targets."""
+    import pandas as pd
+
+    rows: dict[tuple[str, int], dict[str, float]] = {}
+    for one in scored:
+        for h in horizons:
+            crps, inside = one.forecasts[h]
+            n = int((~np.isnan(crps)).sum())
+            lags = max(default_bandwidth(max(n, 1)), h - 1)
+            rows[one.row.name, h] = {
+                "crps": mean_score(crps),
+                "crps_se": hac_standard_error(crps, lags),
+                "coverage": mean_score(inside),
+                "n_targets": n,
+            }
+    frame = pd.DataFrame(rows).T
+    return frame.rename_axis(index=["model", "horizon"]).astype({"n_targets": int})

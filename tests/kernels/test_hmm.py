@@ -1,0 +1,296 @@
+"""The compiled hidden-Markov kernels on plain arrays; run also with NUMBA_BOUNDSCHECK=1 and a fresh NUMBA_CACHE_DIR."""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from numba import njit
+
+from probseq.kernels import hmm, hmm_log, viterbi
+
+SIZES = [1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31]
+
+
+class Chain(NamedTuple):
+    initial: np.ndarray  # (B, K)
+    transition: np.ndarray  # (S, R, K, K)
+    log_observation: np.ndarray  # (B, T, K)
+    lengths: np.ndarray
+
+
+def random_chain(batch: int, time: int, state: int, *, sets: int = 1, times: int = 1, seed: int = 0) -> Chain:
+    generator = np.random.default_rng(seed)
+    return Chain(
+        generator.dirichlet(np.ones(state), batch),
+        generator.dirichlet(np.ones(state), (sets, times, state)),
+        generator.normal(size=(batch, time, state)),
+        generator.integers(0, time + 1, batch),
+    )
+
+
+class Pass(NamedTuple):
+    emission: np.ndarray
+    shift: np.ndarray
+    predicted: np.ndarray
+    normaliser: np.ndarray
+    status: np.ndarray
+
+
+def run_forward(chain: Chain, block: int | None = None) -> Pass:
+    """The scaled filter, over the whole or in blocks of steps of one sequence at a time."""
+    batch, time, state = chain.log_observation.shape
+    result = Pass(
+        np.empty((batch, time, state)),
+        np.zeros((batch, time)),
+        np.full((batch, time, state), np.nan),
+        np.ones((batch, time)),
+        np.zeros(batch, dtype=np.int64),
+    )
+    with np.errstate(divide="ignore"):
+        log_transition = np.log(chain.transition)
+    belief = chain.initial.copy()
+    blocks = [(slice(0, batch), slice(0, time))]
+    if block is not None:
+        blocks = [(slice(b, b + 1), slice(t, t + block)) for b in range(batch) for t in range(0, time, block)]
+    for sequences, steps in blocks:
+        emission, predicted = result.emission[sequences, steps], result.predicted[sequences, steps]
+        first = (sequences.start, steps.start)
+        hmm.shift_emissions(chain.log_observation, chain.lengths, *first, emission, result.shift)
+        np.exp(emission, out=emission)
+        hmm.forward(
+            belief, chain.transition, log_transition, chain.log_observation, emission, chain.lengths, *first,
+            predicted, result.normaliser, result.status,
+        )  # fmt: skip
+    return result
+
+
+def plain_filter(chain: Chain, b: int) -> tuple[np.ndarray, np.ndarray]:
+    """predicted (n, K) and p(y_t | y_<t) (n,) by four lines of numpy."""
+    s = b if len(chain.transition) > 1 else 0
+    belief, predicted, evidence = chain.initial[b], [], []
+    for t in range(chain.lengths[b]):
+        if t > 0:
+            belief = belief @ chain.transition[s, t if chain.transition.shape[1] > 1 else 0]
+        predicted.append(belief)
+        joint = belief * np.exp(chain.log_observation[b, t])
+        evidence.append(joint.sum())
+        belief = joint / joint.sum()
+    return np.array(predicted).reshape(-1, len(chain.initial[b])), np.array(evidence)
+
+
+# -------------------------------------------------------------------------------- the pieces, for every size
+
+
+@njit
+def call_pieces(weight, matrix, out, table):
+    hmm.vector_matrix(weight, matrix, 1, 1, out)
+    return hmm.total(weight), hmm.maximum(table, 1, 0)
+
+
+@njit
+def call_max_plus(weight, matrix, out):
+    viterbi.max_plus(weight, matrix, 1, 1, out)
+
+
+@pytest.mark.parametrize("state", SIZES)
+def test_pieces(state: int) -> None:
+    generator = np.random.default_rng(state)
+    weight, matrix = generator.normal(size=state), generator.normal(size=(2, 2, state, state))
+    table, out = generator.normal(size=(2, 1, state)), np.full(state, np.nan)
+    total, maximum = call_pieces(weight, matrix, out, table)
+    np.testing.assert_allclose(out, weight @ matrix[1, 1], rtol=1e-13, atol=1e-14)
+    np.testing.assert_allclose(total, weight.sum(), rtol=1e-12, atol=1e-14)
+    assert maximum == table[1, 0].max()
+    call_max_plus(weight, matrix, out)
+    np.testing.assert_array_equal(out, (weight[:, None] + matrix[1, 1]).max(0))
+
+
+@pytest.mark.parametrize("n_rows", range(hmm.RANK + 1))
+def test_add_outer(n_rows: int) -> None:
+    generator = np.random.default_rng(n_rows)
+    rows, columns = generator.normal(size=(2, hmm.RANK, 5))
+    out = np.ones((5, 5))
+    hmm.add_outer(rows, columns, n_rows, out)
+    np.testing.assert_allclose(out, 1.0 + rows[:n_rows].T @ columns[:n_rows], rtol=1e-13, atol=1e-14)
+
+
+def test_inversion_never_chooses_weight_zero() -> None:
+    weight = np.array([0.0, 0.25, 0.0, 0.75, 0.0])
+    chosen = [hmm_log.invert(weight, uniform) for uniform in (0.0, 0.2499, 0.25, 0.5, 1.0 - 2.0**-53)]
+    assert chosen == [1, 1, 3, 3, 3]
+
+
+# -------------------------------------------------------------------------------- the recursions
+
+
+@pytest.mark.parametrize(("sets", "varying"), [(1, False), (3, False), (1, True), (3, True)])
+@pytest.mark.parametrize("block", [None, 1, 4, 100])
+def test_forward_is_the_plain_filter(sets: int, varying: bool, block: int | None) -> None:
+    chain = random_chain(3, 9, 5, sets=sets, times=9 if varying else 1)._replace(lengths=np.array([9, 4, 0]))
+    result = run_forward(chain, block)
+    assert not result.status.any()
+    for b in range(3):
+        n = chain.lengths[b]
+        predicted, evidence = plain_filter(chain, b)
+        np.testing.assert_allclose(result.predicted[b, :n], predicted, rtol=1e-13)
+        np.testing.assert_allclose(result.normaliser[b, :n] * np.exp(result.shift[b, :n]), evidence, rtol=1e-13)
+        assert (result.predicted[b, n:] == 1.0).all()
+        assert (result.normaliser[b, n:] == 1.0).all()
+
+
+@pytest.mark.parametrize(("sets", "varying"), [(1, False), (3, False), (1, True), (3, True)])
+@pytest.mark.parametrize("state", [1, 3, 8])
+def test_backward_and_expectations_reverse_the_forward_pass(sets: int, varying: bool, state: int) -> None:
+    chain = random_chain(3, 19, state, sets=sets, times=19 if varying else 1)._replace(lengths=np.array([19, 6, 0]))
+    result = run_forward(chain)
+    transposed = np.ascontiguousarray(chain.transition.swapaxes(-1, -2))
+    beta, evidence = np.empty_like(result.predicted), np.empty_like(result.shift)
+    hmm.backward(
+        transposed, np.log(chain.transition), chain.log_observation, result.emission, result.predicted,
+        chain.lengths, result.status, beta, evidence,
+    )  # fmt: skip
+    assert not result.status.any()
+    xi, weights = np.zeros_like(chain.transition), np.array([1.0, -2.0, 3.0])
+    gamma = np.zeros_like(beta)
+    hmm.expectations(
+        chain.transition, result.emission, result.predicted, beta, evidence, chain.lengths, result.status, weights,
+        gamma, xi,
+    )  # fmt: skip
+    for b in range(3):
+        n = chain.lengths[b]
+        np.testing.assert_allclose(gamma[b, :n].sum(-1), weights[b], rtol=1e-13)
+        assert not gamma[b, n:].any()
+        if n > 0:  # at the last step nothing is left to look back from
+            joint = result.predicted[b, n - 1] * result.emission[b, n - 1]
+            np.testing.assert_allclose(gamma[b, n - 1], weights[b] * joint / joint.sum(), rtol=1e-13)
+    # every transition starts from some state at t - 1 and ends in some state at t
+    moves = weights * np.maximum(chain.lengths - 1, 0)
+    if sets == 3:
+        np.testing.assert_allclose(xi.sum((1, 2, 3)), moves, rtol=1e-13)
+    else:
+        np.testing.assert_allclose(xi.sum(), moves.sum(), rtol=1e-12)
+    if varying and sets == 3:
+        for b in range(3):
+            for t in range(1, chain.lengths[b]):
+                np.testing.assert_allclose(xi[b, t].sum(1), gamma[b, t - 1], rtol=1e-12)
+                np.testing.assert_allclose(xi[b, t].sum(0), gamma[b, t], rtol=1e-12)
+
+
+def test_careful_forward_is_the_scaled_one() -> None:
+    chain = random_chain(1, 30, 6, times=30)._replace(lengths=np.array([27]))
+    scaled = run_forward(chain)
+    log_predicted, log_normaliser = np.empty((30, 6)), np.zeros(30)
+    impossible = hmm_log.forward(
+        np.log(chain.initial[0]), 0.0, chain.transition, np.log(chain.transition), np.zeros((1, 30)),
+        chain.log_observation[0], scaled.shift[0], 27, log_predicted, log_normaliser,
+    )  # fmt: skip
+    assert impossible == -1
+    np.testing.assert_allclose(np.exp(log_predicted[:27]), scaled.predicted[0, :27], rtol=1e-13)
+    np.testing.assert_allclose(np.exp(log_normaliser), scaled.normaliser[0], rtol=1e-13)
+
+
+def every_source(transition: np.ndarray, transposed: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """`starts` and `sources` of the transition matrix of step 0."""
+    state = transition.shape[-1]
+    starts, sources = np.empty(state + 1, dtype=np.int64), np.empty(state**2, dtype=np.int64)
+    with np.errstate(divide="ignore"):
+        hmm_log.list_sources(np.log(transition), 0, transposed, starts, sources)
+    return starts, sources
+
+
+def test_sources_are_the_possible_predecessors() -> None:
+    transition = np.array([[0.5, 0.5, 0.0], [0.0, 1.0, 0.0], [0.0, 0.3, 0.7]])[None, None]
+    for transposed, expected in ((False, [[0], [0, 1, 2], [2]]), (True, [[0, 1], [1], [1, 2]])):
+        starts, sources = every_source(transition, transposed)
+        assert [sources[starts[j] : starts[j + 1]].tolist() for j in range(3)] == expected
+
+
+def test_log_sum_term_by_term() -> None:
+    chain = random_chain(1, 1, 5)
+    log_weight = np.random.default_rng(1).normal(size=5) - 2000.0
+    log_weight[2] = -np.inf
+    offset = np.array([[3.0]])
+    for transposed in (False, True):
+        matrix = chain.transition[0, 0].T if transposed else chain.transition[0, 0]
+        expected = np.log(np.exp(log_weight + 2000.0) @ matrix) - 2003.0
+        sources = every_source(chain.transition, transposed)
+        found = [
+            hmm_log.log_sum(log_weight, np.log(chain.transition), offset, 0, j, transposed, *sources) for j in range(5)
+        ]
+        np.testing.assert_allclose(found, expected, rtol=1e-14)
+    nothing = np.full(5, -np.inf)
+    assert hmm_log.log_sum(nothing, np.log(chain.transition), offset, 0, 1, False, *sources) == -np.inf
+    poisoned = np.array([-np.inf, np.nan, -np.inf, -1.0, -np.inf])
+    assert np.isnan(hmm_log.log_sum(poisoned, np.log(chain.transition), offset, 0, 1, False, *sources))
+
+
+# -------------------------------------------------------------------------------- the hand-over to logarithms
+
+
+def two_chambers(*log_observation: tuple[float, float], leak: float = 0.0) -> Chain:
+    """Two states that keep to themselves, but for a leak from the first to the second."""
+    observation = np.array(log_observation, dtype=float)[None]
+    transition = np.array([[1.0 - leak, leak], [0.0, 1.0]])
+    return Chain(np.full((1, 2), 0.5), transition[None, None], observation, np.array([observation.shape[1]]))
+
+
+@pytest.mark.parametrize(
+    ("chain", "status"),
+    [
+        (two_chambers((0, 0), (0, -400), (0, 0), leak=0.1), hmm.SCALED),  # what was lost flows back from state 0
+        (two_chambers((0, 0), (-400, 0), (0, 0), leak=0.1), hmm.SCALED),  # 1e-174 is still a safe sum
+        (two_chambers((0, 0), (-470, 0), (0, 0), leak=0.1), hmm.CAREFUL),  # 1e-205 is not: only state 0 leads to 0
+        (two_chambers((0, 0), (-900, 0), (0, 0), leak=0.1), hmm.CAREFUL),  # flushed to zero
+        (two_chambers((0, 0), (-900, 0), leak=0.1), hmm.SCALED),  # flushed at the end, where it cannot matter
+        (two_chambers((0, 0), (-np.inf, 0), (0, 0), leak=0.1), hmm.SCALED),  # truly impossible: an exact zero
+        (two_chambers((0, -np.inf), (-250, 0), leak=0.0), hmm.CAREFUL),  # a normaliser of 1e-109
+        (two_chambers((0, -np.inf), (-200, 0), leak=0.0), hmm.SCALED),  # a normaliser of 1e-87
+        (two_chambers((0, -np.inf), (-np.inf, 0), leak=0.0), hmm.CAREFUL),  # impossible, which logarithms must say
+    ],
+)
+def test_who_is_handed_over(chain: Chain, status: int) -> None:
+    assert run_forward(chain).status.tolist() == [status]
+
+
+def test_parameters_below_the_range_of_numbers_are_handed_over() -> None:
+    initial = np.array([[0.0, -800.0], [0.0, -600.0], [0.0, -np.inf]])
+    transition = np.zeros((1, 1, 2, 2))
+    status = np.zeros(3, dtype=np.int64)
+    out = np.empty_like(initial), np.empty_like(transition), np.empty(3), np.empty((1, 1))
+    assert not hmm.shift_parameters(initial, transition, *out, status)
+    assert status.tolist() == [hmm.CAREFUL, hmm.SCALED, hmm.SCALED]
+    assert hmm.shift_parameters(initial + 5.0, transition + 7.0, *out, status)
+    assert out[2].tolist() == [5.0] * 3
+    assert out[3].tolist() == [[7.0]]
+
+
+# -------------------------------------------------------------------------------- paths
+
+
+def test_decode_scores() -> None:
+    chain = random_chain(4, 12, 5, sets=4, times=12, seed=3)._replace(lengths=np.array([12, 1, 0, 7]))
+    log_initial, log_transition = np.log(chain.initial), np.log(chain.transition)
+    states, score = np.empty((4, 12), dtype=np.int64), np.empty(4)
+    viterbi.decode(
+        log_initial, log_transition, chain.log_observation, chain.lengths, np.empty((1, 12, 5)), states, score
+    )
+    for b in range(4):
+        n, z = chain.lengths[b], states[b]
+        assert (z[n:] == -1).all()
+        expected = 0.0 if n == 0 else log_initial[b, z[0]] + chain.log_observation[b, np.arange(n), z[:n]].sum()
+        expected += sum(log_transition[b, t, z[t - 1], z[t]] for t in range(1, n))
+        np.testing.assert_allclose(score[b], expected, rtol=1e-13)
+
+
+@pytest.mark.skipif(os.environ.get("NUMBA_BOUNDSCHECK") != "1", reason="needs NUMBA_BOUNDSCHECK=1 and a fresh cache")
+def test_reading_out_of_bounds_raises() -> None:
+    chain = random_chain(2, 5, 3)._replace(lengths=np.array([5, 6]))  # one more than there is
+    states, score = np.empty((2, 5), dtype=np.int64), np.empty(2)
+    arrays = (np.log(chain.initial), np.log(chain.transition), chain.log_observation, chain.lengths)
+    with pytest.raises(IndexError):
+        viterbi.decode(*arrays, np.empty((1, 5, 3)), states, score)
+    with pytest.raises(IndexError):
+        hmm.add_outer(np.ones((3, 2)), np.ones((3, 2)), 4, np.ones((2, 2)))

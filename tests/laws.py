@@ -1,0 +1,668 @@
+"""The laws that every family obeys, each a function of a zoo row and a drawn case.
+
+`LAWS` lists them in the order of the design; a law says which rows it does not concern, and why. Numeric laws
+hold to 1e-10 relative in float64, in every unit: a scalable row is rescaled together with its data first.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import pickle
+import tempfile
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+import probseq as ps
+from probseq import beliefs as B
+from probseq.errors import ProbseqWarning
+from probseq.io import build, describe
+from probseq.parameters import overriding, parametric_modules
+from tests import reference
+from tests.zoo import Row
+
+TOLERANCE = 1e-10
+SCALES = (1e-8, 1.0, 1e8)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One draw: the seed of model and data, a length, a batch shape, how much is missing, a unit."""
+
+    seed: int = 0
+    steps: int = 5
+    batch: tuple[int, ...] = ()
+    missing: float = 0.0
+    scale: float = 1.0
+
+    def rng(self, key: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, self.steps, key])
+
+
+@dataclass(frozen=True)
+class Law:
+    """A law, why it does not concern a row (None where it does), and how many cases are drawn for it."""
+
+    name: str
+    title: str
+    check: Callable[[Row, Case], None]
+    excuse: Callable[[Row], str | None] = lambda row: None
+    examples: int = 4
+
+
+# ---------------------------------------------------------------------------------------------- helpers
+
+
+def model_of(row: Row, case: Case) -> Any:
+    model = row.make(case.seed)
+    return model.rescale(case.scale) if row.scalable and case.scale != 1 else model
+
+
+def data_of(row: Row, case: Case, steps: int | None = None) -> tuple[Tensor, Tensor | None]:
+    """y (*batch, T, D) with NaN where missing, in the unit of the case, and u."""
+    y, u = row.data(case.seed + 1, case.steps if steps is None else steps, case.batch)
+    if row.scalable:
+        y = y * case.scale
+    if case.missing:
+        y[torch.as_tensor(case.rng(1).random(tuple(y.shape)) < case.missing)] = torch.nan
+    return y, u
+
+
+def given(u: Tensor | None, index: Any) -> Tensor | None:
+    return None if u is None else u[index]
+
+
+def near(actual: Any, expected: Any, what: str, tolerance: float = TOLERANCE, size: float | None = None) -> None:
+    """|actual - expected| <= tolerance * size, where size is the largest expected number unless it is given."""
+    actual, expected = (x.detach() if isinstance(x, Tensor) else torch.tensor(x) for x in (actual, expected))
+    assert actual.shape == expected.shape, f"{what}: shape {tuple(actual.shape)} is not {tuple(expected.shape)}"
+    if not actual.numel():
+        return
+    infinite = torch.isinf(expected)
+    assert torch.equal(actual[infinite], expected[infinite]), f"{what}: infinite entries differ"
+    first, second = actual[~infinite].double(), expected[~infinite].double()
+    if size is None:
+        size = float(second.abs().max()) if second.numel() else 0.0
+    worst = float((first - second).abs().max()) if second.numel() else 0.0
+    assert worst <= tolerance * size, f"{what}: off by {worst:.3g}, allowed {tolerance:g} * {size:.3g}"
+
+
+def near_log(actual: Any, expected: Any, what: str, tolerance: float = TOLERANCE) -> None:
+    """Log-probabilities have no unit: the size of an error is judged against 1 as well."""
+    expected = expected.detach() if isinstance(expected, Tensor) else torch.tensor(expected, dtype=torch.float64)
+    finite = expected[torch.isfinite(expected)]
+    near(actual, expected, what, tolerance, 1.0 + (float(finite.abs().max()) if finite.numel() else 0.0))
+
+
+def near_belief(actual: Any, expected: Any, like: Any, what: str, tolerance: float = TOLERANCE) -> None:
+    """Field by field; errors are judged against the sizes of the fields of `like`, e.g. the predicted belief."""
+    for name, mine, other, scale in zip(expected._fields, actual, expected, like, strict=True):
+        if other is None:
+            continue
+        if name == "log_probs":
+            near(mine.exp(), other.exp(), f"{what}.{name}", tolerance, 1.0)
+            near_log(mine, other, f"{what}.{name}", tolerance)
+        else:
+            sizes = [float(x.abs().max()) for x in (other, scale) if x.numel()]
+            near(mine, other, f"{what}.{name}", tolerance, max(sizes, default=0.0))
+
+
+def flat_rows(value: Tensor | None, n_batch: int) -> list[Any]:
+    """The members of a batch."""
+    return [] if value is None else list(value.reshape(-1, *value.shape[n_batch:]))
+
+
+def members(case: Case, y: Tensor, u: Tensor | None) -> list[tuple[Tensor, Tensor | None]]:
+    n = len(case.batch)
+    rows = flat_rows(y, n)
+    return list(zip(rows, flat_rows(u, n) or [None] * len(rows), strict=True))
+
+
+def lengths_for(case: Case, size: int) -> list[int]:
+    """Random lengths of 0 .. T, one of them T."""
+    drawn = case.rng(2).integers(0, case.steps + 1, size=size)
+    drawn[case.rng(3).integers(size)] = case.steps
+    return drawn.tolist()
+
+
+def quietly(action: Callable[[], Any]) -> Any:
+    """Run a fit that is stopped early on purpose."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ProbseqWarning)
+        return action()
+
+
+# ---------------------------------------------------------------------------------------------- 1 - 4: the filter
+
+
+def law_01(row: Row, case: Case) -> None:
+    """log_prob(y) == filter(y).log_prob.sum(-1)"""
+    model, (y, u) = model_of(row, case), data_of(row, case)
+    scores = model.filter(y, u).log_prob
+    assert scores.shape == y.shape[:-1]
+    near_log(model.log_prob(y, u), scores.sum(-1), "log_prob")
+
+
+def law_02(row: Row, case: Case) -> None:
+    """emit(at(predicted, t)).log_prob(y_t) == filter(y).log_prob[t]"""
+    model, (y, u) = model_of(row, case), data_of(row, case)
+    filtered = model.filter(y, u)
+    for t in range(case.steps):
+        u_t = given(u, (..., t, slice(None)))
+        says = model.emit(ps.at(filtered.predicted, t), u_t)
+        assert says.batch_shape == torch.Size(case.batch)
+        assert says.event_shape == model.event_shape
+        near_log(says.log_prob(y[..., t, :]), filtered.log_prob[..., t], f"emit at step {t}")
+
+
+def law_03(row: Row, case: Case) -> None:
+    """the compiled filter equals the four-step loop"""
+    model, (y, u) = model_of(row, case), data_of(row, case)
+    filtered = model.filter(y, u)
+    flat = B.reshape_batch(filtered, len(case.batch), (math.prod(case.batch),))
+    for b, (y_b, u_b) in enumerate(members(case, y, u)):
+        looped = reference.four_step_loop(model, y_b, u_b)
+        near_log(flat.log_prob[b], looped.log_prob, "log_prob")
+        predicted, updated = B.stack(looped.predicted), B.stack(looped.updated)
+        near_belief(B.map_tensors(lambda x, _, b=b: x[b], flat.predicted), predicted, predicted, "predicted")
+        near_belief(B.map_tensors(lambda x, _, b=b: x[b], flat.updated), updated, predicted, "updated")
+
+
+def law_04(row: Row, case: Case) -> None:
+    """brute force"""
+    model, (y, u) = model_of(row, case), data_of(row, case)
+    truth = row.exact(model, y, u)
+    near_log(model.log_prob(y, u), truth.log_prob, "log_prob")
+    smoothed = model.smooth(y, u)
+    if row.oracle == "enumeration":
+        near(smoothed.probs, truth.smoothed, "smoothed", size=1.0)
+        _enumerated_forecast(row, model, y)
+    else:
+        spread = float(truth.cov.max()) or 1.0
+        near(smoothed.mean, truth.mean, "smoothed mean", size=abs(truth.mean).max() + spread**0.5)
+        near(smoothed.cov, truth.cov, "smoothed cov", size=max(abs(model.filter(y, u).predicted.cov).max(), spread))
+        _dense_forecast(row, model, y, u)
+
+
+def _enumerated_forecast(row: Row, model: Any, y: Tensor) -> None:
+    """p(y_{T+2} | y) is a quotient of two evidences, with y_{T+1} missing."""
+    says = model.forecast(y, 2).distribution
+    coming = y[:1] if not y[:1].isnan().any() else row.data(0, 1)[0]
+    gap = torch.full_like(coming, torch.nan)
+    for h, future in enumerate((coming, torch.cat([gap, coming]))):
+        longer = row.exact(model, torch.cat([y, future]), None).log_prob
+        near_log(says.log_prob(coming)[h], longer - row.exact(model, y, None).log_prob, f"forecast {h + 1}")
+
+
+def _dense_forecast(row: Row, model: Any, y: Tensor, u: Tensor | None) -> None:
+    """The moments of the unobserved end of a longer sequence."""
+    future = None if u is None else row.data(5, 2)[1]
+    longer = torch.cat([y, torch.full((2, row.dim), torch.nan, dtype=torch.float64)])
+    truth = row.exact(model, longer, None if u is None or future is None else torch.cat([u, future]))
+    says = model.forecast(y, 2, u, future_u=future)
+    cov = truth.observed_cov[-2:]
+    near(says.mean, truth.observed_mean[-2:], "forecast mean", size=abs(truth.observed_mean).max() + cov.max() ** 0.5)
+    near(says.distribution.covariance_matrix, cov, "forecast cov")
+
+
+def law_04_sums(row: Row, case: Case) -> None:
+    """the next observation sums or integrates to 1, whatever came before"""
+    model, (y, u) = model_of(row, case), data_of(row, case, steps=3)
+    for k in range(3):
+        before = model.filter(y[: k + 1], given(u, slice(k + 1)))
+        nodes, weights = _support(row, model.emit(ps.at(before.predicted, k), given(u, k)))
+        paths = torch.cat([y[:k].expand(len(nodes), k, row.dim), nodes.unsqueeze(1)], 1)
+        inputs = None if u is None else u[: k + 1].expand(len(nodes), k + 1, row.input_dim)
+        evidence = model.log_prob(y[:k], given(u, slice(k))).detach()
+        total = (weights * (model.log_prob(paths, inputs).detach() - evidence).exp()).sum()
+        near(total, torch.tensor(1.0, dtype=torch.float64), f"total probability of step {k}")
+
+
+def _support(row: Row, says: Any) -> tuple[Tensor, Tensor]:
+    if row.kind == "real":
+        return reference.grid(says.mean, says.variance.sqrt(), points=161, reach=9.0)
+    if row.kind == "count":
+        return reference.counts_grid(row.dim, int((says.mean + 60 * says.variance.sqrt() + 100).max()))
+    return reference.symbols_grid(row.n_symbols) if row.kind == "symbol" else reference.binary_grid(row.dim)
+
+
+# ---------------------------------------------------------------------------------------------- 5 - 7: many, missing, in parts
+
+
+def law_05(row: Row, case: Case) -> None:
+    """a batch equals the stack of its members, however it is packed and whatever the padding holds"""
+    size = 3
+    case = Case(case.seed, case.steps, (size,), case.missing, case.scale)
+    model, (y, u) = model_of(row, case), data_of(row, case)
+    lengths = lengths_for(case, size)
+    alone = [(y[b, :n], given(u, (b, slice(n)))) for b, n in enumerate(lengths)]
+    one_by_one = torch.stack([model.log_prob(y_b, u_b) for y_b, u_b in alone])
+    inputs = [u_b for _, u_b in alone] if u is not None else None
+    near_log(model.log_prob([y_b for y_b, _ in alone], inputs), one_by_one, "list")
+    joined = None if u is None else torch.cat([u_b for _, u_b in alone])  # type: ignore[misc]
+    near_log(model.log_prob(torch.cat([y_b for y_b, _ in alone]), joined, lengths=lengths), one_by_one, "concatenated")
+    outside = torch.arange(case.steps) >= torch.tensor(lengths).unsqueeze(-1)
+    for garbage in (0.0, torch.nan, torch.inf, -1e300, 0.5):
+        padded = torch.where(outside.unsqueeze(-1), garbage, y)
+        near_log(model.log_prob(padded, u, lengths=lengths), one_by_one, f"padded with {garbage}")
+    _batched_filter(row, model, (y, u), alone, lengths, outside)
+    order = [2, 0, 1]
+    permuted = model.log_prob(y[order], given(u, order), lengths=[lengths[i] for i in order])
+    near_log(permuted, one_by_one[order], "permuted")
+
+
+def _batched_filter(row: Row, model: Any, data: Any, alone: Any, lengths: list[int], outside: Tensor) -> None:
+    y, u = data
+    padded = model.filter(torch.where(outside.unsqueeze(-1), torch.nan, y), u, lengths=lengths)
+    smoothed = model.smooth(y, u, lengths=lengths) if row.latent else None
+    assert bool((padded.log_prob[outside] == 0).all())
+    listed = model.filter([y_b for y_b, _ in alone], None if u is None else [u_b for _, u_b in alone])
+    for b, (y_b, u_b) in enumerate(alone):
+        if not len(y_b):
+            continue
+        truth, cut = model.filter(y_b, u_b), slice(lengths[b])
+        for name, result in (("padded", B.map_tensors(lambda x, _, b=b, c=cut: x[b][c], padded)), ("list", listed[b])):
+            near_log(result.log_prob, truth.log_prob, f"{name} log_prob")
+            near_belief(result.predicted, truth.predicted, truth.predicted, f"{name} predicted")
+            near_belief(result.updated, truth.updated, truth.predicted, f"{name} updated")
+        if smoothed is not None:
+            mine = B.map_tensors(lambda x, _, b=b, c=cut: x[b][c], smoothed)
+            near_belief(mine, model.smooth(y_b, u_b), truth.predicted, "smoothed")
+
+
+def law_06(row: Row, case: Case) -> None:
+    """an unobserved tail adds 0"""
+    model, (y, u) = model_of(row, case), data_of(row, case)
+    for tail in {1, case.steps}:
+        shown = y.clone()
+        shown[..., case.steps - tail :, :] = torch.nan
+        cut = (..., slice(case.steps - tail), slice(None))
+        near_log(model.log_prob(shown, u), model.log_prob(y[cut], given(u, cut)), f"tail of {tail}")
+        assert bool((model.filter(shown, u).log_prob[..., case.steps - tail :] == 0).all())
+
+
+def law_06_middle(row: Row, case: Case) -> None:
+    """an unobserved middle is integrated out"""
+    case = Case(case.seed, max(case.steps, 3), (), 0.4, case.scale)
+    model, (y, u) = model_of(row, case), data_of(row, case)
+    y[1] = torch.nan
+    near_log(model.log_prob(y, u), row.exact(model, y, u).log_prob, "log_prob with gaps")
+
+
+def law_06_rule(row: Row, case: Case) -> None:
+    """an unobserved middle follows the documented rule"""
+    assert row.missing_rule is not None
+    case = Case(case.seed, max(case.steps, 3), (), 0.4, case.scale)
+    model, (y, u) = model_of(row, case), data_of(row, case)
+    y[1] = torch.nan
+    filtered = model.filter(y, u)
+    observed, values = ~y.isnan(), torch.where(y.isnan(), 0.0, y)
+    belief = model.initial_belief((), given(u, 0))
+    for t in range(case.steps):
+        near_belief(ps.at(filtered.predicted, t), belief, belief, f"predicted at {t}")
+        belief = row.missing_rule(model, belief, values[t], observed[t])
+        near_belief(ps.at(filtered.updated, t), belief, belief, f"updated at {t}")
+        belief = model.predict(belief, given(u, t + 1)) if t + 1 < case.steps else belief
+    near_log(model.log_prob(y, u), filtered.log_prob.sum(-1), "log_prob with gaps")
+
+
+def law_07(row: Row, case: Case) -> None:
+    """filtering in two parts, or step by step, equals filtering"""
+    case = Case(case.seed, max(case.steps, 2), case.batch, case.missing, case.scale)
+    model, (y, u) = model_of(row, case), data_of(row, case)
+    whole = model.filter(y, u)
+    for k in {1, case.steps // 2, case.steps - 1}:
+        first, rest = (..., slice(k), slice(None)), (..., slice(k, None), slice(None))
+        begun = model.filter(y[first], given(u, first))
+        with torch.no_grad():
+            belief = model.predict(ps.at(begun.updated, -1), given(u, (..., k, slice(None))))
+        resumed = model.filter(y[rest], given(u, rest), initial=belief)
+        near_log(torch.cat([begun.log_prob, resumed.log_prob], -1), whole.log_prob, f"resumed at {k}")
+        near_belief(resumed.updated, ps.at(whole.updated, slice(k, None)), whole.predicted, f"resumed at {k}")
+        _stream(model, case, (y, u), whole, belief, k)
+    _stream(model, case, (y, u), whole, None, 0)
+
+
+def _stream(model: Any, case: Case, data: Any, whole: Any, initial: Any, k: int) -> None:
+    y, u = data
+    stream = model.stream(initial=initial, batch_shape=case.batch)
+    for t in range(k, case.steps):
+        y_t, u_t = y[..., t, :], given(u, (..., t, slice(None)))
+        said = stream.emit(u_t)
+        score = stream.update(y_t, u_t)
+        near_log(score, whole.log_prob[..., t], f"streamed step {t}")
+        near_belief(stream.belief, ps.at(whole.updated, t), whole.predicted, f"streamed step {t}")
+        if not y_t.isnan().any():
+            near_log(said.log_prob(y_t), score, f"streamed emit {t}")
+
+
+# ---------------------------------------------------------------------------------------------- 8 - 9: latent states
+
+
+def law_08(row: Row, case: Case) -> None:
+    """the smoothed belief at the last step equals the filtered one"""
+    model, (y, u) = model_of(row, case), data_of(row, case)
+    filtered, smoothed = model.filter(y, u), model.smooth(y, u)
+    near_belief(ps.at(smoothed, -1), ps.at(filtered.updated, -1), filtered.predicted, "last step")
+    assert not any(x.requires_grad for x in smoothed if isinstance(x, Tensor))
+
+
+def law_09(row: Row, case: Case) -> None:
+    """the decoded path is the best one, and drawn paths have the posterior's law"""
+    case = Case(case.seed, case.steps, (), case.missing, case.scale)
+    model, (y, u) = model_of(row, case), data_of(row, case)
+    truth = row.exact(model, y, u)
+    path = model.decode(y, u)
+    drawn = model.sample_states(y, 400, u=u, seed=case.seed)
+    assert torch.equal(drawn, model.sample_states(y, 400, u=u, seed=case.seed))
+    if row.oracle == "enumeration":
+        near_log(model.path_log_prob(path, y).detach(), truth.best_score, "score of the decoded path")
+        scores = model.path_log_prob(truth.paths, y.expand(len(truth.paths), *y.shape))
+        near_log(scores, truth.path_log_probs, "path_log_prob")
+        assert float(model.path_log_prob(drawn, y.expand(400, *y.shape)).max()) <= truth.best_score + 1e-9
+        shares = torch.nn.functional.one_hot(drawn, model.n_states).double().mean(0)
+        _like_binomial(shares, torch.as_tensor(truth.smoothed), 400)
+        return
+    near(path, truth.mean, "decoded path", size=abs(truth.mean).max() + truth.cov.max() ** 0.5)
+    spread = np.sqrt(np.diagonal(truth.cov, axis1=1, axis2=2).clip(0))
+    slack = 6 * spread / 20 + 1e-7 * (abs(truth.mean).max() + spread.max())
+    assert bool((abs(drawn.mean(0).numpy() - truth.mean) <= slack).all()), "drawn states miss the smoothed mean"
+    _path_density(row, model, y, u, truth)
+
+
+def _like_binomial(shares: Tensor, probs: Tensor, n: int) -> None:
+    """Within six standard deviations of n draws, and exactly where there is no choice."""
+    allowed = 6 * (probs * (1 - probs) / n).clamp(min=0).sqrt() + 6 / n
+    assert bool(((shares - probs).abs() <= allowed).all()), "drawn states miss the smoothed probabilities"
+
+
+def _path_density(row: Row, model: Any, y: Tensor, u: Tensor | None, truth: Any) -> None:
+    """log p(z, y) == log p(y) + log N(z; smoothed moments)"""
+    if not row.path_density:
+        with pytest.raises(ValueError, match="_cov is singular"):
+            model.path_log_prob(torch.as_tensor(truth.mean), y, u)
+        return
+    states = truth.joint_mean + 0.3 * np.sqrt(np.diag(truth.joint_cov)) * np.cos(np.arange(truth.joint_mean.size))
+    density = truth.log_prob + reference.log_normal(states, truth.joint_mean, truth.joint_cov)
+    path = torch.as_tensor(states).reshape(len(y), -1)
+    near_log(model.path_log_prob(path, y, u), density, "path_log_prob", tolerance=1e-9)  # the joint is ill-conditioned
+
+
+# ---------------------------------------------------------------------------------------------- 10: gradients
+
+
+def learnable(model: Any) -> list[torch.nn.Parameter]:
+    """Every parameter that has a value, held ones too, made to require a gradient."""
+    unset = {
+        id(module._parameters[f"raw_{name}"]) for _, module in parametric_modules(model) for name in module.unset
+    }
+    found = [p for p in model.parameters() if id(p) not in unset and p.numel()]
+    for parameter in found:
+        parameter.requires_grad_(True)
+    return found
+
+
+def law_10(row: Row, case: Case) -> None:
+    """gradients of log_prob in every parameter, input and continuous observation"""
+    case = Case(case.seed, min(case.steps, 4), (2,), case.missing, case.scale)
+    model, (y, u) = model_of(row, case), data_of(row, case)
+    inputs: list[Tensor] = learnable(model)
+    gap = y.isnan()
+    if row.kind == "real":
+        y = torch.where(gap, 0.0, y).requires_grad_(True)
+        inputs.append(y)
+    if u is not None:
+        inputs.append(u.requires_grad_(True))
+
+    def score(*_: Tensor) -> Tensor:
+        return model.log_prob(torch.where(gap, torch.nan, y), u, lengths=[case.steps, case.steps - 1])
+
+    if case.scale == 1:
+        assert torch.autograd.gradcheck(score, inputs, check_batched_grad=False)
+    else:
+        directional(score, inputs, case.rng(4))
+
+
+def directional(score: Callable[..., Tensor], inputs: list[Tensor], rng: np.random.Generator) -> None:
+    """The gradient along one direction, in units of the inputs themselves, against central differences."""
+    value = score().sum()
+    gradients = torch.autograd.grad(value, inputs, allow_unused=True)
+    step, slope, moves = 1e-4, 0.0, []
+    for x, gradient in zip(inputs, gradients, strict=True):
+        finite = torch.isfinite(x.detach())
+        size = float(x.detach()[finite].abs().max()) or 1.0
+        move = torch.where(finite, size * torch.as_tensor(rng.normal(size=tuple(x.shape))), 0.0)
+        moves.append(move)
+        if gradient is not None:
+            assert bool((gradient[~finite] == 0).all()), "a structural zero must have no gradient"
+            slope += float((gradient * move).sum())
+
+    def at(h: float) -> float:
+        with torch.no_grad():
+            kept = [x.clone() for x in inputs]
+            for x, move in zip(inputs, moves, strict=True):
+                x += h * move
+            result = float(score().sum())
+            for x, old in zip(inputs, kept, strict=True):
+                x.copy_(old)
+        return result
+
+    wide, narrow = (at(2 * step) - at(-2 * step)) / (4 * step), (at(step) - at(-step)) / (2 * step)
+    near(torch.tensor(slope), torch.tensor((4 * narrow - wide) / 3), "directional derivative", 1e-6, 1 + abs(slope))
+
+
+def law_10_forward(row: Row, case: Case) -> None:
+    """forward mode and second derivatives raise instead of being silently wrong"""
+    model, (y, u) = model_of(row, case), data_of(row, case)
+    names = [
+        f"{path}.{name}".lstrip(".")
+        for path, module in parametric_modules(model)
+        for name in module.params()
+        if name not in module.unset and module._parameters[f"raw_{name}"].numel()
+    ]
+    for name in names if not isinstance(model, ps.AR) else ["transition_matrices", "transition_cov"]:
+        owner = model.get_submodule(name.rpartition(".")[0])
+        with torch.no_grad():
+            value = getattr(owner, name.rpartition(".")[2]).clone()
+        with forward_ad.dual_level(), pytest.raises((NotImplementedError, RuntimeError)):
+            dual = forward_ad.make_dual(value, torch.ones_like(value))
+            with overriding(model, {name: dual}):
+                model.log_prob(y, u)
+    parameters = [p for p in model.parameters() if p.requires_grad and bool(torch.isfinite(p).all())]
+    (first, *_) = [
+        g
+        for g in torch.autograd.grad(model.log_prob(y, u).sum(), parameters, create_graph=True, allow_unused=True)
+        if g is not None and g.requires_grad
+    ] or [None]
+    if first is not None:
+        with pytest.raises((NotImplementedError, RuntimeError)):
+            torch.autograd.grad(first.square().sum(), parameters, allow_unused=True)
+
+
+# ---------------------------------------------------------------------------------------------- 11 - 14: learning, files, edges
+
+
+def law_11(row: Row, case: Case) -> None:
+    """EM never lowers its objective"""
+    case = Case(case.seed, 30, (2,), case.missing, case.scale)
+    given_values, (y, u) = model_of(row, case), data_of(row, case)
+    for model in (given_values, build(describe(given_values))):
+        quietly(lambda m=model: m.fit(y, u, method="em", seed=case.seed, max_iterations=8, tolerance=1e-12))
+        trace = torch.tensor(model.history.objective, dtype=torch.float64)
+        assert len(trace) > 2
+        falls = (trace[:-1] - trace[1:]).max()
+        assert float(falls) <= 1e-9 * (1 + float(trace.abs().max())), f"EM fell by {float(falls):.3g}: {trace.tolist()}"
+        near_log(model.log_prob(y, u).sum(), trace.max(), "log_prob after the fit", 1e-9)
+
+
+def law_12(row: Row, case: Case) -> None:
+    """save and load, state_dict, pickle and deepcopy keep log_prob"""
+    model, (y, u) = model_of(row, case), data_of(row, case)
+    expected = model.log_prob(y, u).detach()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.safetensors"
+        model.save(path)
+        loaded = ps.load(path)
+    fresh = build(describe(model))
+    fresh.load_state_dict(model.state_dict())
+    others = {"load": loaded, "state_dict": fresh, "pickle": pickle.loads(pickle.dumps(model)), "copy": copy.deepcopy(model)}
+    for how, other in others.items():
+        assert torch.equal(other.log_prob(y, u).detach(), expected), f"{how} changed log_prob"
+        assert other.n_parameters == model.n_parameters, f"{how} changed n_parameters"
+        assert other.is_started
+
+
+def law_13(row: Row, case: Case) -> None:
+    """a forecast of one step is emit(predict(last belief))"""
+    model, (y, u) = model_of(row, case), data_of(row, case)
+    _, future = row.data(case.seed + 7, 1, case.batch)
+    says = model.forecast(y, 1, u, future_u=future, n_samples=3, seed=0)
+    u_next = given(future, (..., 0, slice(None)))
+    with torch.no_grad():
+        truth = model.emit(model.predict(ps.at(model.filter(y, u).updated, -1), u_next), u_next)
+    points, _ = row.data(case.seed + 8, 1, case.batch)
+    points = points * case.scale if row.scalable else points
+    near_log(says.distribution.log_prob(points)[..., 0], truth.log_prob(points[..., 0, :]), "log_prob of a point")
+    if row.kind != "symbol":
+        near(says.mean[..., 0, :], truth.mean, "mean")
+        lower, upper = says.interval(0.8)
+        assert bool((lower <= upper).all())
+    assert says.samples.shape == (3 if not model.marginalises else 3, *case.batch, 1, row.dim)
+
+
+def law_14(row: Row, case: Case) -> None:
+    """every length of 0 .. 19, and what there is to say about nothing"""
+    model, (y, u) = model_of(row, case), data_of(row, Case(case.seed, 19, (), case.missing, case.scale))
+    prefixes = torch.cat([torch.zeros(1), model.filter(y, u).log_prob.cumsum(-1)])
+    for steps in range(20):
+        near_log(model.log_prob(y[:steps], given(u, slice(steps))), prefixes[steps], f"length {steps}")
+        assert model.filter(y[:steps], given(u, slice(steps))).log_prob.shape == (steps,)
+        if row.latent:
+            assert all(len(x) == steps for x in model.smooth(y[:steps], given(u, slice(steps))) if x is not None)
+    nothing, no_inputs = y[:0], given(u, slice(0))
+    assert float(model.log_prob(nothing, no_inputs)) == 0
+    assert model.filter(nothing, no_inputs).predicted[0].shape[0] == 0
+    future = None if u is None else u[:2]
+    assert model.forecast(nothing, 2, no_inputs, future_u=future, n_samples=2, seed=0).steps == 2
+    assert model.sample(0, u=no_inputs).shape == (0, row.dim)
+    assert model.sample(1, u=given(u, slice(1)), seed=0).shape == (1, row.dim)
+    refused = [model.score, model.fit, *([model.decode] if row.latent else [])]
+    for call in refused:
+        with pytest.raises(ValueError, match="y must have at least one step"):
+            call(nothing, no_inputs)
+    if row.latent:
+        assert model.sample_states(nothing, 2, u=no_inputs, seed=0).shape[:2] == (2, 0)
+
+
+# ---------------------------------------------------------------------------------------------- 15: units and names
+
+
+def law_15(row: Row, case: Case) -> None:
+    """scaling and shifting the data with the model rescales beliefs and moves log_prob by the Jacobian"""
+    model, (y, u) = row.make(case.seed), data_of(row, Case(case.seed, case.steps, case.batch, case.missing))
+    plain = model.filter(y, u)
+    for s in (1e-8, 1e-3, 1.0, 1e8):
+        scale = torch.full((row.dim,), s, dtype=torch.float64)
+        if not row.common_scale:
+            scale = scale * torch.logspace(0, 2, row.dim, dtype=torch.float64)
+        shift = 3 * scale * torch.cos(torch.arange(row.dim, dtype=torch.float64))
+        other = copy.deepcopy(model).rescale(scale, shift)
+        moved = other.filter(scale * y + shift, u)
+        jacobian = ((~y.isnan()).double() * scale.log()).sum(-1)
+        near_log(moved.log_prob, plain.log_prob - jacobian, f"log_prob in units of {s:g}")
+        for name in ("predicted", "updated"):
+            expected = _rescaled(row, getattr(plain, name), scale, shift)
+            like = _rescaled(row, plain.predicted, scale, shift)
+            near_belief(_whitened(row, getattr(moved, name), scale), _whitened(row, expected, scale), _whitened(row, like, scale), f"{name} in units of {s:g}")
+
+
+def _rescaled(row: Row, belief: Any, scale: Tensor, shift: Tensor) -> Any:
+    if row.belief_unit == "state":
+        return belief
+    times = belief.mean.shape[-1] // row.dim
+    s, b = scale.repeat(times), shift.repeat(times)
+    return B.Gaussian(s * belief.mean + b, s.unsqueeze(-1) * belief.cov * s)
+
+
+def _whitened(row: Row, belief: Any, scale: Tensor) -> Any:
+    """In units of the scale, so that coordinates of different units are judged alike."""
+    if row.belief_unit == "state":
+        return belief
+    s = scale.repeat(belief.mean.shape[-1] // row.dim)
+    return B.Gaussian(belief.mean / s, belief.cov / s / s.unsqueeze(-1))
+
+
+def law_15_fit(row: Row, case: Case) -> None:
+    """a fit in other units is the same fit"""
+    case = Case(case.seed, 24, (2,), case.missing)
+    y, u = data_of(row, case)
+    for method in row.fit_methods:
+        fits = []
+        for s in (2.0**-26, 1.0, 2.0**26):
+            model = build(describe(row.make(case.seed)))
+            options = {"max_iterations": 3, "seed": case.seed, "method": method}
+            quietly(lambda m=model, s=s, o=options: m.fit(s * y, u, **o))
+            jacobian = float((~y.isnan()).sum()) * math.log(s)
+            fits.append((model, s, float(model.log_prob(s * y, u).sum()) + jacobian))
+        for model, s, value in fits:
+            near_log(torch.tensor(value).double(), torch.tensor(fits[1][2]).double(), f"{method} in units of {s:g}", 1e-8)
+            back = copy.deepcopy(model).rescale(1 / s)
+            near_log(back.log_prob(y, u), fits[1][0].log_prob(y, u), f"{method}, mapped back from {s:g}", 1e-8)
+
+
+def law_15_relabel(row: Row, case: Case) -> None:
+    """renaming the states permutes beliefs and leaves probabilities alone"""
+    assert row.relabel is not None
+    model, (y, _) = model_of(row, case), data_of(row, case)
+    order = case.rng(5).permutation(model.n_states).tolist()
+    other = row.relabel(model, order)
+    near_log(other.log_prob(y), model.log_prob(y), "log_prob")
+    near_log(other.filter(y).updated.log_probs, model.filter(y).updated.log_probs[..., order], "filtered")
+    near(other.smooth(y).probs, model.smooth(y).probs[..., order], "smoothed", size=1.0)
+    near_log(
+        other.path_log_prob(other.decode(y), y), model.path_log_prob(model.decode(y), y), "score of the decoded path"
+    )
+
+
+# ---------------------------------------------------------------------------------------------- the list
+
+
+def _unless(condition: Callable[[Row], Any], reason: str) -> Callable[[Row], str | None]:
+    return lambda row: None if condition(row) else reason
+
+
+_latent = _unless(lambda row: row.latent, "no latent state")
+_oracle = _unless(lambda row: row.oracle, "no brute-force oracle: law 4b instead")
+
+LAWS = [
+    Law("01", "log_prob is the sum of the filter's", law_01),
+    Law("02", "emit agrees with the filter", law_02),
+    Law("03", "compiled filter equals the four-step loop", law_03),
+    Law("04", "brute force", law_04, _oracle),
+    Law("04b", "sums or integrates to one", law_04_sums, _unless(lambda row: not row.oracle, "has a brute-force oracle: law 4"), 2),
+    Law("05", "batches, padding, packing", law_05, examples=3),
+    Law("06", "an unobserved tail adds nothing", law_06, examples=3),
+    Law("06b", "an unobserved middle is integrated out", law_06_middle, _unless(lambda row: row.marginalises, "does not marginalise: law 6c instead")),
+    Law("06c", "an unobserved middle follows the rule", law_06_rule, _unless(lambda row: row.missing_rule, "marginalises: law 6b")),
+    Law("07", "resuming and streaming", law_07, examples=3),
+    Law("08", "smoothed equals filtered at the end", law_08, _latent),
+    Law("09", "decoded and drawn paths", law_09, _latent, 3),
+    Law("10", "gradients", law_10, examples=3),
+    Law("10b", "forward and second order raise", law_10_forward, _unless(lambda row: row.compiled, "plain torch: forward mode and second derivatives work"), 1),
+    Law("11", "EM never falls", law_11, _unless(lambda row: "em" in row.fit_methods, "no EM"), 3),
+    Law("12", "files, pickles and copies", law_12, examples=2),
+    Law("13", "one-step forecast", law_13, examples=3),
+    Law("14", "every length", law_14, examples=2),
+    Law("15", "units", law_15, _unless(lambda row: row.scalable, "discrete data have no unit"), 3),
+    Law("15b", "fits in other units", law_15_fit, _unless(lambda row: row.scalable, "discrete data have no unit"), 1),
+    Law("15c", "renamed states", law_15_relabel, _unless(lambda row: row.relabel, "no discrete states"), 3),
+]  # fmt: skip

@@ -1,0 +1,289 @@
+"""Oracles: the definitions themselves, slow and plain, with nothing taken from the algorithms under test.
+
+| oracle                | of                      | how                                                                  |
+|-----------------------|-------------------------|----------------------------------------------------------------------|
+| `enumerate_paths`     | HMM                     | the sum, or the largest, over all K^T state paths                    |
+| `joint_of_lds`        | LDS                     | one dense Gaussian over all states and observations                  |
+| `joint_of_ar`         | AR                      | the same by the recursion on observations, pre-sample values included|
+| `four_step_loop`      | every family            | the executable specification, one sequence at a time                 |
+| `grid`, `counts_grid` | densities, counts       | points and weights for sums over the next observation                |
+
+Arrays are numpy, `y` is (T, D) with NaN where missing, inputs `u` are (T, P).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.linalg
+import scipy.stats
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+import probseq as ps
+
+Array = NDArray[np.float64]
+
+
+def array(value: Any) -> Array:
+    """A parameter or result as float64 numpy."""
+    return np.asarray(value.detach() if isinstance(value, Tensor) else value, dtype=np.float64)
+
+
+# ---------------------------------------------------------------------------------------------- hidden Markov models
+
+
+@dataclass(frozen=True)
+class Enumerated:
+    """What K^T paths say: evidence, posteriors and the best path."""
+
+    log_prob: float
+    path_log_probs: Array  # (K ** T,), log p(path, y)
+    paths: NDArray[np.int64]  # (K ** T, T), in lexicographic order
+    smoothed: Array  # (T, K)
+    best_path: NDArray[np.int64]
+    best_score: float
+
+
+def enumerate_paths(initial: Array, transition: Array, log_observation: Array) -> Enumerated:
+    """log p(y), p(z_t | y) and argmax p(z, y) by listing every path; `log_observation` is (T, K)."""
+    steps, states = log_observation.shape
+    paths = np.array(list(itertools.product(range(states), repeat=steps)), dtype=np.int64).reshape(-1, steps)
+    with np.errstate(divide="ignore"):
+        log_initial, log_transition = np.log(initial), np.log(transition)
+    scores = log_initial[paths[:, 0]] + log_observation[0, paths[:, 0]]
+    for t in range(1, steps):
+        scores = scores + log_transition[paths[:, t - 1], paths[:, t]] + log_observation[t, paths[:, t]]
+    total = float(np.logaddexp.reduce(scores))
+    weights = np.exp(scores - total)
+    smoothed = np.array([[weights[paths[:, t] == k].sum() for k in range(states)] for t in range(steps)])
+    best = int(scores.argmax())
+    return Enumerated(total, scores, paths, smoothed, paths[best], float(scores[best]))
+
+
+def observation_table(emission: Any, y: Array) -> Array:
+    """log p(y_t | z_t = k) over the observed coordinates, (T, K), from scipy's densities."""
+    return np.array([[_log_density(emission, k, row) for k in range(emission.n_states)] for row in y])
+
+
+def _log_density(emission: Any, k: int, row: Array) -> float:
+    seen = ~np.isnan(row)
+    if not seen.any():
+        return 0.0
+    if isinstance(emission, ps.emissions.Gaussian):
+        return log_normal(row[seen], array(emission.means)[k][seen], array(emission.covs)[k][np.ix_(seen, seen)])
+    if isinstance(emission, ps.emissions.Categorical):
+        with np.errstate(divide="ignore"):
+            return float(np.log(array(emission.probs)[k, int(row[0])]))
+    if isinstance(emission, ps.emissions.Poisson):
+        return float(scipy.stats.poisson.logpmf(row[seen], array(emission.rates)[k][seen]).sum())
+    if isinstance(emission, ps.emissions.Bernoulli):
+        return float(scipy.stats.bernoulli.logpmf(row[seen], array(emission.probs)[k][seen]).sum())
+    raise TypeError(f"no oracle for {type(emission).__name__}")
+
+
+def hmm_oracle(model: Any, y: Array) -> Enumerated:
+    """All paths of an `HMM` for one sequence."""
+    return enumerate_paths(array(model.initial_probs), array(model.transition_matrix), observation_table(model.emission, y))
+
+
+# ---------------------------------------------------------------------------------------------- linear Gaussian models
+
+
+@dataclass(frozen=True)
+class Joint:
+    """A dense Gaussian over (states, observations) of T steps."""
+
+    state_mean: Array  # (T, n)
+    mean: Array  # (T n + T m,)
+    cov: Array
+    steps: int
+    state_dim: int
+
+    def condition(self, y: Array) -> Conditioned:
+        """Condition on the entries of y that are not NaN."""
+        n_states = self.steps * self.state_dim
+        seen = n_states + np.flatnonzero(~np.isnan(y.reshape(-1)))
+        values = y.reshape(-1)[seen - n_states]
+        inner = self.cov[np.ix_(seen, seen)]
+        cross = self.cov[:, seen]
+        # in units where every observed variance is 1, so that mixed units do not hurt the oracle
+        unit = np.sqrt(np.diag(inner))
+        gain = scipy.linalg.solve(inner / np.outer(unit, unit), (cross / unit).T, assume_a="sym").T / unit
+        mean = self.mean + gain @ (values - self.mean[seen])
+        cov = self.cov - gain @ cross.T
+        means, covs = mean[:n_states].reshape(self.steps, -1), cov[:n_states, :n_states]
+        blocks = covs.reshape(self.steps, self.state_dim, self.steps, self.state_dim)
+        marginals = np.array([blocks[t, :, t] for t in range(self.steps)])
+        m = (len(self.mean) - n_states) // self.steps
+        rest = cov[n_states:, n_states:].reshape(self.steps, m, self.steps, m)
+        return Conditioned(
+            log_prob=log_normal(values, self.mean[seen], inner),
+            mean=means,
+            cov=marginals,
+            joint_mean=mean[:n_states],
+            joint_cov=covs,
+            observed_mean=mean[n_states:].reshape(self.steps, m),
+            observed_cov=np.array([rest[t, :, t] for t in range(self.steps)]),
+        )
+
+
+@dataclass(frozen=True)
+class Conditioned:
+    """log p(y) and the posterior moments of states and of unobserved entries of y."""
+
+    log_prob: float
+    mean: Array  # (T, n)
+    cov: Array  # (T, n, n)
+    joint_mean: Array  # (T n,)
+    joint_cov: Array  # (T n, T n)
+    observed_mean: Array  # (T, m)
+    observed_cov: Array  # (T, m, m)
+
+
+def log_normal(value: Array, mean: Array, cov: Array) -> float:
+    """log N(value; mean, cov), computed in units where the variances are 1."""
+    if not value.size:
+        return 0.0
+    unit = np.sqrt(np.diag(cov))
+    factor = np.linalg.cholesky(cov / np.outer(unit, unit))
+    white = scipy.linalg.solve_triangular(factor, (value - mean) / unit, lower=True)
+    log_det = 2 * np.log(np.diag(factor)).sum() + 2 * np.log(unit).sum()
+    return float(-0.5 * (white @ white + log_det + value.size * math.log(2 * math.pi)))
+
+
+def joint_of_lds(model: Any, steps: int, u: Array | None = None) -> Joint:
+    """Unroll z_t and y_t as linear functions of independent noises (z_0, w_1 .., v_0 ..)."""
+    a, q = array(model.transition_matrix), array(model.transition_cov)
+    c, r = array(model.emission_matrix), array(model.emission_cov)
+    n, m = a.shape[0], c.shape[0]
+    b, d = array(model.transition_input_matrix), array(model.emission_input_matrix)
+    drive = np.zeros((steps, n)) + array(model.transition_offset)
+    level = np.zeros((steps, m)) + array(model.emission_offset)
+    if u is not None:
+        drive, level = drive + u @ b.T, level + u @ d.T
+    noise = scipy.linalg.block_diag(array(model.initial_cov), *[q] * (steps - 1), *[r] * steps)
+    rows_z = np.zeros((steps, n, noise.shape[0]))
+    mean_z = np.zeros((steps, n))
+    for t in range(steps):
+        if t == 0:
+            mean_z[0] = array(model.initial_mean)
+        else:
+            mean_z[t] = a @ mean_z[t - 1] + drive[t]
+            rows_z[t] = a @ rows_z[t - 1]
+        rows_z[t][:, t * n : (t + 1) * n] += np.eye(n)
+    rows_y = np.einsum("mn,tnk->tmk", c, rows_z)
+    for t in range(steps):
+        rows_y[t][:, steps * n + t * m : steps * n + (t + 1) * m] += np.eye(m)
+    mean_y = mean_z @ c.T + level
+    rows = np.concatenate([rows_z.reshape(steps * n, -1), rows_y.reshape(steps * m, -1)])
+    mean = np.concatenate([mean_z.reshape(-1), mean_y.reshape(-1)])
+    return Joint(mean_z, mean, rows @ noise @ rows.T, steps, n)
+
+
+def joint_of_ar(model: Any, steps: int, u: Array | None = None) -> Joint:
+    """The Gaussian over y_{1-p} .. y_{T-1} from y_t = c + sum_k A_k y_{t-1-k} + w_t; states are windows of it."""
+    taps, noise = array(model.transition_matrices), array(model.transition_cov)
+    order, dim = taps.shape[:2]
+    mean0, cov0 = ar_start(model)
+    total = order + steps - 1
+    sources = scipy.linalg.block_diag(cov0, *[noise] * (steps - 1))
+    rows, mean = np.zeros((total, dim, sources.shape[0])), np.zeros((total, dim))
+    for lag in range(order):  # the window is newest first: its first block is y_0
+        rows[order - 1 - lag][:, lag * dim : (lag + 1) * dim] = np.eye(dim)
+        mean[order - 1 - lag] = mean0[lag * dim : (lag + 1) * dim]
+    for i in range(order, total):
+        mean[i] = array(model.transition_offset) + sum(taps[k] @ mean[i - 1 - k] for k in range(order))
+        rows[i] = sum(taps[k] @ rows[i - 1 - k] for k in range(order))
+        start = order * dim + (i - order) * dim
+        rows[i][:, start : start + dim] += np.eye(dim)
+    windows = np.array([np.concatenate([rows[order - 1 + t - k] for k in range(order)]) for t in range(steps)])
+    window_means = np.array([np.concatenate([mean[order - 1 + t - k] for k in range(order)]) for t in range(steps)])
+    everything = np.concatenate([windows.reshape(steps * order * dim, -1), rows[order - 1 :].reshape(steps * dim, -1)])
+    mean_all = np.concatenate([window_means.reshape(-1), mean[order - 1 :].reshape(-1)])
+    return Joint(window_means, mean_all, everything @ sources @ everything.T, steps, order * dim)
+
+
+def ar_start(model: Any) -> tuple[Array, Array]:
+    """The moments of the first window: stationary by scipy's Lyapunov solver, or the model's own."""
+    taps, noise = array(model.transition_matrices), array(model.transition_cov)
+    order, dim = taps.shape[:2]
+    companion = np.zeros((order * dim, order * dim))
+    companion[:dim] = np.concatenate(list(taps), axis=1)
+    companion[dim:, :-dim] = np.eye((order - 1) * dim)
+    stable = np.abs(np.linalg.eigvals(companion)).max() < 1
+    if model.initial == "fitted" or not stable:
+        return array(model.initial_mean), array(model.initial_cov)
+    full = np.zeros_like(companion)
+    full[:dim, :dim] = noise
+    level = np.linalg.solve(np.eye(dim) - taps.sum(0), array(model.transition_offset))
+    return np.tile(level, order), scipy.linalg.solve_discrete_lyapunov(companion, full)
+
+
+# ---------------------------------------------------------------------------------------------- every family
+
+
+@dataclass(frozen=True)
+class Looped:
+    """Per step: predicted and updated beliefs and log p(y_t | y_<t)."""
+
+    predicted: list[Any]
+    updated: list[Any]
+    log_prob: Tensor
+
+
+@torch.no_grad()
+def four_step_loop(model: Any, y: Tensor, u: Tensor | None = None, initial: Any = None) -> Looped:
+    """The loop that defines a family, on one sequence (T, D) with NaN where missing."""
+    observed = ~y.isnan()
+    values = torch.where(observed, y, 0.0)
+
+    def at(t: int) -> Tensor | None:
+        return None if u is None else u[t]
+
+    predicted, updated, scores = [], [], []
+    belief = model.initial_belief((), at(0)) if initial is None else initial
+    for t in range(len(y)):
+        predicted.append(belief)
+        belief, log_prob = model.update(belief, values[t], observed[t], at(t))
+        updated.append(belief)
+        scores.append(log_prob)
+        if t + 1 < len(y):
+            belief = model.predict(belief, at(t + 1))
+    return Looped(predicted, updated, torch.stack(scores) if scores else torch.zeros(0, dtype=torch.float64))
+
+
+# ---------------------------------------------------------------------------------------------- sums and integrals
+
+
+def grid(centre: Tensor, spread: Tensor, points: int = 121, reach: float = 12.0) -> tuple[Tensor, Tensor]:
+    """Nodes (N, D) and weights (N,) of the trapezoid rule on centre +- reach * spread, D at most 2.
+
+    For analytic integrands that vanish at the ends the rule converges faster than any power of the spacing.
+    """
+    line = torch.linspace(-reach, reach, points, dtype=torch.float64)
+    axes = [c + s * line for c, s in zip(centre, spread, strict=True)]
+    nodes = torch.cartesian_prod(*axes).reshape(-1, len(centre))
+    return nodes, torch.full((len(nodes),), float((spread * (line[1] - line[0])).prod()), dtype=torch.float64)
+
+
+def counts_grid(dim: int, largest: int) -> tuple[Tensor, Tensor]:
+    """All count vectors up to `largest` and unit weights."""
+    nodes = torch.cartesian_prod(*[torch.arange(largest + 1, dtype=torch.float64)] * dim).reshape(-1, dim)
+    return nodes, torch.ones(len(nodes), dtype=torch.float64)
+
+
+def symbols_grid(n_symbols: int) -> tuple[Tensor, Tensor]:
+    """All symbols, (M, 1), and unit weights."""
+    return torch.arange(n_symbols, dtype=torch.float64).unsqueeze(-1), torch.ones(n_symbols, dtype=torch.float64)
+
+
+def binary_grid(dim: int) -> tuple[Tensor, Tensor]:
+    """All binary vectors, (2 ** D, D), and unit weights."""
+    nodes = torch.tensor(list(itertools.product((0.0, 1.0), repeat=dim)), dtype=torch.float64)
+    return nodes, torch.ones(len(nodes), dtype=torch.float64)

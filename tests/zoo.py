@@ -1,0 +1,364 @@
+"""One small instance per family and variant, and what each of them promises.
+
+A new family adds one `Row`; every law of `laws.py` with a matching trait then runs on it, and the others are
+listed with their reason. Models and data are functions of a seed, in float64.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
+
+import probseq as ps
+from probseq.beliefs import Point
+from tests import reference
+from tests.poisson_gamma import PoissonGamma
+
+Kind = Literal["real", "count", "symbol", "binary"]
+Data = tuple[Tensor, Tensor | None]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One zoo member: how to make it, data it can explain, and its traits."""
+
+    name: str
+    make: Callable[[int], Any]
+    kind: Kind
+    dim: int = 1
+    input_dim: int = 0
+    n_symbols: int = 0
+    likelihood_kind: str = "exact"
+    marginalises: bool = False
+    #: has smooth, decode, sample_states, path_log_prob
+    latent: bool = False
+    #: state paths have a density under the model
+    path_density: bool = True
+    #: "enumeration" or "dense": an oracle for the whole posterior, which handles missing entries
+    oracle: Literal["enumeration", "dense"] | None = None
+    #: what `rescale` does to a belief: nothing ("state") or the same as to the data ("data")
+    belief_unit: Literal["state", "data"] = "state"
+    #: only one factor common to all coordinates keeps the model in its family
+    common_scale: bool = False
+    #: a posterior belief that a step without observation leaves behind, where it does not marginalise
+    missing_rule: Callable[[Any, Any, Tensor, Tensor], Any] | None = None
+    fit_methods: tuple[str, ...] = ()
+    #: the log-likelihood is one of the compiled ops: no second derivative, no forward mode
+    compiled: bool = False
+    #: the model with its states or symbols renamed by a permutation
+    relabel: Callable[[Any, list[int]], Any] | None = None
+
+    @property
+    def scalable(self) -> bool:
+        return self.kind == "real"
+
+    def data(self, seed: int, steps: int, batch: tuple[int, ...] = ()) -> Data:
+        """Legal y (*batch, T, D) and u (*batch, T, P) or None, a function of the seed."""
+        rng = np.random.default_rng([seed, 17])
+        shape = (*batch, steps, self.dim)
+        if self.kind == "real":
+            y = rng.normal(size=shape) * 1.5 + 0.3
+        elif self.kind == "count":
+            y = rng.poisson(3.0, size=shape).astype(float)
+        elif self.kind == "symbol":
+            y = rng.integers(0, self.n_symbols, size=shape).astype(float)
+        else:
+            y = rng.integers(0, 2, size=shape).astype(float)
+        u = torch.as_tensor(rng.normal(size=(*batch, steps, self.input_dim))) if self.input_dim else None
+        return torch.as_tensor(y), u
+
+    def exact(self, model: Any, y: Tensor, u: Tensor | None) -> Any:
+        """The oracle for one sequence: `Enumerated` or `Conditioned`."""
+        if self.oracle == "enumeration":
+            return reference.hmm_oracle(model, y.numpy())
+        return self.joint(model, len(y), u).condition(y.numpy())
+
+    def joint(self, model: Any, steps: int, u: Tensor | None) -> reference.Joint:
+        unroll = reference.joint_of_ar if isinstance(model, ps.AR) else reference.joint_of_lds
+        return unroll(model, steps, None if u is None else u.numpy())
+
+
+# ---------------------------------------------------------------------------------------------- random parts
+
+
+def simplex(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    """Probability vectors along the last axis, none of them near zero."""
+    weights = rng.gamma(2.0, size=shape) + 0.1
+    return weights / weights.sum(-1, keepdims=True)
+
+
+def covariance(rng: np.random.Generator, dim: int, count: int | None = None) -> np.ndarray:
+    """Well-conditioned covariances, (dim, dim) or (count, dim, dim)."""
+    root = rng.normal(size=(1 if count is None else count, dim, dim + 2)) / math.sqrt(dim)
+    covs = root @ root.swapaxes(-1, -2) + 0.2 * np.eye(dim)
+    return covs[0] if count is None else covs
+
+
+def rotation(rng: np.random.Generator, dim: int) -> np.ndarray:
+    return np.linalg.qr(rng.normal(size=(dim, dim)))[0]
+
+
+# ---------------------------------------------------------------------------------------------- hidden Markov models
+
+
+def hmm(seed: int, emission: Callable[[np.random.Generator, int], Any], n_states: int = 3) -> ps.HMM:
+    rng = np.random.default_rng([seed, 1])
+    return ps.HMM(
+        emission=emission(rng, n_states),
+        initial_probs=simplex(rng, n_states),
+        transition_matrix=simplex(rng, n_states, n_states),
+    )
+
+
+def left_right(seed: int) -> ps.HMM:
+    """States in order, none skipped, the last absorbing; emissions overlap so that all data are possible."""
+    rng = np.random.default_rng([seed, 2])
+    stay = rng.uniform(0.3, 0.7, size=2)
+    matrix = [[stay[0], 1 - stay[0], 0], [0, stay[1], 1 - stay[1]], [0, 0, 1]]
+    return ps.HMM(emission=gaussian_emission(1)(rng, 3), initial_probs=[1, 0, 0], transition_matrix=matrix)
+
+
+def gaussian_emission(dim: int, kind: str = "full") -> Callable[[np.random.Generator, int], Any]:
+    def make(rng: np.random.Generator, k: int) -> Any:
+        means = 1.5 * rng.normal(size=(k, dim))
+        if kind == "full":
+            covs = covariance(rng, dim, k)
+        elif kind == "tied":
+            covs = np.repeat(covariance(rng, dim)[None], k, 0)
+        elif kind == "diag":
+            covs = np.array([np.diag(v) for v in rng.uniform(0.3, 1.5, size=(k, dim))])
+        else:
+            covs = rng.uniform(0.3, 1.5, size=(k, 1, 1)) * np.eye(dim)
+        return ps.emissions.Gaussian(means=means, covs=covs, covariance=kind)  # type: ignore[arg-type]
+
+    return make
+
+
+def categorical_emission(rng: np.random.Generator, k: int) -> Any:
+    return ps.emissions.Categorical(probs=simplex(rng, k, 4))
+
+
+def poisson_emission(rng: np.random.Generator, k: int) -> Any:
+    return ps.emissions.Poisson(rates=rng.uniform(0.5, 6.0, size=(k, 2)))
+
+
+def bernoulli_emission(rng: np.random.Generator, k: int) -> Any:
+    return ps.emissions.Bernoulli(probs=rng.uniform(0.1, 0.9, size=(k, 2)))
+
+
+def permute_states(model: Any, order: list[int]) -> ps.HMM:
+    """The same HMM with state i called order^-1(i)."""
+    emission = model.emission
+    parts = {name: reference.array(getattr(emission, name))[order] for name in emission.params()}
+    options = {"covariance": emission.covariance} if isinstance(emission, ps.emissions.Gaussian) else {}
+    return ps.HMM(
+        emission=type(emission)(**parts, **options),
+        initial_probs=reference.array(model.initial_probs)[order],
+        transition_matrix=reference.array(model.transition_matrix)[np.ix_(order, order)],
+    )
+
+
+def hmm_row(name: str, make: Callable[[int], Any], kind: Kind, dim: int, **traits: Any) -> Row:
+    return Row(
+        name=f"hmm-{name}",
+        make=make,
+        kind=kind,
+        dim=dim,
+        marginalises=True,
+        latent=True,
+        oracle="enumeration",
+        fit_methods=("em", "gradient"),
+        compiled=True,
+        relabel=permute_states,
+        **traits,
+    )
+
+
+HMM_ROWS = [
+    hmm_row("gaussian-full", lambda s: hmm(s, gaussian_emission(2, "full")), "real", 2),
+    hmm_row("gaussian-diag", lambda s: hmm(s, gaussian_emission(2, "diag")), "real", 2),
+    hmm_row("gaussian-tied", lambda s: hmm(s, gaussian_emission(2, "tied")), "real", 2),
+    hmm_row("gaussian-spherical", lambda s: hmm(s, gaussian_emission(2, "spherical")), "real", 2, common_scale=True),
+    hmm_row("categorical", lambda s: hmm(s, categorical_emission), "symbol", 1, n_symbols=4),
+    hmm_row("poisson", lambda s: hmm(s, poisson_emission), "count", 2),
+    hmm_row("bernoulli", lambda s: hmm(s, bernoulli_emission, 2), "binary", 2),
+    hmm_row("left-right", left_right, "real", 1),
+    hmm_row("one-state", lambda s: hmm(s, gaussian_emission(2, "full"), 1), "real", 2),
+]
+
+
+# ---------------------------------------------------------------------------------------------- linear Gaussian models
+
+
+def lds_parts(seed: int, n: int, m: int) -> dict[str, Any]:
+    rng = np.random.default_rng([seed, 3])
+    return {
+        "transition_matrix": 0.9 * rotation(rng, n),
+        "transition_cov": 0.5 * covariance(rng, n),
+        "emission_matrix": rng.normal(size=(m, n)),
+        "emission_cov": 0.5 * covariance(rng, m),
+        "initial_mean": rng.normal(size=n),
+        "initial_cov": covariance(rng, n),
+    }
+
+
+def lds_inputs(seed: int) -> ps.LDS:
+    rng = np.random.default_rng([seed, 4])
+    drives = {"transition_input_matrix": rng.normal(size=(2, 1)), "emission_input_matrix": rng.normal(size=(1, 1))}
+    return ps.LDS(**lds_parts(seed, 2, 1), **drives)
+
+
+def lds_singular(seed: int) -> ps.LDS:
+    """Noise enters along one direction of two, as in every structural model."""
+    direction = np.random.default_rng([seed, 5]).normal(size=(2, 1))
+    return ps.LDS(**{**lds_parts(seed, 2, 1), "transition_cov": direction @ direction.T})
+
+
+def lds_offsets(seed: int) -> ps.LDS:
+    rng = np.random.default_rng([seed, 6])
+    offsets = {"transition_offset": rng.normal(size=2), "emission_offset": 3 * rng.normal(size=3)}
+    return ps.LDS(**lds_parts(seed, 2, 3), **offsets)
+
+
+def noiseless_walk(seed: int) -> ps.LDS:
+    """A random walk that is seen exactly."""
+    rng = np.random.default_rng([seed, 7])
+    q, p = rng.uniform(0.5, 2.0, size=2)
+    return ps.LDS(
+        transition_matrix=[[1.0]],
+        transition_cov=[[q]],
+        emission_matrix=[[1.0]],
+        emission_cov=[[0.0]],
+        initial_mean=[rng.normal()],
+        initial_cov=[[p]],
+    )
+
+
+def ar(seed: int, order: int, dim: int, radius: float = 0.8) -> ps.AR:
+    """Random taps, scaled so that the companion matrix has the given spectral radius."""
+    rng = np.random.default_rng([seed, 8])
+    taps = rng.normal(size=(order, dim, dim))
+    companion = np.zeros((order * dim, order * dim))
+    companion[:dim] = np.concatenate(list(taps), axis=1)
+    companion[dim:, :-dim] = np.eye((order - 1) * dim)
+    shrink = radius / np.abs(np.linalg.eigvals(companion)).max()
+    taps = taps * shrink ** np.arange(1, order + 1)[:, None, None]  # scales every eigenvalue by `shrink`
+    window = order * dim
+    fitted = {} if radius < 1 else {"initial_mean": rng.normal(size=window), "initial_cov": covariance(rng, window)}
+    return ps.AR(
+        transition_matrices=taps, transition_offset=rng.normal(size=dim), transition_cov=covariance(rng, dim), **fitted
+    )
+
+
+def linear_row(name: str, make: Callable[[int], Any], dim: int, **traits: Any) -> Row:
+    given: dict[str, Any] = {"fit_methods": ("em", "gradient"), **traits}
+    return Row(
+        name=name, make=make, kind="real", dim=dim, marginalises=True, latent=True, oracle="dense", compiled=True, **given
+    )
+
+
+def ar_row(name: str, make: Callable[[int], Any], dim: int) -> Row:
+    methods = ("gradient", "least_squares")
+    return linear_row(name, make, dim, belief_unit="data", path_density=False, fit_methods=methods)
+
+
+LINEAR_ROWS = [
+    linear_row("lds-plain", lambda s: ps.LDS(**lds_parts(s, 2, 1)), 1),
+    linear_row("lds-inputs", lds_inputs, 1, input_dim=1),
+    linear_row("lds-singular", lds_singular, 1, path_density=False),
+    linear_row("lds-offsets", lds_offsets, 3),
+    linear_row("lds-noiseless-walk", noiseless_walk, 1, path_density=False),
+    ar_row("ar-1", lambda s: ar(s, 1, 1), 1),
+    ar_row("ar-2", lambda s: ar(s, 2, 1), 1),
+    ar_row("ar-vector", lambda s: ar(s, 2, 2), 2),
+    ar_row("ar-unstable", lambda s: ar(s, 2, 1, radius=1.1), 1),
+]
+
+
+# ---------------------------------------------------------------------------------------------- recurrent networks
+
+CELLS: dict[str, Callable[[], Any]] = {
+    "elman": lambda: ps.cells.Elman(2),
+    "gru": lambda: ps.cells.GRU(2),
+    "lstm": lambda: ps.cells.LSTM(2),
+}
+
+
+def rnn(seed: int, cell: str, head: Any, obs_dim: int, **options: Any) -> ps.RNN:
+    """Weights large enough that the output depends on the past; unit-free data are shifted and scaled."""
+    model = ps.RNN(obs_dim, cell=CELLS[cell](), head=head, dtype=torch.float64, seed=seed, **options)
+    rng = np.random.default_rng([seed, 9])
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.as_tensor(0.4 * rng.normal(size=tuple(parameter.shape))))
+        if model.real_valued:
+            model.head.standardise(torch.full((obs_dim,), 0.3).double(), torch.full((obs_dim,), 1.5).double())
+    model.started = True
+    return model
+
+
+def expected_input_rule(model: Any, belief: Point, y: Tensor, observed: Tensor) -> Point:
+    """Feed back the expectation of what was not seen: means (standardised), or probabilities."""
+    said: Distribution = model.emit(belief)
+    if not model.feedback:
+        return Point(belief.state, belief.previous)
+    if isinstance(said, MultivariateNormal) or isinstance(said, Independent) and isinstance(said.base_dist, Normal):
+        filled = torch.where(observed, y, said.mean)
+        return Point(belief.state, (filled - model.head.shift) / model.head.scale)
+    if isinstance(model.head, ps.heads.Categorical):
+        one_hot = torch.nn.functional.one_hot(y.squeeze(-1).long(), model.head.n_symbols).double()
+        return Point(belief.state, torch.where(observed, one_hot, said.base_dist.probs.squeeze(-2)))
+    return Point(belief.state, torch.where(observed, y, said.base_dist.probs))
+
+
+def rnn_row(name: str, cell: str, head: Callable[[], Any], kind: Kind, dim: int, n_symbols: int = 0, **options: Any) -> Row:
+    return Row(
+        name=f"rnn-{cell}-{name}",
+        make=lambda s: rnn(s, cell, head(), dim, **options),
+        kind=kind,
+        dim=dim,
+        input_dim=int(options.get("input_dim", 0)),
+        n_symbols=n_symbols,
+        missing_rule=expected_input_rule,
+        fit_methods=("gradient",),
+    )
+
+
+RNN_ROWS = [
+    *(rnn_row("gaussian-diag", cell, lambda: ps.heads.Gaussian(), "real", 2) for cell in CELLS),
+    *(rnn_row("gaussian-full", cell, lambda: ps.heads.Gaussian("full"), "real", 2) for cell in CELLS),
+    *(rnn_row("categorical", cell, lambda: ps.heads.Categorical(3), "symbol", 1, 3) for cell in CELLS),
+    *(rnn_row("bernoulli", cell, lambda: ps.heads.Bernoulli(), "binary", 2) for cell in CELLS),
+    rnn_row("inputs", "gru", lambda: ps.heads.Gaussian(), "real", 1, input_dim=2),
+    rnn_row("transducer", "lstm", lambda: ps.heads.Gaussian(), "real", 1, input_dim=2, feedback=False),
+]
+
+
+# ---------------------------------------------------------------------------------------------- the newcomer
+
+
+def poisson_gamma(seed: int) -> PoissonGamma:
+    rng = np.random.default_rng([seed, 10])
+    prior = {"initial_shape": rng.uniform(1, 5, size=1), "initial_rate": rng.uniform(0.5, 2, size=1)}
+    return PoissonGamma(1, **prior, discount=rng.uniform(0.5, 0.95, size=1))
+
+
+def unchanged_rule(model: Any, belief: Any, y: Tensor, observed: Tensor) -> Any:
+    """A count that was not seen says nothing."""
+    seen = observed.double()
+    return type(belief)(belief.shape + seen * y, belief.rate + seen)
+
+
+ROWS: list[Row] = [
+    *HMM_ROWS,
+    *LINEAR_ROWS,
+    *RNN_ROWS,
+    Row("poisson-gamma", poisson_gamma, "count", missing_rule=unchanged_rule, fit_methods=("gradient",)),
+]
