@@ -9,6 +9,7 @@ scores are means of log p(y_t | y_<t) over 1941-1970. The network is the one fro
 from __future__ import annotations
 
 import argparse
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from PIL import Image
 
 import probseq as ps
 from probseq import plot
@@ -26,7 +28,7 @@ from probseq.evaluation.naive import iid, random_walk
 N_TRAIN = 70
 FLOW = "flow ($10^8$ m³)"
 #: read at about 830 pixels
-STYLE: dict[str, Any] = {"font.size": 8, "axes.linewidth": 0.6, "xtick.major.width": 0.6, "ytick.major.width": 0.6}
+STYLE: dict[str, Any] = {"font.size": 8.5, "axes.linewidth": 0.6, "xtick.major.width": 0.6, "ytick.major.width": 0.6}
 
 
 def local_level(y: Any) -> ps.LDS:
@@ -54,7 +56,11 @@ def beliefs(models: dict[str, Any], y: Any, panels: dict[str, Axes]) -> None:
     panels["GRU network"].set_yticks([0, 7], ["unit 0", "unit 7"])
     panels["GRU network"].set(ylabel="")
     panels["local level"].set(ylabel=FLOW)
-    titles = {"local level": "a Gaussian", "hidden Markov": "a table of probabilities", "GRU network": "activities"}
+    titles = {
+        "local level": "a Gaussian",
+        "hidden Markov": "a table of probabilities",
+        "GRU network": "a vector of activities",
+    }
     for name, axes in panels.items():
         axes.set_title(f"$\\bf{{{name.replace(' ', '~')}}}$\nbelieves {titles[name]}", loc="left", fontsize=9)
         axes.set_xticks([1880, 1910, 1940, 1970])
@@ -68,24 +74,29 @@ def forecasts(models: dict[str, Any], y: Any, panels: dict[str, Axes]) -> None:
         axes.set_ylim(450, 1250)
         axes.set_xticks([1920, 1930, 1940, 1950])
         axes.set(xlabel="", ylabel=FLOW if i == 0 else "")
-        axes.set_title("predicts", loc="left", fontsize=9)
+        axes.set_title("predicts 1941\N{EN DASH}1950", loc="left", fontsize=9)
+        if i > 0:
+            axes.set_yticklabels([])
+            for text in list(axes.texts):
+                text.remove()
 
 
 def scores(models: dict[str, Any], y: Any, axes: Axes) -> None:
     past = ps.Sequences.of(y.iloc[:N_TRAIN])
     baselines = {"random walk": random_walk(past), "iid normal": iid(past, ps.emissions.Gaussian(1))}
     rows = {name: float(model.filter(y).log_prob[N_TRAIN:].mean()) for name, model in (baselines | models).items()}
+    left = min(rows.values()) - 0.08
     for height, (name, score) in enumerate(rows.items()):
         color = "#888888" if name in baselines else plot.PALETTE[0]
-        axes.plot([min(rows.values()) - 0.02, score], [height, height], color=color, linewidth=1, alpha=0.5)
+        axes.plot([left, score], [height, height], color=color, linewidth=1, alpha=0.5)
         axes.plot(score, height, "o", color=color, markersize=6)
-        axes.annotate(name, (min(rows.values()) - 0.02, height), (0, 5), textcoords="offset points", color=color)
+        axes.annotate(name, (left, height), (0, 8), textcoords="offset points", color=color)
         number = f"{score:.2f}".replace("-", "\N{MINUS SIGN}")
         axes.annotate(number, (score, height), (6, 0), textcoords="offset points", va="center", color=color)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.set_yticks([])
     axes.set_ylim(-0.5, len(rows) - 0.2)
-    axes.set_xlim(min(rows.values()) - 0.02, max(rows.values()) + 0.09)
+    axes.set_xlim(left, max(rows.values()) + 0.12)
     axes.set_xlabel("nats per year, 1941\N{EN DASH}1970")
     axes.set_title("$\\bf{one~score}$\nmean $\\log\\,p(y_t\\,|\\,y_{<t})$", loc="left", fontsize=9)
 
@@ -108,7 +119,12 @@ def main() -> None:
         beliefs(models, y, {name: panels[f"b{i}"] for i, name in enumerate(models)})
         forecasts(models, y, {name: panels[f"f{i}"] for i, name in enumerate(models)})
         scores(models, y, panels["score"])
-        figure.savefig(output, dpi=180, pil_kwargs={"optimize": True})
+        for axes in panels.values():
+            for line in axes.lines:
+                line.set_markersize(min(line.get_markersize(), 5) if axes is panels["score"] else 3)
+        picture = BytesIO()
+        figure.savefig(picture, dpi=180)
+    Image.open(picture).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(output, optimize=True)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ model.stream()       step by step          probseq.compare(...) every family, on
 """
 
 from probseq import beliefs, cells, datasets, emissions, errors
+from probseq._version import __version__
 from probseq.base import Filtered, LatentStateModel, StateSpaceModel, Stream
 from probseq.beliefs import at, to_numpy
 from probseq.emissions import heads
@@ -18,8 +19,6 @@ from probseq.models.hmm import HMM
 from probseq.models.lds import LDS
 from probseq.models.rnn import RNN
 from probseq.sequences import Sequences
-
-__version__ = "0.1.0"
 
 __all__ = [
     # families
@@ -47,4 +46,5 @@ __all__ = [
     "datasets",
     "errors",
     "load",
+    "__version__",
 ]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -164,7 +164,7 @@ def _picture(result: Any, path: Path) -> None:
 
 
 @contextmanager
-def _told_of_compiling() -> Iterator[None]:
+def _told_of_compiling() -> Generator[None]:
     """Inside, the first kernel that is compiled and not read from the cache is announced on stderr."""
     from numba.core import event
 

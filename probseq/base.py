@@ -65,7 +65,7 @@ class Filtered(NamedTuple, Generic[BeliefT]):
 
 
 class StateSpaceModel(Parametric, abc.ABC, Generic[BeliefT]):
-    """To write: initial_belief, predict, update, emit.  You get: filter, log_prob, stream, forecast, sample, fit, ..."""
+    """To write: initial_belief, predict, update, emit.  You get: filter, log_prob, stream, forecast, sample, fit."""
 
     event_shape: torch.Size
     likelihood_kind: LikelihoodKind = "exact"
@@ -115,6 +115,8 @@ class StateSpaceModel(Parametric, abc.ABC, Generic[BeliefT]):
         """Speed hook: filter a flat batch; the executable specification is the loop below."""
         y, seen, u = sequences.values, sequences.observed, sequences.inputs
         inside = sequences.inside
+        if u is not None and sequences.n_steps == 0:
+            u = u.new_zeros(u.shape[0], 1, u.shape[2])  # only the shape of a belief is wanted
         belief = self.initial_belief((y.shape[0],), _step(u, 0)) if initial is None else initial
         if sequences.n_steps == 0:
             empty = B.at(B.stack([belief]), slice(0, 0))

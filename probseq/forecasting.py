@@ -114,7 +114,7 @@ def continue_index(index: Any, steps: int, length: int) -> Any:
     if isinstance(index, pd.PeriodIndex) and len(index):
         return pd.period_range(index[-1] + 1, periods=steps, freq=index.freq, name=name)
     if isinstance(index, (pd.DatetimeIndex, pd.TimedeltaIndex)):
-        freq = index.freq or (pd.infer_freq(index) if len(index) >= 3 else None)
+        freq = index.freq or _inferred_frequency(index)
         if freq is None:
             raise ValueError(
                 "the index of y has no frequency that can be inferred, so its dates cannot be continued; "
@@ -130,11 +130,22 @@ def continue_index(index: Any, steps: int, length: int) -> Any:
     return pd.RangeIndex(length, length + steps)
 
 
+def _inferred_frequency(index: Any) -> Any:
+    import warnings
+
+    import pandas as pd
+
+    if len(index) < 3:
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pandas announces another return type, both of which are understood
+        return pd.infer_freq(index)
+
+
 def mixture_of_paths(components: D.Distribution) -> D.Distribution:
     """The equal-weight mixture over the last batch axis."""
-    return D.MixtureSameFamily(
-        D.Categorical(logits=torch.zeros(components.batch_shape)), components, validate_args=False
-    )
+    equal = torch.zeros(components.batch_shape, dtype=torch.float64)
+    return D.MixtureSameFamily(D.Categorical(logits=equal), components, validate_args=False)
 
 
 def quantile(distribution: D.Distribution, q: float) -> Tensor:

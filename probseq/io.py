@@ -16,14 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import probseq
+from probseq._version import __version__
 from probseq.base import StateSpaceModel
 from probseq.cells import Cell
 from probseq.emissions import Emission
 from probseq.emissions.heads import Head
 from probseq.errors import FileRefused
 from probseq.learning.history import History
-from probseq.parameters import parametric_modules
+from probseq.parameters import allocation_limit, parametric_modules
 
 FORMAT = 1
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -78,7 +78,7 @@ def save(model: StateSpaceModel[Any], path: str | Path) -> None:
 
     header = {
         "format": FORMAT,
-        "probseq": probseq.__version__,
+        "probseq": __version__,
         "torch": torch.__version__.partition("+")[0],
         "model": describe(model),
         "unset": {name: sorted(names) for name, names in model.snapshot().unset.items() if names},
@@ -94,7 +94,8 @@ def save(model: StateSpaceModel[Any], path: str | Path) -> None:
 def load(path: str | Path) -> Any:
     """Read a model written by `save`. Raises FileRefused for anything else, FileNotFoundError where there is none."""
     header, tensors = _read(Path(path))
-    model = build(header.get("model"))
+    with allocation_limit(sum(tensor.numel() for tensor in tensors.values())):
+        model = build(header.get("model"))
     if not isinstance(model, StateSpaceModel):
         raise FileRefused(f"{path} describes a {type(model).__name__}, not a model")
     expected = model.state_dict()
@@ -106,7 +107,10 @@ def load(path: str | Path) -> Any:
     model.load_state_dict(tensors)
     for _, module in parametric_modules(model):
         for name in set(module.params()) - module.unset:
-            module.params()[name].check(module)
+            try:
+                module.params()[name].check(module)
+            except ValueError as error:
+                raise FileRefused(f"{path} holds no legal model: {error}") from error
     history = header.get("history")
     model.history = History(**history) if isinstance(history, dict) else None
     return model.eval()

@@ -19,8 +19,10 @@ one raises `NotFitted`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -175,6 +177,27 @@ def as_parameter(name: str, value: Any, dtype: torch.dtype = torch.float64) -> T
     return tensor
 
 
+_limit: ContextVar[int | None] = ContextVar("allocation_limit", default=None)
+
+
+@contextmanager
+def allocation_limit(n_numbers: int) -> Generator[None]:
+    """Inside, no single parameter may have more entries than this: a file cannot ask for more than it holds."""
+    token = _limit.set(n_numbers)
+    try:
+        yield
+    finally:
+        _limit.reset(token)
+
+
+def allow(*shape: int) -> tuple[int, ...]:
+    """The same shape, or a ValueError beyond the allocation limit in force."""
+    limit = _limit.get()
+    if limit is not None and math.prod(shape) > limit:
+        raise ValueError(f"a parameter of shape {shape} would be larger than the file")
+    return shape
+
+
 class Param:
     """A constrained parameter of a `Parametric` module; shape entries are integers or names of its attributes."""
 
@@ -271,7 +294,7 @@ class Parametric(nn.Module):
     def declare(self, **values: Any) -> None:
         """Make room for every declared parameter and assign those values that are not None."""
         for name, param in self.params().items():
-            raw = torch.full(param.raw_shape(self), torch.nan, dtype=torch.float64)
+            raw = torch.full(allow(*param.raw_shape(self)), torch.nan, dtype=torch.float64)
             self.register_parameter(param.raw_name, nn.Parameter(raw))
             if raw.numel():
                 self.unset.add(name)

@@ -267,6 +267,7 @@ def grid(centre: Tensor, spread: Tensor, points: int = 121, reach: float = 12.0)
     For analytic integrands that vanish at the ends the rule converges faster than any power of the spacing.
     """
     line = torch.linspace(-reach, reach, points, dtype=torch.float64)
+    centre, spread = centre.detach(), spread.detach()
     axes = [c + s * line for c, s in zip(centre, spread, strict=True)]
     nodes = torch.cartesian_prod(*axes).reshape(-1, len(centre))
     return nodes, torch.full((len(nodes),), float((spread * (line[1] - line[0])).prod()), dtype=torch.float64)

@@ -46,9 +46,9 @@ def test_normal_quantiles():
 @pytest.mark.parametrize("scale", [1e-8, 1.0, 1e8])
 @pytest.mark.parametrize("q", [0.01, 0.4, 0.975])
 def test_mixture_quantiles_invert_the_distribution_function(q, scale):
-    means, deviations = scale * torch.tensor([-1.0, 0.0, 5.0]).double(), scale * torch.tensor([0.1, 1.0, 2.0]).double()
+    means, deviations = (scale * torch.tensor(x, dtype=torch.float64) for x in ([-1.0, 0.0, 5.0], [0.1, 1.0, 2.0]))
     parts = D.Independent(D.Normal(means[None, :, None], deviations[None, :, None]), 1)
-    mixture = D.MixtureSameFamily(D.Categorical(torch.tensor([[0.2, 0.5, 0.3]]).double()), parts)
+    mixture = D.MixtureSameFamily(D.Categorical(torch.tensor([[0.2, 0.5, 0.3]], dtype=torch.float64)), parts)
     x = quantile(mixture, q).item()
     assert np.dot([0.2, 0.5, 0.3], stats.norm(means, deviations).cdf(x)) == pytest.approx(q, rel=1e-9)
 

@@ -90,7 +90,7 @@ def tamper(tmp_path, change_header=None, change_tensors=None):
         (lambda h: h.update(format=99), "format 99"),
         (lambda h: h.update(model=None), "describes no model"),
         (lambda h: h["model"]["sizes"].update(n_states=-1), "do not make"),
-        (lambda h: h["model"]["sizes"].update(n_states=10**7), "states"),
+        (lambda h: h["model"]["sizes"].update(n_states=10**7), "the number of states|larger than the file"),
         (lambda h: h["model"]["sizes"].update(evil=1), "do not make"),
     ],
 )

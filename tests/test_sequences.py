@@ -120,7 +120,7 @@ def test_one_padded_sequence():
     ],
 )
 def test_bad_data_are_named(data, keywords, words):
-    with pytest.raises(ValueError, match="must|has|sum") as error:
+    with pytest.raises(ValueError, match=r"must|has|sum") as error:
         Sequences.of(data, **keywords)
     for word in words:
         assert word in str(error.value)

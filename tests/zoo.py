@@ -309,7 +309,7 @@ def expected_input_rule(model: Any, belief: Point, y: Tensor, observed: Tensor) 
     said: Distribution = model.emit(belief)
     if not model.feedback:
         return Point(belief.state, belief.previous)
-    if isinstance(said, MultivariateNormal) or isinstance(said, Independent) and isinstance(said.base_dist, Normal):
+    if isinstance(said, MultivariateNormal) or (isinstance(said, Independent) and isinstance(said.base_dist, Normal)):
         filled = torch.where(observed, y, said.mean)
         return Point(belief.state, (filled - model.head.shift) / model.head.scale)
     if isinstance(model.head, ps.heads.Categorical):

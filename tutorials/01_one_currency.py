@@ -159,7 +159,7 @@ for (left, right), (name, model) in zip(panels, models.items(), strict=True):
     right.set_title("forecast made in 1940", loc="left", fontsize="medium")
 for axes in panels[:-1].flat:
     axes.set_xlabel("")
-figure.savefig(options.output, dpi=150)
+figure.savefig(options.output, dpi=50 if options.smoke else 150)
 
 # %% [markdown]
 # ## What each scores

@@ -38,6 +38,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from probseq.parameters import allow
 from probseq.randomness import generator
 
 
@@ -109,8 +110,8 @@ class Cell(nn.Module, abc.ABC):
                 raise ValueError(f"cell is bound with dtype {self.input_weights.dtype}, asked for {wanted}")
             return
         rows, hidden = self._gates * self.hidden_size, self.hidden_size
-        self.input_weights = nn.Parameter(torch.zeros(rows, input_size, dtype=wanted))
-        self.recurrent_weights = nn.Parameter(torch.zeros(rows, hidden, dtype=wanted))
+        self.input_weights = nn.Parameter(torch.zeros(allow(rows, input_size), dtype=wanted))
+        self.recurrent_weights = nn.Parameter(torch.zeros(allow(rows, hidden), dtype=wanted))
         self.bias = nn.Parameter(torch.zeros(len(self._bias_start) * hidden, dtype=wanted))
         self.initial_activity = nn.Parameter(torch.zeros(self.state_size, dtype=wanted))
         self.input_size, self._dtype = input_size, wanted

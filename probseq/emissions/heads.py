@@ -36,6 +36,7 @@ from torch.distributions import Bernoulli as TorchBernoulli
 from torch.distributions import Categorical as TorchCategorical
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
 
+from probseq.parameters import allow
 from probseq.randomness import generator
 
 HALF_LOG_TWO_PI = 0.5 * math.log(2.0 * math.pi)
@@ -102,7 +103,7 @@ class Head(nn.Module, abc.ABC):
             raise ValueError(f"hidden_size and obs_dim must be at least 1, got {hidden_size} and {obs_dim}")
         n_outputs = self._n_outputs(obs_dim)
         self.hidden_size, self.obs_dim = int(hidden_size), int(obs_dim)
-        self.weights = nn.Parameter(torch.zeros(n_outputs, hidden_size, dtype=dtype))
+        self.weights = nn.Parameter(torch.zeros(allow(n_outputs, hidden_size), dtype=dtype))
         self.bias = nn.Parameter(torch.zeros(n_outputs, dtype=dtype))
         self.register_buffer("shift", torch.zeros(obs_dim, dtype=torch.float64))
         self.register_buffer("scale", torch.ones(obs_dim, dtype=torch.float64))

@@ -33,7 +33,7 @@ from torch import Tensor
 
 from probseq.base import StateSpaceModel
 from probseq.evaluation.comparison import Comparison
-from probseq.evaluation.naive import naive_models
+from probseq.evaluation.naive import naive_models, refuse_constant
 from probseq.evaluation.rolling import Rolling, RollingScores, rolling_scores
 from probseq.evaluation.scores import default_bandwidth, hac_standard_error, mean_score
 from probseq.models.rnn import RNN
@@ -72,6 +72,7 @@ def compare(
     _check_models(models, data, fit_options or {})
     first = _train_lengths(data, train)
     training = _head(data, first)
+    _check_parts(models, data, training, first)
     rows = [
         _fitted(name, model, training, {"seed": seed, **(fit_options or {}).get(name, {})})
         for name, model in models.items()
@@ -172,6 +173,17 @@ def _head(data: Sequences, first: Tensor) -> Sequences:
     return Sequences.of([y[i, :end] for i, end in ends], u)
 
 
+def _check_parts(
+    models: Mapping[str, StateSpaceModel[Any]], data: Sequences, training: Sequences, first: Tensor
+) -> None:
+    """Both parts say something: the training part varies, the test part has observed steps."""
+    if any(model.real_valued for model in models.values()):
+        refuse_constant(training)
+    flat = data.flat()
+    if not bool((flat.seen & (torch.arange(flat.n_steps) >= first.unsqueeze(-1))).any()):
+        raise ValueError("y must have at least one observed step in the test part, got none")
+
+
 # ---- fit and score
 
 
@@ -216,8 +228,6 @@ def likelihood_kind(model: StateSpaceModel[Any], data: Sequences) -> str:
 def _report(scored: list[_Scored], data: Sequences, task: Rolling) -> Comparison:
     import pandas as pd
 
-    if not any((~np.isnan(one.log_scores)).any() for one in scored):
-        raise ValueError("y must have at least one observed step in the test part, got none")
     mixed = len({one.row.model.real_valued for one in scored}) > 1
     groups: dict[tuple[int, bool], list[_Scored]] = {}
     for one in sorted(scored, key=lambda one: -mean_score(one.log_scores)):

@@ -77,10 +77,10 @@ def iid(data: Sequences, emission: emissions.Emission) -> HMM:
         probs = ones / (data.observed.sum((0, 1)) + 1.0)
         return HMM(emission=emissions.Bernoulli(probs=probs.unsqueeze(0)), **always).eval()
     if isinstance(emission, emissions.Gaussian):
-        _refuse_constant(data)
+        refuse_constant(data)
         mean, variance = _moments(data)
-        start = {"means": mean.unsqueeze(0), "covs": torch.diag(variance).unsqueeze(0)}
-        emission = emissions.Gaussian(**start, covariance=emission.covariance)
+        covs = torch.diag(variance).unsqueeze(0)
+        emission = emissions.Gaussian(means=mean.unsqueeze(0), covs=covs, covariance=emission.covariance)
     return HMM(1, emission=emission).fit(data, seed=0)
 
 
@@ -105,7 +105,7 @@ def _moments(data: Sequences) -> tuple[Tensor, Tensor]:
 
 def _step_cov(data: Sequences) -> Tensor:
     """The mean of d d' / gap over neighbouring complete rows; per coordinate where those are too few."""
-    _refuse_constant(data)
+    refuse_constant(data)
     dim = data.event_shape[0]
     steps = _scaled_steps(data.values, data.observed.all(-1))
     if len(steps) > dim and bool((steps != 0).any(0).all()):
@@ -127,7 +127,7 @@ def _scaled_steps(values: Tensor, complete: Tensor) -> Tensor:
     return torch.cat(found)
 
 
-def _refuse_constant(data: Sequences) -> None:
+def refuse_constant(data: Sequences) -> None:
     """Every column must move within some sequence, or no variance of a step can be told."""
     for column in range(data.event_shape[0]):
         steps = _scaled_steps(data.values[..., [column]], data.observed[..., column])

@@ -12,7 +12,7 @@ over covariances, run once for every group of sequences that share P_0 and the p
     gain          K_t = P_t C_t' W_t' W_t
     log p(y_t | y_<t) = -1/2 (k log 2 pi + log det S_t + |W_t v_t|^2),     k observed entries
     mean          m_{t+1} = A_{t+1} (m_t + K_t v_t) + d_{t+1}
-    covariance    P_{t+1} = L_t P_t L_t' + (A_{t+1} K_t) R_t (A_{t+1} K_t)' + Q_{t+1},    L_t = A_{t+1} - A_{t+1} K_t C_t
+    covariance    P_{t+1} = L_t P_t L_t' + (A_{t+1} K_t) R_t (A_{t+1} K_t)' + Q_{t+1},   L_t = A_{t+1} (I - K_t C_t)
 
 The last line is Joseph's form carried through the transition: a sum of positive semidefinite terms, right for any
 gain, and without updated moments.  Missing entries have zero rows in C, so zero columns in K and W: the update is the
@@ -82,7 +82,7 @@ def settled(quiet, steps):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def load_emission(emission, noise, mask, masked_emission, masked_noise):
-    """Copy C and R with the rows of missing entries decoupled (zero row of C, unit variance); return how many are observed."""
+    """Copy C and R with missing entries decoupled (zero row of C, unit variance); return the number observed."""
     m, n = emission.shape
     count = 0
     for j in range(m):
@@ -223,7 +223,7 @@ def predict_small(cov, transition, process, emission, noise, gain, carried_gain,
 @njit(cache=True, nogil=True, error_model="numpy")
 def update_covariance(cov, emission, noise, mask, emitted, variance, scale, root, gain, whitener, blas):
     """Write gain' and whitener of one step from the predicted covariance; return log det S, NaN where S is singular."""
-    m, n = emission.shape
+    m = emission.shape[0]
     product(emission, cov, emitted, blas)
     product_right_transposed(emitted, emission, variance, blas)
     for i in range(m):
@@ -241,7 +241,7 @@ def update_covariance(cov, emission, noise, mask, emitted, variance, scale, root
 @njit(cache=True, nogil=True, error_model="numpy")
 def close_loop(transition, emission, gain, carried_gain, closed, blas):
     """Write (A K)' and L = A - A K C."""
-    m, n = emission.shape
+    n = emission.shape[1]
     product_right_transposed(gain, transition, carried_gain, blas)
     product_left_transposed(carried_gain, emission, closed, blas)
     for i in range(n):
@@ -320,9 +320,7 @@ def covariance_steps(
             if blas is None:
                 log_det = update_small(P, emission, noise, mask, emitted, variance, scale, root, K, W)
             else:
-                log_det = update_covariance(
-                    P, emission, noise, mask, emitted, variance, scale, root, K, W, blas
-                )
+                log_det = update_covariance(P, emission, noise, mask, emitted, variance, scale, root, K, W, blas)
             if not abs(log_det) < np.inf:
                 status[0], status[2] = SINGULAR, t
                 return
@@ -428,15 +426,13 @@ def mean_steps(
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def mean_lanes(
-    start, stop, base, A, d, C, y, seen, lengths, gain, whitener, log_norm, slot, x, before, mean, weighted, log_prob
-):
+def mean_lanes(m0, A, d, C, y, seen, lengths, gain, whitener, log_norm, slot, mean, weighted, log_prob):
     """`mean_steps` for many sequences with the same covariances, the innermost loops running over LANES sequences.
 
-    x (B, n) carries the predicted means, and `before` (B, n) is left with those at `start`.  Past the end of a
-    sequence its lane runs on without effect.
+    For the workspaces that `filter_forward` leaves with `covariances_only`.  Past the end of a sequence its lane runs
+    on without effect.
     """
-    batch, n = x.shape
+    batch, n = m0.shape
     m = y.shape[2]
     partial, keep = seen.shape[0] > 0, mean.shape[1] > 0
     v, w, square = np.empty((m, LANES)), np.empty((m, LANES)), np.empty(LANES)
@@ -445,10 +441,13 @@ def mean_lanes(
         width = min(LANES, batch - origin)
         for b in range(width):
             for i in range(n):
-                before[origin + b, i] = x[origin + b, i]
-                state[i, b] = x[origin + b, i]
-        for t in range(start, stop):
-            s = slot[t - base]
+                state[i, b] = m0[origin + b, i]
+        last = 0
+        for b in range(width):
+            log_prob[origin + b] = 0.0
+            last = max(last, lengths[origin + b])
+        for t in range(last):
+            s = slot[t]
             c = t if C.shape[0] > 1 else 0
             for b in range(width):
                 square[b] = 0.0
@@ -488,7 +487,7 @@ def mean_lanes(
                     factor = gain[s, j, i]
                     for b in range(width):
                         state[i, b] += factor * v[j, b]
-            if t + 1 < y.shape[1]:
+            if t + 1 < last:
                 a, o = t + 1 if A.shape[0] > 1 else 0, t + 1 if d.shape[1] > 1 else 0
                 for i in range(n):
                     for b in range(width):
@@ -500,29 +499,27 @@ def mean_lanes(
                 for i in range(n):
                     for b in range(width):
                         state[i, b] = following[i, b]
-        for b in range(width):
-            for i in range(n):
-                x[origin + b, i] = state[i, b]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def filter_forward(
     m0, P0, A, Q, d, C, R, y, observed, lengths, shared,
-    cov, gain, whitener, log_norm, slot, mean, weighted, steps, log_prob, status, blas, lanes,
+    cov, gain, whitener, log_norm, slot, mean, weighted, steps, log_prob, status, covariances_only, blas,
 ):  # fmt: skip
     """Filter a batch: write log p(y) (B,), and every workspace whose time axis is not empty (see the module's table).
 
     `shared` is the index of a sequence whose covariances hold for all (the longest), or -1 where each has its own.
-    Without workspaces, `gain`, `whitener`, `log_norm` and `slot` have one group and CHUNK rows.
+    Without workspaces, `gain`, `whitener`, `log_norm` and `slot` have one group and CHUNK or T rows.  With
+    `covariances_only` they must be shared and have T rows, and `mean_lanes` does the rest.
     """
     batch, n = m0.shape
     m = y.shape[2]
     keep, partial, per_step = cov.shape[1] > 0, observed.shape[1] > 0, steps.shape[1] > 0
-    P, x, before = np.empty((n, n)), m0.copy(), m0.copy()
+    P, x = np.empty((n, n)), m0.copy()
     mask, reach, memory = np.empty(m, np.bool_), np.empty(n), np.empty(4, np.int64)
     log_prob[:] = 0.0
     for lead in range(batch) if shared < 0 else range(shared, shared + 1):
-        first, beyond = (lead, lead + 1) if shared < 0 else (0, 0 if lanes is not None else batch)
+        first, beyond = (lead, lead + 1) if shared < 0 else (0, 0 if covariances_only else batch)
         g = lead if keep and shared < 0 else 0
         last = lengths[lead]
         copy(P0[lead if P0.shape[0] > 1 else 0], P)
@@ -531,7 +528,7 @@ def filter_forward(
         memory[:] = 0
         memory[0] = -1
         for start in range(0, last, CHUNK):
-            stop, base = min(start + CHUNK, last), 0 if keep else start
+            stop, base = min(start + CHUNK, last), 0 if gain.shape[1] >= last else start
             status[1] = lead
             covariance_steps(
                 start, stop, last, base, A, Q, C, R, observed[lead if partial else 0], P, mask, reach, memory,
@@ -539,16 +536,6 @@ def filter_forward(
             )  # fmt: skip
             if status[0] != 0:
                 return
-            if lanes is not None:
-                mean_lanes(
-                    start, stop, base, A, d, C, y, observed[lead if partial else 0], lengths, gain[0], whitener[0],
-                    log_norm[0], slot[0], x, before, mean, weighted, log_prob,
-                )  # fmt: skip
-                for b in range(batch):
-                    if not abs(log_prob[b]) < np.inf:
-                        x[b] = before[b]
-                        first, beyond = b, b + 1
-                        break
             for b in range(first, beyond):
                 log_prob[b] += mean_steps(
                     start, min(stop, lengths[b]), lengths[b], base, A, d[b if d.shape[0] > 1 else 0], C, y[b],

@@ -14,7 +14,7 @@ With K_t, W_t, L_t as in `kalman.py`, u_t = S_t^-1 v_t, and r, N zero after the 
 
     smoothed moments       zhat_t = m_t + P_t r_t,   V_t = P_t - P_t N_t P_t
     lag one                Cov(z_{t+1}, z_t | y) = (I - P_{t+1} N_{t+1}) L_t P_t
-    derivatives            y_t: -e_t      offset into t: r_t      Q_t: (r_t r_t' - N_t) / 2      R_t: (e_t e_t' - D_t) / 2
+    derivatives            y_t: -e_t     offset into t: r_t     Q_t: (r_t r_t' - N_t) / 2     R_t: (e_t e_t' - D_t) / 2
                            A_{t+1}: r_{t+1} zhat_t' - N_{t+1} L_t P_t
                            C_t: e_t zhat_t' - (S_t^-1 C - (A K)' N_{t+1} L_t) P_t
 
@@ -333,7 +333,7 @@ def mean_adjoint_lanes(
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def simulate(A, C, root_P0, root_Q, root_R, normals, lengths, states, emitted):
-    """Run the model without means and offsets on standard normals (paths, T, n + m), path p being one of sequence p mod B.
+    """Run the model without means on standard normals (paths, T, n + m), path p being one of sequence p mod B.
 
     The roots satisfy F F' = covariance, one for every covariance.
     """
@@ -363,7 +363,7 @@ def simulate(A, C, root_P0, root_Q, root_R, normals, lengths, states, emitted):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def path_means(A, d, C, y, observed, lengths, spaces, gain, whitener, log_norm, slot, x, mean, weighted, status, blas):
-    """Filter the means of paths y (paths, T, m) with covariances known already; x (paths, n) holds their initial means."""
+    """Filter the means of paths y (paths, T, m) with covariances known; x (paths, n) holds the initial means."""
     batch = lengths.shape[0]
     partial = observed.shape[1] > 0
     steps = np.empty(0)

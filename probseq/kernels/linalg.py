@@ -164,7 +164,7 @@ def semidefinite_factor(covariances, factors):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def unchanged(new, old, tolerance):
-    """Whether |new - old|_ij <= tolerance sqrt(old_ii old_jj) in every entry of two covariances: a test without units."""
+    """Whether |new - old|_ij <= tolerance sqrt(old_ii old_jj) in every entry: a test without units."""
     size = new.shape[0]
     for i in range(size):
         if not abs(new[i, i] - old[i, i]) <= tolerance * old[i, i]:

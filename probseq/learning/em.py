@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from probseq.base import StateSpaceModel
-from probseq.errors import ConvergenceWarning
+from probseq.errors import ConvergenceWarning, SingularInnovation, StateOverflow
 from probseq.learning.problem import Problem, Run
 
 #: rounding noise in the objective, relative to its size
@@ -26,7 +26,13 @@ def run_em(model: StateSpaceModel[Any], problem: Problem, max_iterations: int, t
     with torch.no_grad(), run.progress(max_iterations, "EM") as bar:
         for _ in bar:
             before = model.snapshot()
-            objective = float(model._em_step(problem.train))
+            try:
+                objective = float(model._em_step(problem.train))
+            except (SingularInnovation, StateOverflow) as error:
+                if not run.objective:
+                    raise
+                run.reason = f"the model became degenerate: {error}"
+                break
             previous = run.objective[-1] if run.objective else None
             run.record(objective, before, problem.validation_score(before))
             if previous is not None:
@@ -40,5 +46,8 @@ def run_em(model: StateSpaceModel[Any], problem: Problem, max_iterations: int, t
             run.reason = run.reason or "max_iterations"
     if fell:
         warnings.warn(f"EM lowered its objective by up to {fell:.3g} nats", ConvergenceWarning, stacklevel=2)
-    run.close(problem)
+    if run.reason.startswith("the model became degenerate"):
+        model.restore(run.best)
+    else:
+        run.close(problem)
     return run

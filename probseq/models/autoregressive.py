@@ -16,18 +16,22 @@ would be a point. Reference: Hamilton, Time Series Analysis (1994), sec. 5.2 (ex
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from probseq import parameters as P
+from probseq.errors import DegenerateWarning
 from probseq.models.linear_gaussian import LinearGaussianModel, System, symmetric
 from probseq.parameters import Param
 from probseq.sequences import Sequences
 
 #: beyond this spectral radius the stationary covariance has lost half its digits
 STABLE = 1 - 1e-8
+#: the least noise that least squares may leave, relative to the variance of the data
+NOISE_FLOOR = 1e-12
 
 
 class AR(LinearGaussianModel):
@@ -147,7 +151,7 @@ class AR(LinearGaussianModel):
         self.assign(
             transition_matrices=taps,
             transition_offset=weights[:, -1] + mean - (taps @ mean).sum(0),
-            transition_cov=symmetric(residual.mT @ residual) / len(rows),
+            transition_cov=_with_floor(symmetric(residual.mT @ residual) / len(rows), present),
         )
         window = rows[:, : self.window_dim]
         spread = window - window.mean(0)
@@ -165,6 +169,17 @@ def stationary_cov(matrix: Tensor, cov: Tensor) -> Tensor:
             break
         power = power @ power
     return symmetric(total)
+
+
+def _with_floor(cov: Tensor, values: Tensor) -> Tensor:
+    """A noise covariance with at least NOISE_FLOOR of the data's variance in every direction, said if it was raised."""
+    total = values.square().mean()
+    floor = NOISE_FLOOR * (total if total > 0 else 1.0)
+    smallest = torch.linalg.eigvalsh(cov)[0]
+    if smallest >= floor:
+        return cov
+    warnings.warn("y follows from its past exactly; the noise is held at a floor", DegenerateWarning, stacklevel=2)
+    return cov + floor * torch.eye(len(cov), dtype=cov.dtype)
 
 
 def _windows(values: Tensor, usable: Tensor, width: int) -> tuple[Tensor, Tensor]:

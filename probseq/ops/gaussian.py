@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor
 
 from probseq.kernels import gaussian as kernel
@@ -32,9 +34,12 @@ def log_prob(
 
 def _forward(rows: Tensor, means: Tensor, whitener: Tensor, diagonal: bool) -> Tensor:
     table = rows.new_empty(rows.shape[0], means.shape[0])
-    arrays = (x.detach().contiguous().numpy() for x in (rows, means, whitener))
-    kernel.forward(*arrays, diagonal, table.numpy())
+    kernel.forward(_array(rows), _array(means), _array(whitener), diagonal, table.numpy())
     return table
+
+
+def _array(tensor: Tensor) -> NDArray[np.float64]:
+    return tensor.detach().contiguous().numpy()
 
 
 @torch.library.custom_op(
@@ -58,9 +63,12 @@ def _backward_op(
         torch.zeros(means.shape).double(),
         torch.zeros(whitener.shape).double(),
     )
-    arrays = [x.detach().contiguous().numpy() for x in (rows, means, whitener)]
-    kernel.backward(*arrays, diagonal, weight.detach().contiguous().numpy(), *(g.numpy() for g in gradients))
-    return gradients  # type: ignore[return-value]
+    into_rows, into_means, into_whitener = gradients
+    kernel.backward(
+        _array(rows), _array(means), _array(whitener), diagonal, _array(weight),
+        into_rows.numpy(), into_means.numpy(), into_whitener.numpy(),
+    )  # fmt: skip
+    return into_rows, into_means, into_whitener
 
 
 @_log_prob_op.register_fake

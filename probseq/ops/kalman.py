@@ -12,7 +12,7 @@
     draws from p(z_0, ..., z_{length-1} | y)    sample_paths    none
 
     data        shape        meaning
-    y           (B, T, m)    what stands in an entry that is not observed, or at t >= length, does not matter (NaN neither)
+    y           (B, T, m)    an entry that is not observed, or at t >= length, may hold anything, NaN too
     observed    (B, T, m)    boolean, or None where every entry below `lengths` is observed
     lengths     (B,)         int64, 0 <= length <= T; a length of 0 has log-probability 0
 
@@ -28,6 +28,7 @@ simulation smoother is Durbin and Koopman's mean correction (Biometrika 89 (2002
 from __future__ import annotations
 
 import functools
+import importlib
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -115,19 +116,22 @@ def log_prob(system: LinearGaussianSystem, y: Tensor, observed: Tensor | None, l
 def filter(system: LinearGaussianSystem, y: Tensor, observed: Tensor | None, lengths: Tensor) -> FilteredMoments:
     """The predicted and updated moments of every step; errors as for `log_prob`."""
     space = _forward_workspace(system, y, observed, lengths, per_step=True)
-    rows = _row_of_step(torch.from_numpy(space.slot), lengths)
-    cov, gain = rows(torch.from_numpy(space.cov)), rows(torch.from_numpy(space.gain))
-    mean, weighted = torch.from_numpy(space.mean), torch.from_numpy(space.weighted)
-    emission, noise = system.emission_matrix, system.emission_cov
-    correction = torch.einsum("btij,btj->bti", cov, torch.einsum("tmi,btm->bti", emission, weighted))
-    rest = torch.eye(cov.shape[-1], dtype=cov.dtype) - torch.einsum("btmi,tmj->btij", gain, emission)
+    slot, mean, weighted = torch.from_numpy(space.slot), torch.from_numpy(space.mean), torch.from_numpy(space.weighted)
+    distinct = int(slot.max()) + 1 if slot.numel() else 0  # steps with a covariance of their own
+    emission, noise = system.emission_matrix[:distinct], system.emission_cov[:distinct]
+    cov, gain = torch.from_numpy(space.cov)[:, :distinct], torch.from_numpy(space.gain)[:, :distinct]
+    rest = torch.eye(cov.shape[-1], dtype=cov.dtype) - gain.mT @ emission
     updated = rest @ cov @ rest.mT + gain.mT @ noise @ gain
+    updated = 0.5 * (updated + updated.mT)
+    by_step = _row_of_step(slot, lengths)
+    cov, updated = by_step(cov), by_step(updated)
+    correction = cov @ (system.emission_matrix.mT @ weighted[..., None])
     batch = y.shape[0]
     return FilteredMoments(
         _extend(mean, lengths, system.initial_mean),
         _extend(cov.expand(batch, -1, -1, -1), lengths, system.initial_cov),
-        _extend(mean + correction, lengths, system.initial_mean),
-        _extend((0.5 * (updated + updated.mT)).expand(batch, -1, -1, -1), lengths, system.initial_cov),
+        _extend(mean + correction[..., 0], lengths, system.initial_mean),
+        _extend(updated.expand(batch, -1, -1, -1), lengths, system.initial_cov),
         torch.from_numpy(space.steps),
     )
 
@@ -135,8 +139,7 @@ def filter(system: LinearGaussianSystem, y: Tensor, observed: Tensor | None, len
 @torch.no_grad()
 def smooth(system: LinearGaussianSystem, y: Tensor, observed: Tensor | None, lengths: Tensor) -> SmoothedMoments:
     """The posterior moments of the states: mean = m + P r and cov = P - P N P with the r, N that are the gradient."""
-    from probseq.kernels import kalman_adjoint
-
+    adjoint = _kernels("kalman_adjoint")
     space = _forward_workspace(system, y, observed, lengths, per_step=False)
     (batch, steps, _), states = y.shape, system.initial_mean.shape[-1]
     spaces, spans, group_spaces, group_of = _groups(lengths, space.slot.shape[0])
@@ -145,7 +148,7 @@ def smooth(system: LinearGaussianSystem, y: Tensor, observed: Tensor | None, len
     lagged = y.new_zeros(len(spans), max(steps - 1, 0), states, states)
     none = _no_gradients(system)
     a, c = _array(system.transition_matrix), _array(system.emission_matrix)
-    kalman_adjoint.covariance_adjoint(
+    adjoint.covariance_adjoint(
         a, c, space.cov, space.gain, space.whitener, space.slot, spans, group_spaces,
         np.ones(len(spans)), *none[1:4], *none[5:7], cov.numpy(), lagged.numpy(), _blas(states),
     )  # fmt: skip
@@ -174,8 +177,7 @@ def sample_paths(
     Mean correction: draw (z*, y*) from the model without means; E[z | y - y*] + z* has the posterior law, whatever
     the ranks of the covariances.
     """
-    from probseq.kernels import kalman_adjoint
-
+    adjoint = _kernels("kalman_adjoint")
     space = _forward_workspace(system, y, observed, lengths, per_step=False)
     (batch, steps, coordinates), states = y.shape, system.initial_mean.shape[-1]
     draws = normals.shape[0]
@@ -183,16 +185,14 @@ def sample_paths(
         raise ValueError(f"normals must be (N, {batch}, {steps}, {states + coordinates}), not {tuple(normals.shape)}")
     spaces, *_ = _groups(lengths, space.slot.shape[0])
     a, c = _array(system.transition_matrix), _array(system.emission_matrix)
-    roots = [
-        _array(semidefinite_root(cov)) for cov in (system.initial_cov, system.transition_cov, system.emission_cov)
-    ]
+    roots = [_array(semidefinite_root(cov)) for cov in (system.initial_cov, system.transition_cov, system.emission_cov)]
     paths = draws * batch
     z, emitted = y.new_zeros(paths, steps, states), y.new_zeros(paths, steps, coordinates)
     flat = normals.contiguous().reshape(paths, steps, states + coordinates).numpy()
-    kalman_adjoint.simulate(a, c, *roots, flat, lengths.numpy(), z.numpy(), emitted.numpy())
+    adjoint.simulate(a, c, *roots, flat, lengths.numpy(), z.numpy(), emitted.numpy())
     remaining = (y - emitted.view(draws, *y.shape)).view(emitted.shape)
     mean, weighted, status = torch.empty_like(z), torch.empty_like(emitted), np.zeros(3, dtype=np.int64)
-    kalman_adjoint.path_means(
+    adjoint.path_means(
         a, _array(system.transition_offset), c, remaining.numpy(), _pattern(observed, y), lengths.numpy(), spaces,
         space.gain, space.whitener, space.log_norm, space.slot,
         _array(system.initial_mean.repeat(draws, 1)), mean.numpy(), weighted.numpy(), status, _blas(states),
@@ -209,14 +209,12 @@ def sample_paths(
 
 def semidefinite_root(cov: Tensor) -> Tensor:
     """Lower-triangular F with F F' = cov (R, k, k) for positive semidefinite matrices of any rank."""
-    from probseq.kernels import linalg
-
     factors = torch.empty_like(cov, memory_format=torch.contiguous_format)
-    linalg.semidefinite_factor(_array(cov), factors.numpy())
+    _kernels("linalg").semidefinite_factor(_array(cov), factors.numpy())
     return factors
 
 
-# ---------------------------------------------------------------------------------------- dispatched operators
+# ---------------------------------------------------------------------- dispatched operators
 
 _PARAMETERS = (
     "Tensor initial_mean, Tensor initial_cov, Tensor transition_matrix, Tensor transition_cov, "
@@ -278,21 +276,18 @@ def _(*arguments: Any) -> tuple[Tensor, ...]:
     "Tensor whitener, Tensor slot) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
 def _backward_op(weights: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
-    from probseq.kernels import kalman_adjoint
-
+    adjoint = _kernels("kalman_adjoint")
     gradients = tuple(torch.zeros_like(parameter, memory_format=torch.contiguous_format) for parameter in arguments[:8])
     lengths, mean, weighted, cov, gain, whitener, slot = (_array(tensor) for tensor in arguments[8:])
     a, c, load = _array(arguments[2]), _array(arguments[5]), _array(weights)
     into = [gradient.numpy() for gradient in gradients]
     spaces, spans, group_spaces, group_of = _groups(arguments[8], slot.shape[0])
     nothing = np.empty((1, 0, a.shape[-1], a.shape[-1]))
-    kalman_adjoint.covariance_adjoint(
+    adjoint.covariance_adjoint(
         a, c, cov, gain, whitener, slot, spans, group_spaces, np.bincount(group_of, load, len(spans)),
         *into[1:4], *into[5:7], nothing, nothing, _blas(a.shape[-1]),
     )  # fmt: skip
-    _mean_adjoint(
-        a, c, cov, gain, slot, spaces, lengths, mean, weighted, load, into, np.empty((1, 0, a.shape[-1]))
-    )
+    _mean_adjoint(a, c, cov, gain, slot, spaces, lengths, mean, weighted, load, into, np.empty((1, 0, a.shape[-1])))
     return gradients
 
 
@@ -327,7 +322,7 @@ _forward_op.register_autograd(_pull_back, setup_context=_remember)
 _backward_op.register_autograd(_refuse_second_order, setup_context=_nothing_to_remember)
 
 
-# ---------------------------------------------------------------------------------------- calling the kernels
+# ---------------------------------------------------------------------- calling the kernels
 
 
 def _run_forward(
@@ -341,11 +336,11 @@ def _run_forward(
     per_step: bool,
 ) -> _Workspace:
     """Allocate what is asked for, run the compiled filter, raise its conditions."""
-    from probseq.kernels import kalman
-
+    kalman = _kernels("kalman")
     (batch, steps, m), n = y.shape, system.initial_mean.shape[1]
     groups = batch if keep and lead < 0 else 1
-    kept, rows = (steps, steps) if keep else (0, min(kalman.CHUNK, steps))
+    many = lead >= 0 and batch >= MANY_SEQUENCES and not per_step
+    kept, rows = (steps, steps) if keep else (0, steps if many else min(kalman.CHUNK, steps))
     owners = batch if keep else 1
     space = _Workspace(
         log_prob=np.empty(batch),
@@ -361,13 +356,27 @@ def _run_forward(
     if batch == 0:
         return space
     status = np.zeros(3, dtype=np.int64)
-    many = True if lead >= 0 and batch >= MANY_SEQUENCES and not per_step else None
-    kalman.filter_forward(
-        *(_array(parameter) for parameter in system), _array(y), _pattern(observed, y), _array(lengths), lead,
-        space.cov, space.gain, space.whitener, space.log_norm, space.slot, space.mean, space.weighted, space.steps,
-        space.log_prob, status, _blas(n), many,
+    parameters, values, pattern, ends = (
+        [_array(parameter) for parameter in system],
+        _array(y),
+        _pattern(observed, y),
+        _array(lengths),
+    )
+    arguments = (
+        *parameters, values, pattern, ends, lead, space.cov, space.gain, space.whitener, space.log_norm, space.slot,
+        space.mean, space.weighted, space.steps, space.log_prob, status,
     )  # fmt: skip
+    kalman.filter_forward(*arguments, many, _blas(n))
     _raise_condition(status)
+    if many:
+        m0, _, a, _, d, c, _ = parameters
+        kalman.mean_lanes(
+            m0, a, d, c, values, pattern[lead if pattern.shape[1] else 0], ends, space.gain[0], space.whitener[0],
+            space.log_norm[0], space.slot[0], space.mean, space.weighted, space.log_prob,
+        )  # fmt: skip
+        if not np.isfinite(space.log_prob).all():
+            kalman.filter_forward(*arguments, False, _blas(n))  # by sequence, to find where
+            _raise_condition(status)
     return space
 
 
@@ -376,16 +385,13 @@ def _mean_adjoint(
     gradients: list[Any], smoothed: Any,
 ) -> None:  # fmt: skip
     """Run the vector half of the backward recursion, by lanes where many sequences share their covariances."""
-    from probseq.kernels import kalman_adjoint
-
+    adjoint = _kernels("kalman_adjoint")
     if slot.shape[0] == 1 and len(lengths) >= MANY_SEQUENCES:
-        kalman_adjoint.mean_adjoint_lanes(
+        adjoint.mean_adjoint_lanes(
             a, c, cov[0], gain[0], slot[0], lengths, mean, weighted, weights, *gradients, smoothed
         )
     else:
-        kalman_adjoint.mean_adjoint(
-            a, c, cov, gain, slot, spaces, lengths, mean, weighted, weights, *gradients, smoothed
-        )
+        adjoint.mean_adjoint(a, c, cov, gain, slot, spaces, lengths, mean, weighted, weights, *gradients, smoothed)
 
 
 def _forward_workspace(
@@ -396,6 +402,11 @@ def _forward_workspace(
     _refuse_forward_mode((*system, y))
     lead = _shared_lead(system, observed, lengths)
     return _run_forward(system, y, observed, lengths, lead, keep=True, per_step=per_step)
+
+
+def _kernels(module: str) -> Any:
+    """A module of compiled recursions, imported when first needed: most of its import is loading numba."""
+    return importlib.import_module(f"probseq.kernels.{module}")
 
 
 def _array(tensor: Tensor) -> Any:
@@ -454,7 +465,7 @@ def _row_of_step(slot: Tensor, lengths: Tensor) -> Any:
 
 
 def _extend(values: Tensor, lengths: Tensor, initial: Tensor) -> Tensor:
-    """Repeat the last step of every sequence (B, T, ...) to the end, and `initial` (1 or B, ...) where there is none."""
+    """Repeat the last step of each sequence (B, T, ...) to the end, and `initial` (1 or B, ...) where there is none."""
     batch, steps = values.shape[:2]
     if steps == 0 or bool((lengths == steps).all()):
         return values
@@ -466,7 +477,7 @@ def _extend(values: Tensor, lengths: Tensor, initial: Tensor) -> Tensor:
     return extended
 
 
-# ---------------------------------------------------------------------------------------- refusals
+# ---------------------------------------------------------------------- refusals
 
 
 def _raise_condition(status: Any) -> None:
@@ -512,7 +523,7 @@ def _check(system: LinearGaussianSystem, y: Tensor, observed: Tensor | None, len
 def _check_shapes(
     system: tuple[torch.Size, ...], y: torch.Size, observed: torch.Size | None, lengths: torch.Size
 ) -> None:
-    """Refuse shapes that do not fit together, naming the argument (results are remembered: this costs more than a filter)."""
+    """Refuse shapes that do not fit together, naming the argument (remembered: it costs more than a filter)."""
     (batch, steps, m), n = y, system[2][-2]
     often, shared = {1, steps}, {1, batch}
     allowed = {

@@ -65,7 +65,7 @@ def close(actual: Tensor, expected: Any, tolerance: float = 1e-10) -> None:
     torch.testing.assert_close(actual, torch.as_tensor(expected, dtype=torch.float64), rtol=tolerance, atol=tolerance)
 
 
-# ------------------------------------------------------------------------------------------------------------- references
+# ---------------------------------------------------------------------- references
 
 
 def dense_posterior(
@@ -136,7 +136,7 @@ def loop_log_prob(system: LinearGaussianSystem, y: Tensor, observed: Tensor | No
     return torch.stack(totals)
 
 
-# ------------------------------------------------------------------------------------------------------- exact inference
+# ---------------------------------------------------------------------- exact inference
 
 
 @pytest.mark.parametrize("varying", VARYING)
@@ -254,7 +254,7 @@ def test_empty() -> None:
     assert kalman.log_prob(nobody, y[:0], None, all_seen(y)[:0]).shape == (0,)
 
 
-# ------------------------------------------------------------------------------------------------------------- gradients
+# ---------------------------------------------------------------------- gradients
 
 
 @pytest.mark.parametrize("varying", ["none", "all"])
@@ -319,8 +319,9 @@ def test_zero_noise_gradient() -> None:
     """R = 0 and a singular start: the derivative of a textbook loop, which inverts neither."""
     system, y = random_system(3, 1, batch=1)
     system = system._replace(
-        emission_cov=torch.zeros(1, 1, 1, dtype=torch.float64), initial_cov=torch.diag(torch.tensor([1.0, 0, 0]))[None].double()
-    )  # fmt: skip
+        emission_cov=torch.zeros(1, 1, 1, dtype=torch.float64),
+        initial_cov=torch.diag(torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64))[None],
+    )
     leaves = [value.clone().requires_grad_() for value in system]
     ours = torch.autograd.grad(kalman.log_prob(LinearGaussianSystem(*leaves), y, None, all_seen(y)).sum(), leaves)
     loops = torch.autograd.grad(loop_log_prob(LinearGaussianSystem(*leaves), y, None, all_seen(y)).sum(), leaves)
@@ -370,7 +371,7 @@ def test_opcheck(missing: bool) -> None:
     torch.library.opcheck(torch.ops.probseq.kalman_backward, (value, *system, y, lengths, *space))
 
 
-# ----------------------------------------------------------------------------------------------------------------- units
+# ---------------------------------------------------------------------- units
 
 
 def rescaled(system: LinearGaussianSystem, s: float) -> LinearGaussianSystem:
@@ -438,7 +439,7 @@ def test_precise_sensor_after_a_vague_start() -> None:
     torch.testing.assert_close(filtered.updated_cov[0, :, 0, 0], expected, rtol=1e-12, atol=0.0)
 
 
-# ------------------------------------------------------------------------------------------------- rivals, published numbers
+# ---------------------------------------------------------------------- rivals, published numbers
 
 
 def nile_system(mean: float, variance: float) -> tuple[LinearGaussianSystem, Tensor]:
@@ -446,7 +447,9 @@ def nile_system(mean: float, variance: float) -> tuple[LinearGaussianSystem, Ten
 
     one = torch.ones(1, 1, 1, dtype=torch.float64)
     system = LinearGaussianSystem(one[0] * mean, one * variance, one, 1469.1 * one, 0.0 * one, one, 15099.0 * one)
-    return system, torch.as_tensor(nile.load_pandas().data["volume"].to_numpy(copy=True), dtype=torch.float64)[None, :, None]
+    return system, torch.as_tensor(nile.load_pandas().data["volume"].to_numpy(copy=True), dtype=torch.float64)[
+        None, :, None
+    ]
 
 
 def test_nile() -> None:
@@ -489,7 +492,7 @@ def test_statsmodels(missing: bool) -> None:
     close(filtered.log_prob[0], theirs.llf_obs)
 
 
-# ------------------------------------------------------------------------------------------------------------- sampling
+# ---------------------------------------------------------------------- sampling
 
 
 @pytest.mark.parametrize("process_rank", [None, 0, 1])
@@ -526,7 +529,7 @@ def test_draws_are_calibrated() -> None:
     assert float(z_variance.abs().max()) < 4.0
 
 
-# ------------------------------------------------------------------------------------------------------- steady state, errors
+# ---------------------------------------------------------------------- steady state, errors
 
 
 @pytest.mark.parametrize("spectral_radius", [0.5, 0.95, 0.9999])
@@ -565,7 +568,7 @@ def duplicate_sensor(noise: float) -> tuple[LinearGaussianSystem, Tensor]:
 @pytest.mark.parametrize("s", SCALES)
 def test_singular_innovation(s: float) -> None:
     system, y = duplicate_sensor(0.0)
-    with pytest.raises(SingularInnovation, match="sequence 0, step 0.*emission_cov"):
+    with pytest.raises(SingularInnovation, match=r"sequence 0, step 0.*emission_cov"):
         kalman.log_prob(rescaled(system, s), s * y, None, all_seen(y))
     observed = torch.ones_like(y, dtype=torch.bool)
     observed[0, :, 1] = False
@@ -593,7 +596,9 @@ def test_exhausted_deterministic_state(s: float) -> None:
 def test_overflow_is_named() -> None:
     system, y = random_system(2, 1, batch=1, steps=3000)
     unseen = torch.tensor([[[0.0, 1.0]]]).double()
-    system = system._replace(transition_matrix=torch.diag(torch.tensor([1.5, 0.5]))[None].double(), emission_matrix=unseen)
+    system = system._replace(
+        transition_matrix=torch.diag(torch.tensor([1.5, 0.5]))[None].double(), emission_matrix=unseen
+    )
     with pytest.raises(StateOverflow, match=r"step 8\d\d"):
         kalman.log_prob(system, y, None, all_seen(y))
     for batch in (2, 20):
