@@ -11,6 +11,8 @@ from probseq._version import __version__
 from probseq.base import Filtered, LatentStateModel, StateSpaceModel, Stream
 from probseq.beliefs import at, to_numpy
 from probseq.emissions import heads
+from probseq.evaluation.compare import compare
+from probseq.evaluation.comparison import Comparison
 from probseq.forecasting import Forecast
 from probseq.io import load
 from probseq.labelling import SequenceLabeller
@@ -34,6 +36,9 @@ __all__ = [
     "Sequences",
     "StateSpaceModel",
     "Stream",
+    # comparison
+    "Comparison",
+    "compare",
     # beliefs
     "at",
     "beliefs",

@@ -198,11 +198,11 @@ def _bisect(weights: Tensor | None, base: D.Normal, q: float) -> Tensor:
 
 def _sum_until(weights: Tensor | None, base: D.Distribution, q: float) -> Tensor:
     """The smallest count k with P(Y <= k) >= q."""
-    top = int((base.mean + 12 * base.variance.sqrt() + 30).max())
+    limit = 1 if isinstance(base, D.Bernoulli) else getattr(base.support, "upper_bound", None)
+    top = int((base.mean + 12 * base.variance.sqrt() + 30).max()) if limit is None else int(torch.as_tensor(limit).max())
     while True:
         counts = torch.arange(top + 1, dtype=torch.float64)
         grid = counts.reshape(-1, *(1,) * len(base.batch_shape)).expand(-1, *base.batch_shape)
-        limit = getattr(base.support, "upper_bound", None)
         allowed = grid if limit is None else grid.clamp(max=float(torch.as_tensor(limit).max()))
         mass = torch.where(grid == allowed, base.log_prob(allowed).exp(), 0.0)
         if weights is not None:

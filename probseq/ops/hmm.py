@@ -344,7 +344,7 @@ def _log_prob_backward_op(
     )
     for b in _which(backward.status == scaled.CAREFUL):
         target = xi[b] if xi.shape[0] > 1 else xi[0]
-        _careful_expectations(problem, b, u, before[b] == scaled.SCALED, weights[b], gamma[b], target)
+        _careful_expectations(problem, b, u, bool(before[b] == scaled.SCALED), float(weights[b]), gamma[b], target)
         inside = gamma[b, : problem.lengths[b]]
         np.multiply(np.exp(inside), weights[b], out=inside)
     gamma[backward.status == scaled.IMPOSSIBLE] = 0.0
@@ -503,7 +503,7 @@ def posterior(
     log_gamma = _log_smoothed(problem, forward, backward, gamma)
     for sequence in _which(backward.status == scaled.CAREFUL):
         was_scaled = bool(forward.status[sequence] == scaled.SCALED)
-        _careful_expectations(problem, sequence, forward.predicted, was_scaled, 1.0, log_gamma[sequence], xi[sequence])
+        _careful_expectations(problem, sequence, forward.predicted, bool(was_scaled), 1.0, log_gamma[sequence], xi[sequence])
     log_gamma[backward.status == scaled.IMPOSSIBLE] = -np.inf
     _fill_padding(problem, log_gamma, -np.inf)
     return Posterior(
