@@ -121,7 +121,7 @@ def _compare(given: argparse.Namespace) -> None:
     _check_outputs(given.plot, given.save)
     y = read_column(given.data, given.column)
     n_train = train_length(len(y), given.train)
-    with _told_of_compiling():
+    with _told_of_compiling(), _one_thread():
         models = {name: default_model(name, y.iloc[:n_train], seed=given.seed) for name in given.models}
         result = compare(models, y, train=n_train, horizons=given.horizons, seed=given.seed)
     print(result.to_text(with_warnings=False))
@@ -175,12 +175,25 @@ def _told_of_compiling() -> Generator[None]:
             function = getattr(event.data["dispatcher"], "py_func", None)
             if not self.told and str(getattr(function, "__module__", "")).startswith("probseq."):
                 self.told = True
-                print("compiling kernels once, this takes a few seconds ...", file=sys.stderr, flush=True)
+                print("compiling kernels once, up to half a minute ...", file=sys.stderr, flush=True)
 
         def on_end(self, event: Any) -> None: ...
 
     with event.install_listener("numba:compile", Announce()):
         yield
+
+
+@contextmanager
+def _one_thread() -> Generator[None]:
+    """Inside, torch uses one thread: these models are so small that threads would only wait for each other."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 # ---- info
@@ -238,7 +251,7 @@ def kernel_cache() -> str:
         counts[found.name] = sum(_is_compiled(kernel) for kernel in own)
         places |= {kernel.stats.cache_path for kernel in own}
     total = sum(counts.values())
-    state = "cold: the first fit compiles, a few seconds" if total == 0 else "warm"
+    state = "cold: the first fit compiles, up to half a minute" if total == 0 else "warm"
     if total and not all(counts.values()):
         state = "partly warm"
     each = ", ".join(f"{name} {count}" for name, count in counts.items())

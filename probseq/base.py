@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, NamedTuple, Self
 
@@ -35,21 +34,14 @@ from torch.distributions import Distribution
 
 from probseq import beliefs as B
 from probseq.beliefs import BeliefT
-from probseq.forecasting import Forecast, mixture_of_paths
+from probseq.forecasting import Forecast, forecast_from
+from probseq.layout import Paths, leave
 from probseq.parameters import Parametric, count_free, parametric_modules
 from probseq.randomness import generator, seeded
-from probseq.sequences import Sequences, future_inputs
+from probseq.sequences import Sequences, future_inputs, step_input
+from probseq.streaming import Stream
 
 LikelihoodKind = Literal["exact", "approximate", "bound", "estimate"]
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """All parameters and buffers of a model at one moment, and which had no value yet."""
-
-    tensors: dict[str, Tensor]
-    unset: dict[str, frozenset[str]]
-    started: bool
 
 
 class Filtered(NamedTuple, Generic[BeliefT]):
@@ -87,7 +79,6 @@ class StateSpaceModel(Parametric, abc.ABC, Generic[BeliefT]):
         super().__init__()
         #: the trace of the last fit, a `probseq.learning.History`
         self.history: Any = None
-        self.started = False
 
     # ---- the four steps
 
@@ -117,20 +108,20 @@ class StateSpaceModel(Parametric, abc.ABC, Generic[BeliefT]):
         inside = sequences.inside
         if u is not None and sequences.n_steps == 0:
             u = u.new_zeros(u.shape[0], 1, u.shape[2])  # only the shape of a belief is wanted
-        belief = self.initial_belief((y.shape[0],), _step(u, 0)) if initial is None else initial
+        belief = self.initial_belief((y.shape[0],), step_input(u, 0)) if initial is None else initial
         if sequences.n_steps == 0:
             empty = B.at(B.stack([belief]), slice(0, 0))
             return Filtered(empty, empty, y.new_zeros(y.shape[0], 0))
         predicted, updated, scores = [belief], [], []
         for t in range(sequences.n_steps):
             observed = None if sequences.complete and bool(inside[:, t].all()) else seen[:, t]
-            belief, score = self.update(predicted[-1], y[:, t], observed, _step(u, t))
+            belief, score = self.update(predicted[-1], y[:, t], observed, step_input(u, t))
             if updated and not bool(inside[:, t].all()):
                 belief = B.where(inside[:, t], belief, updated[-1])
             updated.append(belief)
             scores.append(torch.where(inside[:, t], score, 0.0))
             if t + 1 < sequences.n_steps:
-                predicted.append(self.predict(belief, _step(u, t + 1)))
+                predicted.append(self.predict(belief, step_input(u, t + 1)))
         return Filtered(B.stack(predicted), B.stack(updated), torch.stack(scores, -1))
 
     def _log_prob(self, sequences: Sequences) -> Tensor:
@@ -173,7 +164,7 @@ class StateSpaceModel(Parametric, abc.ABC, Generic[BeliefT]):
         if initial is not None:
             ndim = len(sequences.batch_shape)
             initial = B.reshape_batch(initial, ndim, (sequences.lengths.numel(),))
-        return _leave(self._filter(sequences.flat(), initial), sequences)
+        return leave(self._filter(sequences.flat(), initial), sequences)
 
     def log_prob(self, y: Any, u: Any = None, *, lengths: Any = None) -> Tensor:
         """log p(y), (*batch,), in nats with all constants: the one differentiable entry."""
@@ -210,47 +201,11 @@ class StateSpaceModel(Parametric, abc.ABC, Generic[BeliefT]):
         Exact where the family marginalises; elsewhere the equal-weight mixture of `emit` over `n_samples` paths.
         """
         sequences = self._door(y, u, lengths)
-        steps = _count("steps", steps)
+        steps, n_samples = _count("steps", steps), None if n_samples is None else _count("n_samples", n_samples)
         future = self._future(future_u, sequences, steps)
         flat = sequences.flat()
         belief = self._beyond(flat, None if future is None else future.reshape(-1, steps, self.input_dim)[:, 0])
-        return self._forecast_from(belief, steps, future, sequences, n_samples, seed)
-
-    def _forecast_from(
-        self,
-        belief: BeliefT,
-        steps: int,
-        future: Tensor | None,
-        sequences: Sequences,
-        n_samples: int | None,
-        seed: int | None,
-    ) -> Forecast:
-        """The forecast that starts from a predicted belief of flat batch shape."""
-        batch = sequences.batch_shape
-        flat = None if future is None else future.reshape(-1, steps, self.input_dim)
-        n_paths = _count("n_samples", 1000 if n_samples is None else n_samples)
-
-        def draw() -> tuple[Tensor, BeliefT]:
-            u = None if flat is None else flat.unsqueeze(1).expand(-1, n_paths, -1, -1)
-            with torch.no_grad(), seeded(seed):
-                return self._simulate(B.repeat(belief, n_paths), steps, u)
-
-        def samples() -> Tensor:
-            return draw()[0].movedim(1, 0).reshape(n_paths, *batch, steps, *self.event_shape)
-
-        if self.marginalises:
-            path = [belief]
-            for h in range(1, steps):
-                path.append(self.predict(path[-1], _step(flat, h)))
-            distribution = self.emit(B.reshape_batch(B.stack(path), 1, batch), future)
-        else:
-            values, paths = draw()
-            drawn = values.movedim(1, 0).reshape(n_paths, *batch, steps, *self.event_shape)
-            paths = B.map_tensors(lambda field, _: field.movedim(1, 2), paths)
-            u = None if future is None else future.unsqueeze(-2).expand(*batch, steps, n_paths, -1)
-            distribution = mixture_of_paths(self.emit(B.reshape_batch(paths, 1, batch), u))
-            return Forecast(distribution, lambda: drawn, sequences)
-        return Forecast(distribution, samples, sequences)
+        return forecast_from(self, belief, future, sequences, steps, n_samples=n_samples, seed=seed)
 
     @torch.no_grad()
     def sample(
@@ -266,7 +221,7 @@ class StateSpaceModel(Parametric, abc.ABC, Generic[BeliefT]):
         if length == 0:
             return torch.zeros(*sample_shape, 0, *self.event_shape, dtype=torch.float64)
         with seeded(seed):
-            belief = self.initial_belief(tuple(sample_shape), _step(inputs, 0, axis=len(sample_shape)))
+            belief = self.initial_belief(tuple(sample_shape), step_input(inputs, 0, axis=len(sample_shape)))
             return self._simulate(belief, length, inputs)[0]
 
     def fit(
@@ -314,21 +269,6 @@ class StateSpaceModel(Parametric, abc.ABC, Generic[BeliefT]):
         """Whether the parameters have values that a fit should start from: given, fitted or loaded ones."""
         modules = [module for _, module in parametric_modules(self) if module.params()]
         return self.started or (bool(modules) and not any(module.unset for module in modules))
-
-    def snapshot(self) -> Snapshot:
-        """A copy of all parameters, for `restore`."""
-        tensors = {name: tensor.detach().clone() for name, tensor in self.state_dict().items()}
-        unset = {path: frozenset(module.unset) for path, module in parametric_modules(self)}
-        return Snapshot(tensors, unset, self.started)
-
-    def restore(self, snapshot: Snapshot) -> None:
-        """Put back what `snapshot` took."""
-        with torch.no_grad():
-            for name, tensor in self.state_dict().items():
-                tensor.copy_(snapshot.tensors[name])
-        for path, module in parametric_modules(self):
-            module.unset = set(snapshot.unset[path])
-        self.started = snapshot.started
 
     @property
     def n_parameters(self) -> int:
@@ -401,11 +341,11 @@ class StateSpaceModel(Parametric, abc.ABC, Generic[BeliefT]):
         values: list[Tensor] = []
         path = [belief]
         for t in range(steps):
-            y = self.emit(path[-1], _step(u, t, axis)).sample().to(torch.float64)
-            updated, _ = self.update(path[-1], y, None, _step(u, t, axis))
+            y = self.emit(path[-1], step_input(u, t, axis)).sample().to(torch.float64)
+            updated, _ = self.update(path[-1], y, None, step_input(u, t, axis))
             values.append(y)
             if t + 1 < steps:
-                path.append(self.predict(updated, _step(u, t + 1, axis)))
+                path.append(self.predict(updated, step_input(u, t + 1, axis)))
         return torch.stack(values, -1 - len(self.event_shape)), B.stack(path)
 
 
@@ -432,13 +372,13 @@ class LatentStateModel(StateSpaceModel[BeliefT]):
     def smooth(self, y: Any, u: Any = None, *, lengths: Any = None) -> Any:
         """p(z_t | y_{0:T}) at every step. Satisfies at(smooth(y), -1) == at(filter(y).updated, -1)."""
         sequences = self._door(y, u, lengths)
-        return _leave(self._smooth(sequences.flat()), sequences)
+        return leave(self._smooth(sequences.flat()), sequences)
 
     @torch.no_grad()
     def decode(self, y: Any, u: Any = None, *, lengths: Any = None) -> Any:
         """The most probable state path: Viterbi's for an HMM, the smoothed mean (*batch, time, n) for an LDS."""
         sequences = self._door(y, u, lengths, least=1)
-        return _leave(_Paths(self._decode(sequences.flat())), sequences, unwrap=True)
+        return leave(Paths(self._decode(sequences.flat())), sequences, unwrap=True)
 
     @torch.no_grad()
     def sample_states(
@@ -448,7 +388,7 @@ class LatentStateModel(StateSpaceModel[BeliefT]):
         sequences = self._door(y, u, lengths)
         n_samples = _count("n_samples", n_samples)
         draws = self._sample_states(sequences.flat(), n_samples, generator(seed))
-        left = _leave(_Paths(draws.movedim(0, 1)), sequences, unwrap=True, samples=1)
+        left = leave(Paths(draws.movedim(0, 1)), sequences, unwrap=True, samples=1)
         if isinstance(left, list):
             return left
         return left.movedim(len(sequences.batch_shape), 0)
@@ -467,87 +407,7 @@ class LatentStateModel(StateSpaceModel[BeliefT]):
         return self._path_log_prob(flat, sequences.flat()).reshape(sequences.batch_shape)
 
 
-class Stream(Generic[BeliefT]):
-    """An online filter: `emit` says what comes next, `update` takes what came; the cost per step does not grow.
-
-    It keeps the updated belief and moves on lazily, when the next step's input is known.
-    """
-
-    def __init__(self, model: StateSpaceModel[BeliefT], initial: BeliefT | None, batch_shape: tuple[int, ...]) -> None:
-        self._model = model
-        self._batch_shape = tuple(batch_shape)
-        self._updated: BeliefT | None = None
-        self._initial = initial
-
-    @property
-    def belief(self) -> BeliefT | None:
-        """p(z_t | y_<=t) after the last update; None before the first."""
-        return self._updated
-
-    def _predicted(self, u: Tensor | None) -> BeliefT:
-        if self._updated is not None:
-            return self._model.predict(self._updated, u)
-        return self._model.initial_belief(self._batch_shape, u) if self._initial is None else self._initial
-
-    def _input(self, u_t: Any) -> Tensor | None:
-        if u_t is None and not self._model.input_dim:
-            return None
-        u = None if u_t is None else torch.atleast_1d(torch.as_tensor(u_t, dtype=torch.float64))
-        self._model._need_inputs(u, "u_t")
-        assert u is not None
-        if not torch.isfinite(u).all():
-            raise ValueError("u_t must be finite")
-        return u.expand(*self._batch_shape, u.shape[-1])
-
-    @torch.no_grad()
-    def emit(self, u_t: Any = None) -> Distribution:
-        """p(y_t | y_<t) for the step to come."""
-        u = self._input(u_t)
-        return self._model.emit(self._predicted(u), u)
-
-    @torch.no_grad()
-    def update(self, y_t: Any, u_t: Any = None) -> Tensor:
-        """Condition on y_t (NaN where missing) and return log p(y_t | y_<t), (*batch_shape,)."""
-        model, u = self._model, self._input(u_t)
-        y = torch.as_tensor(y_t, dtype=torch.float64)
-        if tuple(model.event_shape) == (1,) and y.shape == torch.Size(self._batch_shape):
-            y = y.unsqueeze(-1)
-        expected = (*self._batch_shape, *model.event_shape)
-        if tuple(y.shape) != expected:
-            raise ValueError(f"y_t must have shape {expected}, got {tuple(y.shape)}")
-        step = model._door(y.reshape(-1, 1, *model.event_shape), None if u is None else u.reshape(-1, 1, u.shape[-1]))
-        observed = None if step.complete else step.observed.reshape(expected)
-        self._updated, log_prob = model.update(self._predicted(u), step.values.reshape(expected), observed, u)
-        return log_prob
-
-
-class _Paths(NamedTuple):
-    """State paths dressed as a belief, so that they leave by the same way."""
-
-    values: Tensor
-
-
-def _step(u: Tensor | None, t: int, axis: int = 1) -> Tensor | None:
-    return None if u is None else u.select(axis, t)
-
-
 def _count(name: str, value: Any, least: int = 1) -> int:
     if isinstance(value, bool) or int(value) != value or value < least:
         raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
     return int(value)
-
-
-def _leave(result: Any, sequences: Sequences, *, unwrap: bool = False, samples: int = 0) -> Any:
-    """Give results of a flat batch the layout of the data: a list of own lengths, or (*batch, time, ...)."""
-
-    def open_up(item: Any) -> Any:
-        return item[0] if unwrap else item
-
-    if sequences.layout == "list":
-        cut = (slice(None),) * samples
-
-        def own(i: int, length: int) -> Any:
-            return open_up(B.map_tensors(lambda field, _: field[i][(*cut, slice(0, length))], result))
-
-        return [own(i, length) for i, length in enumerate(sequences.lengths.tolist())]
-    return open_up(B.reshape_batch(result, 1, sequences.batch_shape))

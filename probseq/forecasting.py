@@ -9,14 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch import distributions as D
 
-from probseq.sequences import Sequences
+from probseq import beliefs as B
+from probseq.beliefs import BeliefT
+from probseq.randomness import seeded
+from probseq.sequences import Sequences, step_input
+
+if TYPE_CHECKING:
+    from probseq.base import StateSpaceModel
 
 
 class Forecast:
@@ -102,6 +108,47 @@ class Forecast:
     def _numeric(self, what: str) -> None:
         if _is_symbolic(self.distribution):
             raise ValueError(f"symbols have no {what}; use probs")
+
+
+def forecast_from(
+    model: StateSpaceModel[BeliefT],
+    belief: BeliefT,
+    future: Tensor | None,
+    sequences: Sequences,
+    steps: int,
+    *,
+    n_samples: int | None,
+    seed: int | None,
+) -> Forecast:
+    """The forecast from a predicted belief of flat batch shape; `future` inputs are (*batch, steps, P).
+
+    A family that marginalises is predicted without updates and its marginals are exact; elsewhere the marginals
+    are the equal-weight mixture of `emit` over simulated paths.
+    """
+    batch, event = sequences.batch_shape, tuple(model.event_shape)
+    flat = None if future is None else future.reshape(-1, steps, model.input_dim)
+    n_paths = 1000 if n_samples is None else n_samples
+
+    def draw() -> tuple[Tensor, BeliefT]:
+        u = None if flat is None else flat.unsqueeze(1).expand(-1, n_paths, -1, -1)
+        with torch.no_grad(), seeded(seed):
+            return model._simulate(B.repeat(belief, n_paths), steps, u)
+
+    def arranged(values: Tensor) -> Tensor:
+        return values.movedim(1, 0).reshape(n_paths, *batch, steps, *event)
+
+    if model.marginalises:
+        path = [belief]
+        for h in range(1, steps):
+            path.append(model.predict(path[-1], step_input(flat, h)))
+        distribution = model.emit(B.reshape_batch(B.stack(path), 1, batch), future)
+        return Forecast(distribution, lambda: arranged(draw()[0]), sequences)
+    values, paths = draw()
+    by_step = B.map_tensors(lambda field, _: field.movedim(1, 2), paths)
+    u = None if future is None else future.unsqueeze(-2).expand(*batch, steps, n_paths, -1)
+    distribution = mixture_of_paths(model.emit(B.reshape_batch(by_step, 1, batch), u))
+    drawn = arranged(values)
+    return Forecast(distribution, lambda: drawn, sequences)
 
 
 def continue_index(index: Any, steps: int, length: int) -> Any:
@@ -199,7 +246,9 @@ def _bisect(weights: Tensor | None, base: D.Normal, q: float) -> Tensor:
 def _sum_until(weights: Tensor | None, base: D.Distribution, q: float) -> Tensor:
     """The smallest count k with P(Y <= k) >= q."""
     limit = 1 if isinstance(base, D.Bernoulli) else getattr(base.support, "upper_bound", None)
-    top = int((base.mean + 12 * base.variance.sqrt() + 30).max()) if limit is None else int(torch.as_tensor(limit).max())
+    top = (
+        int((base.mean + 12 * base.variance.sqrt() + 30).max()) if limit is None else int(torch.as_tensor(limit).max())
+    )
     while True:
         counts = torch.arange(top + 1, dtype=torch.float64)
         grid = counts.reshape(-1, *(1,) * len(base.batch_shape)).expand(-1, *base.batch_shape)

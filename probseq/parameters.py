@@ -6,15 +6,6 @@
 Reading `model.rates` maps the stored `raw_rates` through the constraint, differentiably; assigning maps a
 value back, after checking its shape and range. A model made from sizes alone has no values yet, and reading
 one raises `NotFitted`.
-
-| constraint      | stored                      | value              | singular members                      |
-|-----------------|-----------------------------|--------------------|---------------------------------------|
-| `real`          | x                           | x                  |                                       |
-| `nonnegative`   | log x                       | exp                | 0 is kept, with zero gradient         |
-| `probability`   | log-odds                    | sigmoid            | 0 and 1 are kept, with zero gradient  |
-| `simplex`       | log p                       | softmax            | zeros are kept, with zero gradient    |
-| `semidefinite`  | L, lower triangular         | L L'               | any rank                              |
-| `definite`      | L with a log diagonal       | L L'               | none                                  |
 """
 
 from __future__ import annotations
@@ -23,146 +14,24 @@ import math
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from probseq.constraints import (
+    Constraint,
+    definite,
+    nonnegative,
+    probability,
+    psd_factor,
+    real,
+    semidefinite,
+    simplex,
+)
 from probseq.errors import NotFitted
-
-
-class Constraint:
-    """A set of values with a map from unconstrained numbers onto it."""
-
-    words = "real numbers"
-
-    def forward(self, raw: Tensor) -> Tensor:
-        """The value for unconstrained numbers. Satisfies forward(inverse(value)) == value."""
-        return raw
-
-    def inverse(self, value: Tensor) -> Tensor:
-        return value
-
-    def complaint(self, value: Tensor) -> str | None:
-        """What is wrong with a finite value, in words; None if nothing is."""
-        return None
-
-    def degrees_of_freedom(self, raw: Tensor) -> int:
-        """The number of free parameters in a minimal description."""
-        return raw.numel()
-
-
-class _Nonnegative(Constraint):
-    words = "non-negative numbers"
-
-    def forward(self, raw: Tensor) -> Tensor:
-        return raw.exp()
-
-    def inverse(self, value: Tensor) -> Tensor:
-        return value.log()
-
-    def complaint(self, value: Tensor) -> str | None:
-        return f"smallest entry {value.min():.4g}" if value.numel() and value.min() < 0 else None
-
-
-class _Probability(Constraint):
-    words = "probabilities in [0, 1]"
-
-    def forward(self, raw: Tensor) -> Tensor:
-        return raw.sigmoid()
-
-    def inverse(self, value: Tensor) -> Tensor:
-        return torch.logit(value)
-
-    def complaint(self, value: Tensor) -> str | None:
-        bad = (value < 0) | (value > 1)
-        return f"found {value[bad][0]:.4g}" if bad.any() else None
-
-
-class _Simplex(Constraint):
-    words = "probabilities that sum to 1 along the last axis"
-
-    def forward(self, raw: Tensor) -> Tensor:
-        return raw.softmax(-1)
-
-    def inverse(self, value: Tensor) -> Tensor:
-        return value.log()
-
-    def complaint(self, value: Tensor) -> str | None:
-        if value.numel() and value.min() < 0:
-            return f"smallest entry {value.min():.4g}"
-        sums = value.sum(-1)
-        worst = (sums - 1).abs()
-        return f"a row sums to {sums.flatten()[worst.argmax()]:.6g}" if (worst > 1e-6).any() else None
-
-    def degrees_of_freedom(self, raw: Tensor) -> int:
-        return int((raw > -torch.inf).sum()) - raw[..., 0].numel()
-
-
-class _Semidefinite(Constraint):
-    words = "positive semidefinite"
-    strict = False
-
-    def forward(self, raw: Tensor) -> Tensor:
-        lower = raw.tril()
-        return lower @ lower.mT
-
-    def inverse(self, value: Tensor) -> Tensor:
-        return psd_factor(value)
-
-    def complaint(self, value: Tensor) -> str | None:
-        if not value.numel():
-            return None
-        scale = value.abs().amax()
-        if (value - value.mT).abs().max() > 1e-8 * scale:
-            return "it is not symmetric"
-        smallest = float(torch.linalg.eigvalsh(value / scale).min() * scale) if scale > 0 else 0.0
-        return self.judge(smallest, float(scale))
-
-    def judge(self, smallest: float, scale: float) -> str | None:
-        return f"smallest eigenvalue {smallest:.4g}" if smallest < -1e-9 * scale else None
-
-    def degrees_of_freedom(self, raw: Tensor) -> int:
-        n = raw.shape[-1]
-        return raw[..., 0, 0].numel() * n * (n + 1) // 2 if n else 0
-
-
-class _Definite(_Semidefinite):
-    words = "positive definite"
-
-    def forward(self, raw: Tensor) -> Tensor:
-        lower = raw.tril(-1) + torch.diag_embed(raw.diagonal(dim1=-2, dim2=-1).exp())
-        return lower @ lower.mT
-
-    def inverse(self, value: Tensor) -> Tensor:
-        lower = torch.linalg.cholesky(value)
-        return lower.tril(-1) + torch.diag_embed(lower.diagonal(dim1=-2, dim2=-1).log())
-
-    def judge(self, smallest: float, scale: float) -> str | None:
-        return f"smallest eigenvalue {smallest:.4g}" if smallest <= 0 else None
-
-
-real = Constraint()
-nonnegative = _Nonnegative()
-probability = _Probability()
-simplex = _Simplex()
-semidefinite = _Semidefinite()
-definite = _Definite()
-
-
-def psd_factor(cov: Tensor) -> Tensor:
-    """A lower-triangular L with L L' == cov for any positive semidefinite cov (..., n, n), singular ones too."""
-    factor, info = torch.linalg.cholesky_ex(cov)
-    good = (info == 0) & torch.isfinite(factor).flatten(-2).all(-1)
-    if bool(good.all()):
-        return factor
-    scale = cov.abs().amax((-2, -1), keepdim=True)
-    values, vectors = torch.linalg.eigh(cov / torch.where(scale > 0, scale, 1.0))
-    root = vectors * values.clamp(min=0).sqrt().unsqueeze(-2) * scale.sqrt()
-    lower = torch.linalg.qr(root.mT)[1].mT
-    signs = torch.where(lower.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).to(cov.dtype)
-    return torch.where(good[..., None, None], factor, lower * signs.unsqueeze(-2))
 
 
 def as_parameter(name: str, value: Any, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -274,6 +143,7 @@ class Parametric(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.unset: set[str] = set()
+        self.started = False
         self.overrides: dict[str, Tensor] = {}
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -318,6 +188,21 @@ class Parametric(nn.Module):
             for name, param in self.params().items()
             if not self.is_frozen(name)
         )
+
+    def snapshot(self) -> Snapshot:
+        """A copy of all parameters, for `restore`."""
+        tensors = {name: tensor.detach().clone() for name, tensor in self.state_dict().items()}
+        unset = {path: frozenset(module.unset) for path, module in parametric_modules(self)}
+        return Snapshot(tensors, unset, self.started)
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Put back what `snapshot` took."""
+        with torch.no_grad():
+            for name, tensor in self.state_dict().items():
+                tensor.copy_(snapshot.tensors[name])
+        for path, module in parametric_modules(self):
+            module.unset = set(snapshot.unset[path])
+        self.started = snapshot.started
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)  # type: ignore[arg-type]
@@ -384,3 +269,34 @@ def overriding(module: nn.Module, values: Mapping[str, Tensor]) -> Generator[Non
     finally:
         for owner, leaf in touched:
             owner.overrides.pop(leaf, None)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """All parameters and buffers of a model at one moment, and which had no value yet."""
+
+    tensors: dict[str, Tensor]
+    unset: dict[str, frozenset[str]]
+    started: bool
+
+
+__all__ = [
+    "Constraint",
+    "Param",
+    "Parametric",
+    "Snapshot",
+    "allocation_limit",
+    "allow",
+    "as_parameter",
+    "count_free",
+    "definite",
+    "freeze",
+    "nonnegative",
+    "overriding",
+    "parametric_modules",
+    "probability",
+    "psd_factor",
+    "real",
+    "semidefinite",
+    "simplex",
+]

@@ -317,3 +317,8 @@ def future_inputs(u: Any, batch_shape: Sequence[int], steps: int, name: str = "f
     if not given.all():
         raise ValueError(f"{name} must be known at every step, got NaN at {_place(~given)}")
     return tensor.expand(*batch_shape, steps, tensor.shape[-1])
+
+
+def step_input(u: Tensor | None, t: int, axis: int = 1) -> Tensor | None:
+    """The inputs of one step, None where the model takes none."""
+    return None if u is None else u.select(axis, t)

@@ -27,7 +27,8 @@ from probseq import beliefs as B
 from probseq.errors import ProbseqWarning
 from probseq.io import build, describe
 from probseq.parameters import overriding, parametric_modules
-from tests import reference
+from tests import reference, zoo
+from tests.poisson_gamma import PoissonGamma
 from tests.zoo import Row
 
 TOLERANCE = 1e-10
@@ -561,7 +562,7 @@ def law_14(row: Row, case: Case) -> None:
         if row.latent:
             assert all(len(x) == steps for x in model.smooth(y[:steps], given(u, slice(steps))) if x is not None)
     nothing, no_inputs = y[:0], given(u, slice(0))
-    assert float(model.log_prob(nothing, no_inputs)) == 0
+    assert model.log_prob(nothing, no_inputs).item() == 0
     assert model.filter(nothing, no_inputs).predicted[0].shape[0] == 0
     future = None if u is None else u[:2]
     assert model.forecast(nothing, 2, no_inputs, future_u=future, n_samples=2, seed=0).steps == 2
@@ -624,7 +625,7 @@ def law_15_fit(row: Row, case: Case) -> None:
             options = {"max_iterations": 3, "seed": case.seed, "method": method}
             quietly(lambda m=model, s=s, o=options: m.fit(s * y, u, **o))
             jacobian = float((~y.isnan()).sum()) * math.log(s)
-            fits.append((model, s, float(model.log_prob(s * y, u).sum()) + jacobian))
+            fits.append((model, s, model.log_prob(s * y, u).sum().item() + jacobian))
         for model, s, value in fits:
             near_log(torch.tensor(value).double(), torch.tensor(fits[1][2]).double(), f"{method} in units of {s:g}", 1e-8)
             back = copy.deepcopy(model).rescale(1 / s)
@@ -643,6 +644,122 @@ def law_15_relabel(row: Row, case: Case) -> None:
     near_log(
         other.path_log_prob(other.decode(y), y), model.path_log_prob(model.decode(y), y), "score of the decoded path"
     )
+
+
+# ---------------------------------------------------------------------------------------------- 16: degenerate members
+
+
+def _same_hmm(covariance: str, diagonal: bool, scale: float) -> tuple[Tensor, Tensor]:
+    """A full covariance that happens to be of a special type says what the special type says."""
+    rng = np.random.default_rng(3)
+    shared = {"initial_probs": zoo.simplex(rng, 3), "transition_matrix": zoo.simplex(rng, 3, 3)}
+    means, cov = scale * rng.normal(size=(3, 2)), scale**2 * zoo.covariance(rng, 2)
+    covs = np.stack([cov] * 3) if not diagonal else scale**2 * np.stack([np.eye(2) * v for v in (0.5, 1.0, 2.0)])
+    y = scale * torch.as_tensor(rng.normal(size=(4, 5, 2)))
+    y[0, 2, 1] = torch.nan
+    pair = [
+        ps.HMM(emission=ps.emissions.Gaussian(means=means, covs=covs, covariance=kind), **shared).log_prob(y)  # type: ignore[arg-type]
+        for kind in (covariance, "full")
+    ]
+    return pair[0], pair[1]
+
+
+def _mixture(scale: float) -> tuple[Tensor, Tensor]:
+    """Equal rows, and that row as the start: every step is an independent draw from one mixture."""
+    rng = np.random.default_rng(4)
+    weights = zoo.simplex(rng, 3)
+    emission = zoo.gaussian_emission(2)(rng, 3)
+    model = ps.HMM(emission=emission, initial_probs=weights, transition_matrix=np.stack([weights] * 3)).rescale(scale)
+    y = scale * rng.normal(size=(6, 2))
+    table = reference.observation_table(model.emission, y)
+    return model.log_prob(y), torch.tensor(np.logaddexp.reduce(np.log(weights) + table, axis=1).sum())
+
+
+def _one_state(scale: float) -> tuple[Tensor, Tensor]:
+    model = zoo.hmm(5, zoo.gaussian_emission(2), 1).rescale(scale)
+    y = scale * np.random.default_rng(5).normal(size=(6, 2))
+    return model.log_prob(y), torch.tensor(reference.observation_table(model.emission, y).sum())
+
+
+def _two_symbols(scale: float) -> tuple[Tensor, Tensor]:
+    rng = np.random.default_rng(6)
+    shared = {"initial_probs": zoo.simplex(rng, 3), "transition_matrix": zoo.simplex(rng, 3, 3)}
+    ones = rng.uniform(size=(3, 1))
+    y = rng.integers(0, 2, size=(4, 6, 1)).astype(float)
+    symbols = ps.HMM(emission=ps.emissions.Categorical(probs=np.hstack([1 - ones, ones])), **shared)
+    return symbols.log_prob(y), ps.HMM(emission=ps.emissions.Bernoulli(probs=ones), **shared).log_prob(y)
+
+
+def _linear_recursion(scale: float) -> tuple[Tensor, Tensor]:
+    """No transition noise and a fixed start: y_t ~ N(C A^t m, R), independently."""
+    parts = zoo.lds_parts(7, 2, 2)
+    parts.update(transition_cov=np.zeros((2, 2)), initial_cov=np.zeros((2, 2)))
+    model, y = ps.LDS(**parts).rescale(scale), scale * np.random.default_rng(7).normal(size=(6, 2))
+    state, total = parts["initial_mean"], 0.0
+    for row in y:
+        total += reference.log_normal(row, scale * parts["emission_matrix"] @ state, scale**2 * parts["emission_cov"])
+        state = parts["transition_matrix"] @ state
+    return model.log_prob(y), torch.tensor(total)
+
+
+def _companion(scale: float) -> tuple[Tensor, Tensor]:
+    """An autoregression is the linear dynamical system of its window, seen without noise."""
+    model = zoo.ar(8, 2, 2).rescale(scale)
+    y = scale * np.random.default_rng(8).normal(size=(6, 2))
+    mean, cov = reference.ar_start(model)
+    noise = np.zeros((4, 4))
+    noise[:2, :2] = reference.array(model.transition_cov)
+    system = ps.LDS(
+        transition_matrix=model.companion().detach(),
+        transition_cov=noise,
+        transition_offset=np.concatenate([reference.array(model.transition_offset), np.zeros(2)]),
+        emission_matrix=np.eye(2, 4),
+        emission_cov=np.zeros((2, 2)),
+        initial_mean=mean,
+        initial_cov=cov,
+    )
+    return model.log_prob(y), system.log_prob(y)
+
+
+def _constant_network(scale: float) -> tuple[Tensor, Tensor]:
+    """A cell without weights always says the same."""
+    model = zoo.rnn(9, "elman", ps.heads.Gaussian("full"), 2)
+    with torch.no_grad():
+        model.cell.input_weights.zero_()
+        model.cell.recurrent_weights.zero_()
+    model.rescale(scale)
+    y = scale * torch.as_tensor(np.random.default_rng(9).normal(size=(6, 2)))
+    return model.log_prob(y), model.emit(model.initial_belief()).log_prob(y).sum()
+
+
+def _constant_rate(scale: float) -> tuple[Tensor, Tensor]:
+    """A discount of 1: exchangeable counts with a gamma mixing law, in closed form."""
+    a, b = torch.tensor(2.5, dtype=torch.float64), torch.tensor(0.7, dtype=torch.float64)
+    model = PoissonGamma(1, initial_shape=[a], initial_rate=[b], discount=[1.0])
+    y = torch.tensor([3.0, 0.0, 5.0, 2.0], dtype=torch.float64)
+    n, total = len(y), y.sum()
+    mixing = torch.lgamma(a + total) - torch.lgamma(a) + a * b.log() - (a + total) * (b + n).log()
+    return model.log_prob(y), mixing - torch.lgamma(y + 1).sum()
+
+
+REDUCTIONS: dict[str, Callable[[float], tuple[Tensor, Tensor]]] = {
+    "hmm-equal-rows-is-mixture": _mixture,
+    "hmm-one-state-is-iid": _one_state,
+    "hmm-tied-is-full": lambda scale: _same_hmm("tied", False, scale),
+    "hmm-diag-is-full": lambda scale: _same_hmm("diag", True, scale),
+    "hmm-spherical-is-full": lambda scale: _same_hmm("spherical", True, scale),
+    "hmm-two-symbols-is-bernoulli": _two_symbols,
+    "lds-noiseless-is-recursion": _linear_recursion,
+    "ar-is-lds": _companion,
+    "rnn-without-weights-is-iid": _constant_network,
+    "poisson-gamma-undiscounted-is-static": _constant_rate,
+}
+
+
+def law_16(name: str, scale: float) -> None:
+    """a degenerate member equals the simpler model"""
+    actual, expected = REDUCTIONS[name](scale)
+    near_log(actual, expected, name)
 
 
 # ---------------------------------------------------------------------------------------------- the list

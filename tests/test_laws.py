@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.laws import LAWS, SCALES, Case, Law
+from tests.laws import LAWS, REDUCTIONS, SCALES, Case, Law, law_16
 from tests.zoo import ROWS, Row
 
 CASES = [
@@ -62,3 +62,9 @@ def test_law(pair: tuple[Law, Row]) -> None:
         law.check(row, fit_for(law, case))
 
     drawn()
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("name", REDUCTIONS)
+def test_law16(name: str, scale: float) -> None:
+    law_16(name, scale)

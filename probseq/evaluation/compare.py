@@ -23,7 +23,8 @@ from __future__ import annotations
 import copy
 import time
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -69,6 +70,8 @@ def compare(
     horizons = _check_horizons(horizons)
     if not 0 < level < 1:
         raise ValueError(f"level must lie strictly between 0 and 1, got {level!r}")
+    if n_samples < 2:
+        raise ValueError(f"n_samples must be at least 2, got {n_samples!r}")
     _check_models(models, data, fit_options or {})
     first = _train_lengths(data, train)
     training = _head(data, first)
@@ -77,8 +80,7 @@ def compare(
         _fitted(name, model, training, {"seed": seed, **(fit_options or {}).get(name, {})})
         for name, model in models.items()
     ]
-    baselines = naive_models(replace(training, inputs=None), [row.model for row in rows])
-    rows += [_Row(name, model, 0.0, []) for name, model in baselines.items()]
+    rows += _baselines(training, [row.model for row in rows])
     task = Rolling(horizons, first, level, n_samples, seed)
     with torch.no_grad():
         scored = [_scored(row, data, task) for row in rows]
@@ -191,15 +193,32 @@ def _fitted(name: str, model: StateSpaceModel[Any], training: Sequences, options
     """A fitted deep copy, with the time it took and what it warned of."""
     own = copy.deepcopy(model)
     start = time.perf_counter()
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with _kept_warnings() as messages:
         try:
             own.fit(_for(own, training), **options)
         except Exception as error:
             error.add_note(f"while fitting models[{name!r}]")
             raise
-    messages = [" ".join(str(warning.message).split()) for warning in caught]
-    return _Row(name, own, time.perf_counter() - start, list(dict.fromkeys(messages)))
+    return _Row(name, own, time.perf_counter() - start, messages)
+
+
+def _baselines(training: Sequences, models: list[StateSpaceModel[Any]]) -> list[_Row]:
+    """The naive rows, a fit of their own each."""
+    with _kept_warnings() as messages:
+        start = time.perf_counter()
+        found = naive_models(training, models)
+        seconds = (time.perf_counter() - start) / len(found)
+    return [_Row(name, model, seconds, messages if name.startswith("iid") else []) for name, model in found.items()]
+
+
+@contextmanager
+def _kept_warnings() -> Generator[list[str]]:
+    """Inside, warnings are not issued; afterwards the list holds their texts, each once and on one line."""
+    messages: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield messages
+    messages += dict.fromkeys(" ".join(str(warning.message).split()) for warning in caught)
 
 
 def _scored(row: _Row, data: Sequences, task: Rolling) -> _Scored:

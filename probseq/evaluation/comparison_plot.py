@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from probseq.forecasting import continue_index
+from probseq.forecasting import _is_symbolic, continue_index
 from probseq.sequences import Sequences
 
 if TYPE_CHECKING:
@@ -110,12 +110,11 @@ def _draw_fan(
     inputs: dict[str, Any] = {}
     if model.input_dim and u is not None:
         inputs = {"u": u[:n_train], "future_u": u[n_train : n_train + len(ahead)]}
-    try:
-        forecast = model.forecast(y[:n_train], len(ahead), seed=comparison.seed, **inputs)
-        mean = forecast.mean[:, column]
-        lower, upper = (end[:, column] for end in forecast.interval(comparison.level))
-    except ValueError:  # symbols have neither
+    forecast = model.forecast(y[:n_train], len(ahead), seed=comparison.seed, **inputs)
+    if _is_symbolic(forecast.distribution):
         return
+    mean = forecast.mean[:, column]
+    lower, upper = (end[:, column] for end in forecast.interval(comparison.level))
     panel.plot(ahead, mean, lw=1.8 if filled else 1.3, zorder=4, label=name, **style)
     if filled:
         panel.fill_between(ahead, lower, upper, color=style["color"], alpha=0.15, lw=0, zorder=2)

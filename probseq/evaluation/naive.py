@@ -12,6 +12,7 @@ a random walk moves by N(0, k step_cov), so step_cov is the mean of d d' / k ove
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -66,7 +67,7 @@ def iid(data: Sequences, emission: emissions.Emission) -> HMM:
 
     Binary data and symbols get half a count of each outcome on top.
     """
-    data = data.flat()
+    data = replace(data.flat(), inputs=None)
     always: dict[str, Any] = {"initial_probs": [1.0], "transition_matrix": [[1.0]]}
     if isinstance(emission, emissions.Categorical):
         symbols = data.values[data.observed].long()

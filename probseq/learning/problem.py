@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from probseq.base import Snapshot, StateSpaceModel
+from probseq.base import StateSpaceModel
+from probseq.parameters import Snapshot
 from probseq.sequences import Sequences
 
 

@@ -11,6 +11,7 @@ coordinate of y_t enters through its conditional mean and covariance given the s
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -24,6 +25,7 @@ from probseq.randomness import generator
 from probseq.sequences import Sequences
 
 MATRICES = ("transition_matrix", "transition_cov", "emission_matrix", "emission_cov", "initial_mean", "initial_cov")
+OFFSETS = ("transition_offset", "emission_offset")
 
 
 class LDS(LinearGaussianModel):
@@ -31,8 +33,9 @@ class LDS(LinearGaussianModel):
 
     Shapes: transition_matrix, transition_cov, initial_cov (n, n), emission_matrix (m, n), emission_cov (m, m),
     initial_mean (n,), transition_input_matrix (n, p), emission_input_matrix (m, p), offsets (n,) and (m,).
-    Covariances may be singular. Offsets that are not given are zero and held there, except that a model from
-    sizes learns its emission offset, the level of the data.
+    Covariances may be singular. `offsets` names those that are learned, "transition_offset" or "emission_offset":
+    by default the given ones, and for a model from sizes the emission offset, the level of the data. The others are
+    zero and held there.
     """
 
     fit_methods: ClassVar[tuple[str, ...]] = ("em", "gradient")
@@ -53,6 +56,8 @@ class LDS(LinearGaussianModel):
         state_dim: int | None = None,
         obs_dim: int | None = None,
         input_dim: int | None = None,
+        *,
+        offsets: Iterable[str] | None = None,
         **values: Any,
     ) -> None:
         super().__init__()
@@ -67,18 +72,26 @@ class LDS(LinearGaussianModel):
         self.event_shape = torch.Size([self.obs_dim])
         self.from_values = all(name in given for name in MATRICES)
         self.declare(**given)
-        for name in ("transition_offset", "emission_offset"):
-            if name not in given and (self.from_values or name == "transition_offset"):
-                setattr(self, name, torch.zeros(self.params()[name].value_shape(self)))
-                self._parameters[f"raw_{name}"].requires_grad_(False)  # type: ignore[union-attr]
+        self._choose_offsets(given, offsets)
         if self.from_values:
             for name in self.unset & set(inputs):
                 setattr(self, name, torch.zeros(self.params()[name].value_shape(self)))
-        self._has_transition_offset = "transition_offset" in given
-        self._has_emission_offset = "emission_offset" in given or not self.from_values
+
+    def _choose_offsets(self, given: dict[str, Tensor], chosen: Iterable[str] | None) -> None:
+        """Hold the offsets that are not learned, at zero unless they have a value."""
+        if chosen is None:
+            chosen = {name for name in OFFSETS if name in given} | (set() if self.from_values else {"emission_offset"})
+        learned = {chosen} if isinstance(chosen, str) else set(chosen)
+        if learned - set(OFFSETS):
+            raise ValueError(f"offsets must be among {OFFSETS}, got {sorted(learned)}")
+        for name in OFFSETS:
+            if name not in given and (self.from_values or name not in learned):
+                setattr(self, name, torch.zeros(self.params()[name].value_shape(self)))
+            self._parameters[f"raw_{name}"].requires_grad_(name in learned)  # type: ignore[union-attr]
 
     def sizes(self) -> dict[str, Any]:
-        return {"state_dim": self.state_dim, "obs_dim": self.obs_dim, "input_dim": self.input_dim}
+        offsets = [name for name in OFFSETS if not self.is_frozen(name)]
+        return {"state_dim": self.state_dim, "obs_dim": self.obs_dim, "input_dim": self.input_dim, "offsets": offsets}
 
     def system(self) -> System:
         return System(
@@ -90,12 +103,18 @@ class LDS(LinearGaussianModel):
             self.emission_cov,
         )
 
+    def _has(self, name: str) -> bool:
+        """Whether an offset is there at all: learned, or held at something else than zero."""
+        if name in self.overrides or not self.is_frozen(name):
+            return True
+        return bool((self.params()[name].raw(self) != 0).any())
+
     def transition_offset_at(self, u: Tensor | None) -> Tensor | None:
-        offset = self.transition_offset if self._has_transition_offset else None
+        offset = self.transition_offset if self._has("transition_offset") else None
         return _plus(offset, None if u is None else u @ self.transition_input_matrix.mT)
 
     def emission_offset_at(self, u: Tensor | None) -> Tensor | None:
-        offset = self.emission_offset if self._has_emission_offset else None
+        offset = self.emission_offset if self._has("emission_offset") else None
         return _plus(offset, None if u is None else u @ self.emission_input_matrix.mT)
 
     def _rescale(self, scale: Tensor, shift: Tensor) -> None:
@@ -107,7 +126,6 @@ class LDS(LinearGaussianModel):
             self.emission_input_matrix = scale.unsqueeze(-1) * self.emission_input_matrix
         if "emission_offset" not in self.unset:
             self.emission_offset = scale * self.emission_offset + shift
-        self._has_emission_offset = self._has_emission_offset or bool((shift != 0).any())
 
     # ---- learning
 
@@ -160,10 +178,10 @@ class LDS(LinearGaussianModel):
         inputs = None if sequences.inputs is None else sequences.inputs[:, 1:][moments.has_past]
         design_mean, design_cov = _design(moments.before, moments.before_cov, inputs)
         cross = _pad_columns(moments.pairs, design_mean.shape[1])
-        weights = self._solve(names, self._has_transition_offset, design_mean, design_cov, moments.after, cross)
+        weights = self._solve(names, design_mean, design_cov, moments.after, cross)
         residual = moments.after - design_mean @ weights.mT
         noise = moments.after_cov.sum(0) - 2 * symmetric(weights @ cross.sum(0).mT) + weights @ design_cov @ weights.mT
-        self.assign(transition_cov=symmetric(noise + residual.mT @ residual) / len(residual))
+        self.assign(transition_cov=_rounded(symmetric(noise + residual.mT @ residual) / len(residual)))
 
     def _maximise_emission(self, moments: _Moments, sequences: Sequences) -> None:
         """Regress y_t on (z_t, u_t, 1); rows with nothing observed say nothing."""
@@ -176,11 +194,11 @@ class LDS(LinearGaussianModel):
         design_mean, design_cov = _design(mean, cov, inputs)
         cross = _pad_columns(gain @ cov, design_mean.shape[1])
         names = ["emission_matrix", "emission_input_matrix", "emission_offset"]
-        weights = self._solve(names, self._has_emission_offset, design_mean, design_cov, y, cross)
+        weights = self._solve(names, design_mean, design_cov, y, cross)
         residual = y - design_mean @ weights.mT
         y_cov = (gain @ cov @ gain.mT + own).sum(0)
         noise = y_cov - 2 * symmetric(weights @ cross.sum(0).mT) + weights @ design_cov @ weights.mT
-        self.assign(emission_cov=symmetric(noise + residual.mT @ residual) / len(residual))
+        self.assign(emission_cov=_rounded(symmetric(noise + residual.mT @ residual) / len(residual)))
 
     def _complete(
         self, y: Tensor, observed: Tensor, mean: Tensor, sequences: Sequences, u: Tensor | None
@@ -205,12 +223,9 @@ class LDS(LinearGaussianModel):
             own[rows.reshape(-1, 1, 1), h.reshape(-1, 1), h] = left
         return y, gain, own
 
-    def _solve(
-        self, names: list[str], constant: bool, mean: Tensor, cov: Tensor, target: Tensor, cross: Tensor
-    ) -> Tensor:
+    def _solve(self, names: list[str], mean: Tensor, cov: Tensor, target: Tensor, cross: Tensor) -> Tensor:
         """Least squares for the free blocks of [matrix | input matrix | offset]; held blocks keep their values."""
         held = [self.is_frozen(name) for name in names]
-        held[2] = held[2] or not constant
         blocks = [getattr(self, name).reshape(target.shape[1], -1) for name in names]
         weights = torch.cat(blocks, -1)
         mask = torch.cat(
@@ -276,6 +291,14 @@ def _design(mean: Tensor, cov: Tensor, inputs: Tensor | None) -> tuple[Tensor, T
     total = mean.new_zeros(design.shape[1], design.shape[1])
     total[: mean.shape[1], : mean.shape[1]] = cov.sum(0)
     return design, total
+
+
+def _rounded(cov: Tensor) -> Tensor:
+    """A covariance that is a difference of sums: eigenvalues below zero are their rounding errors, and become zero."""
+    values, vectors = torch.linalg.eigh(cov)
+    if bool((values >= 0).all()):
+        return cov
+    return symmetric(vectors * values.clamp(min=0).unsqueeze(-2) @ vectors.mT)
 
 
 def _pad_columns(matrices: Tensor, width: int) -> Tensor:

@@ -270,6 +270,16 @@ def test_symbols_have_log_scores_and_no_crps() -> None:
     assert len(found.plot().axes) == 2
 
 
+def test_discrete_data_with_inputs() -> None:
+    rng = np.random.default_rng(12)
+    u = rng.normal(size=(50, 1))
+    y = (u[:, 0] + 0.3 * rng.normal(size=50) > 0).astype(float)
+    reader = ps.RNN(1, cell=ps.cells.GRU(3), head=ps.heads.Bernoulli(), input_dim=1, feedback=False, seed=0)
+    found = compare({"reader": reader}, y, u, horizons=(1, 2), n_samples=20)
+    assert found.table.index[0] == "reader"
+    assert found.table.loc["reader", "crps_2"] < found.table.loc["iid", "crps_2"]
+
+
 def test_binary_data_have_brier_scores_and_no_coverage() -> None:
     y = np.random.default_rng(11).integers(0, 2, size=60)
     network = ps.RNN(1, cell=ps.cells.GRU(2), head=ps.heads.Bernoulli(), seed=0)
@@ -279,6 +289,7 @@ def test_binary_data_have_brier_scores_and_no_coverage() -> None:
     assert found.table.loc["iid", "crps_1"] == pytest.approx(expected, rel=1e-9)
     assert found.table.loc["gru", "crps_2"] == pytest.approx(expected, rel=0.2)
     assert found.table[["coverage_1", "coverage_2"]].isna().all(axis=None)
+    assert len(found.plot().axes) == 2
 
 
 def test_horizons_beyond_the_test_part_are_empty() -> None:
@@ -343,6 +354,7 @@ def test_the_picture_shows_data_fans_and_differences() -> None:
         ({"horizons": (0, 1)}, "horizons must be positive integers"),
         ({"horizons": (1.5,)}, "horizons must be positive integers"),
         ({"level": 1.0}, "level must lie"),
+        ({"n_samples": 1}, "n_samples must be at least 2"),
         ({"fit_options": {"b": {}}}, "no models"),
         ({"y": np.ones(60)}, "constant"),
         ({"y": np.r_[series(42), np.full(18, np.nan)]}, "observed step in the test part"),

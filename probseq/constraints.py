@@ -1,0 +1,149 @@
+"""Sets that parameters live in, each with a map from unconstrained numbers onto it.
+
+| constraint      | stored                      | value              | singular members                      |
+|-----------------|-----------------------------|--------------------|---------------------------------------|
+| `real`          | x                           | x                  |                                       |
+| `nonnegative`   | log x                       | exp                | 0 is kept, with zero gradient         |
+| `probability`   | log-odds                    | sigmoid            | 0 and 1 are kept, with zero gradient  |
+| `simplex`       | log p                       | softmax            | zeros are kept, with zero gradient    |
+| `semidefinite`  | L, lower triangular         | L L'               | any rank                              |
+| `definite`      | L with a log diagonal       | L L'               | none                                  |
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class Constraint:
+    """A set of values with a map from unconstrained numbers onto it."""
+
+    words = "real numbers"
+
+    def forward(self, raw: Tensor) -> Tensor:
+        """The value for unconstrained numbers. Satisfies forward(inverse(value)) == value."""
+        return raw
+
+    def inverse(self, value: Tensor) -> Tensor:
+        return value
+
+    def complaint(self, value: Tensor) -> str | None:
+        """What is wrong with a finite value, in words; None if nothing is."""
+        return None
+
+    def degrees_of_freedom(self, raw: Tensor) -> int:
+        """The number of free parameters in a minimal description."""
+        return raw.numel()
+
+
+class _Nonnegative(Constraint):
+    words = "non-negative numbers"
+
+    def forward(self, raw: Tensor) -> Tensor:
+        return raw.exp()
+
+    def inverse(self, value: Tensor) -> Tensor:
+        return value.log()
+
+    def complaint(self, value: Tensor) -> str | None:
+        return f"smallest entry {value.min():.4g}" if value.numel() and value.min() < 0 else None
+
+
+class _Probability(Constraint):
+    words = "probabilities in [0, 1]"
+
+    def forward(self, raw: Tensor) -> Tensor:
+        return raw.sigmoid()
+
+    def inverse(self, value: Tensor) -> Tensor:
+        return torch.logit(value)
+
+    def complaint(self, value: Tensor) -> str | None:
+        bad = (value < 0) | (value > 1)
+        return f"found {value[bad][0]:.4g}" if bad.any() else None
+
+
+class _Simplex(Constraint):
+    words = "probabilities that sum to 1 along the last axis"
+
+    def forward(self, raw: Tensor) -> Tensor:
+        return raw.softmax(-1)
+
+    def inverse(self, value: Tensor) -> Tensor:
+        return value.log()
+
+    def complaint(self, value: Tensor) -> str | None:
+        if value.numel() and value.min() < 0:
+            return f"smallest entry {value.min():.4g}"
+        sums = value.sum(-1)
+        worst = (sums - 1).abs()
+        return f"a row sums to {sums.flatten()[worst.argmax()]:.6g}" if (worst > 1e-6).any() else None
+
+    def degrees_of_freedom(self, raw: Tensor) -> int:
+        return int((raw > -torch.inf).sum()) - raw[..., 0].numel()
+
+
+class _Semidefinite(Constraint):
+    words = "positive semidefinite"
+    strict = False
+
+    def forward(self, raw: Tensor) -> Tensor:
+        lower = raw.tril()
+        return lower @ lower.mT
+
+    def inverse(self, value: Tensor) -> Tensor:
+        return psd_factor(value)
+
+    def complaint(self, value: Tensor) -> str | None:
+        if not value.numel():
+            return None
+        scale = value.abs().amax()
+        if (value - value.mT).abs().max() > 1e-8 * scale:
+            return "it is not symmetric"
+        smallest = float(torch.linalg.eigvalsh(value / scale).min() * scale) if scale > 0 else 0.0
+        return self.judge(smallest, float(scale))
+
+    def judge(self, smallest: float, scale: float) -> str | None:
+        return f"smallest eigenvalue {smallest:.4g}" if smallest < -1e-9 * scale else None
+
+    def degrees_of_freedom(self, raw: Tensor) -> int:
+        n = raw.shape[-1]
+        return raw[..., 0, 0].numel() * n * (n + 1) // 2 if n else 0
+
+
+class _Definite(_Semidefinite):
+    words = "positive definite"
+
+    def forward(self, raw: Tensor) -> Tensor:
+        lower = raw.tril(-1) + torch.diag_embed(raw.diagonal(dim1=-2, dim2=-1).exp())
+        return lower @ lower.mT
+
+    def inverse(self, value: Tensor) -> Tensor:
+        lower = torch.linalg.cholesky(value)
+        return lower.tril(-1) + torch.diag_embed(lower.diagonal(dim1=-2, dim2=-1).log())
+
+    def judge(self, smallest: float, scale: float) -> str | None:
+        return f"smallest eigenvalue {smallest:.4g}" if smallest <= 0 else None
+
+
+real = Constraint()
+nonnegative = _Nonnegative()
+probability = _Probability()
+simplex = _Simplex()
+semidefinite = _Semidefinite()
+definite = _Definite()
+
+
+def psd_factor(cov: Tensor) -> Tensor:
+    """A lower-triangular L with L L' == cov for any positive semidefinite cov (..., n, n), singular ones too."""
+    factor, info = torch.linalg.cholesky_ex(cov)
+    good = (info == 0) & torch.isfinite(factor).flatten(-2).all(-1)
+    if bool(good.all()):
+        return factor
+    scale = cov.abs().amax((-2, -1), keepdim=True)
+    values, vectors = torch.linalg.eigh(cov / torch.where(scale > 0, scale, 1.0))
+    root = vectors * values.clamp(min=0).sqrt().unsqueeze(-2) * scale.sqrt()
+    lower = torch.linalg.qr(root.mT)[1].mT
+    signs = torch.where(lower.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).to(cov.dtype)
+    return torch.where(good[..., None, None], factor, lower * signs.unsqueeze(-2))
