@@ -84,7 +84,7 @@ def given(u: Tensor | None, index: Any) -> Tensor | None:
 
 def near(actual: Any, expected: Any, what: str, tolerance: float = TOLERANCE, size: float | None = None) -> None:
     """|actual - expected| <= tolerance * size, where size is the largest expected number unless it is given."""
-    actual, expected = (x.detach() if isinstance(x, Tensor) else torch.tensor(x) for x in (actual, expected))
+    actual, expected = (x.detach() if isinstance(x, Tensor) else torch.tensor(x, dtype=torch.float64) for x in (actual, expected))
     assert actual.shape == expected.shape, f"{what}: shape {tuple(actual.shape)} is not {tuple(expected.shape)}"
     if not actual.numel():
         return
@@ -699,7 +699,7 @@ def _linear_recursion(scale: float) -> tuple[Tensor, Tensor]:
     for row in y:
         total += reference.log_normal(row, scale * parts["emission_matrix"] @ state, scale**2 * parts["emission_cov"])
         state = parts["transition_matrix"] @ state
-    return model.log_prob(y), torch.tensor(total)
+    return model.log_prob(y), torch.tensor(total, dtype=torch.float64)
 
 
 def _companion(scale: float) -> tuple[Tensor, Tensor]:

@@ -147,6 +147,7 @@ class LDS(LinearGaussianModel):
             "emission_cov": _floored(emission_noise, seen.mT @ seen / len(seen)),
             "initial_mean": torch.zeros(self.state_dim),
             "initial_cov": _floored(spread, spread),
+            "transition_offset": torch.zeros(self.state_dim),
             "emission_offset": mean,
             "transition_input_matrix": torch.zeros(self.state_dim, self.input_dim),
             "emission_input_matrix": torch.zeros(self.obs_dim, self.input_dim),
