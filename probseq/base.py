@@ -24,7 +24,7 @@ Conventions
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, NamedTuple, Self
 
@@ -146,6 +146,10 @@ class StateSpaceModel(Parametric, abc.ABC, Generic[BeliefT]):
     def _rescale(self, scale: Tensor, shift: Tensor) -> None:
         """Make this the model of scale * y + shift, per coordinate."""
         raise ValueError(f"{type(self).__name__} has no unit to rescale")
+
+    def _balance(self) -> Callable[[], None]:
+        """Give hidden quantities a unit in which a fit is well conditioned; returns what gives the old unit back."""
+        return lambda: None
 
     @abc.abstractmethod
     def sizes(self) -> dict[str, Any]:
@@ -396,7 +400,7 @@ class LatentStateModel(StateSpaceModel[BeliefT]):
     def path_log_prob(self, states: Any, y: Any, u: Any = None, *, lengths: Any = None) -> Tensor:
         """log p(z_{0:T}, y), (*batch,), where a density exists."""
         sequences = self._door(y, u, lengths)
-        if isinstance(states, (list, tuple)):
+        if sequences.layout == "list" and isinstance(states, (list, tuple)):
             states = torch.nn.utils.rnn.pad_sequence([torch.as_tensor(path) for path in states], batch_first=True)
         paths = torch.as_tensor(states)
         ndim = len(sequences.batch_shape)

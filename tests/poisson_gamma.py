@@ -51,7 +51,8 @@ class PoissonGamma(StateSpaceModel[GammaRate]):
         return {"dim": self.dim}
 
     def initial_belief(self, batch_shape: tuple[int, ...] = (), u: Tensor | None = None) -> GammaRate:
-        return GammaRate(self.initial_shape.expand(*batch_shape, self.dim), self.initial_rate.expand(*batch_shape, self.dim))
+        shape = (*batch_shape, self.dim)
+        return GammaRate(self.initial_shape.expand(shape), self.initial_rate.expand(shape))
 
     def predict(self, belief: GammaRate, u: Tensor | None = None) -> GammaRate:
         return GammaRate(self.discount * belief.shape, self.discount * belief.rate)

@@ -1,12 +1,12 @@
 """Oracles: the definitions themselves, slow and plain, with nothing taken from the algorithms under test.
 
-| oracle                | of                      | how                                                                  |
-|-----------------------|-------------------------|----------------------------------------------------------------------|
-| `enumerate_paths`     | HMM                     | the sum, or the largest, over all K^T state paths                    |
-| `joint_of_lds`        | LDS                     | one dense Gaussian over all states and observations                  |
-| `joint_of_ar`         | AR                      | the same by the recursion on observations, pre-sample values included|
-| `four_step_loop`      | every family            | the executable specification, one sequence at a time                 |
-| `grid`, `counts_grid` | densities, counts       | points and weights for sums over the next observation                |
+| oracle                | of                | how                                                                   |
+|-----------------------|-------------------|-----------------------------------------------------------------------|
+| `enumerate_paths`     | HMM               | the sum, or the largest, over all K^T state paths                     |
+| `joint_of_lds`        | LDS               | one dense Gaussian over all states and observations                   |
+| `joint_of_ar`         | AR                | the same by the recursion on observations, pre-sample values included |
+| `four_step_loop`      | every family      | the executable specification, one sequence at a time                  |
+| `grid`, `counts_grid` | densities, counts | points and weights for sums over the next observation                 |
 
 Arrays are numpy, `y` is (T, D) with NaN where missing, inputs `u` are (T, P).
 """
@@ -35,7 +35,7 @@ def array(value: Any) -> Array:
     return np.asarray(value.detach() if isinstance(value, Tensor) else value, dtype=np.float64)
 
 
-# ---------------------------------------------------------------------------------------------- hidden Markov models
+# ------------------------------------------------------------------------------------------ hidden Markov models
 
 
 @dataclass(frozen=True)
@@ -89,10 +89,11 @@ def _log_density(emission: Any, k: int, row: Array) -> float:
 
 def hmm_oracle(model: Any, y: Array) -> Enumerated:
     """All paths of an `HMM` for one sequence."""
-    return enumerate_paths(array(model.initial_probs), array(model.transition_matrix), observation_table(model.emission, y))
+    table = observation_table(model.emission, y)
+    return enumerate_paths(array(model.initial_probs), array(model.transition_matrix), table)
 
 
-# ---------------------------------------------------------------------------------------------- linear Gaussian models
+# ---------------------------------------------------------------------------------------- linear Gaussian models
 
 
 @dataclass(frozen=True)
@@ -225,7 +226,7 @@ def ar_start(model: Any) -> tuple[Array, Array]:
     return np.tile(level, order), scipy.linalg.solve_discrete_lyapunov(companion, full)
 
 
-# ---------------------------------------------------------------------------------------------- every family
+# -------------------------------------------------------------------------------------------------- every family
 
 
 @dataclass(frozen=True)
@@ -258,7 +259,7 @@ def four_step_loop(model: Any, y: Tensor, u: Tensor | None = None, initial: Any 
     return Looped(predicted, updated, torch.stack(scores) if scores else torch.zeros(0, dtype=torch.float64))
 
 
-# ---------------------------------------------------------------------------------------------- sums and integrals
+# -------------------------------------------------------------------------------------------- sums and integrals
 
 
 def grid(centre: Tensor, spread: Tensor, points: int = 121, reach: float = 12.0) -> tuple[Tensor, Tensor]:

@@ -35,7 +35,7 @@ def from_statsmodels(module: str, name: str) -> np.ndarray:
         pytest.skip(f"statsmodels is not installed with its tests ({module})")
 
 
-# ---------------------------------------------------------------------------------------------- linear Gaussian models
+# ---------------------------------------------------------------------------------------- linear Gaussian models
 
 
 def local_level(case: dict[str, Any], mean: float, var: float) -> ps.LDS:
@@ -83,7 +83,7 @@ def test_wpi1_third_order_autoregression() -> None:
     assert model.log_prob(y).item() == pytest.approx(case["log_prob"], abs=1e-5)
 
 
-# ---------------------------------------------------------------------------------------------- hidden Markov models
+# ------------------------------------------------------------------------------------------ hidden Markov models
 
 
 def discrete(case: dict[str, Any]) -> ps.HMM:

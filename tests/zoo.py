@@ -85,7 +85,7 @@ class Row:
         return unroll(model, steps, None if u is None else u.numpy())
 
 
-# ---------------------------------------------------------------------------------------------- random parts
+# -------------------------------------------------------------------------------------------------- random parts
 
 
 def simplex(rng: np.random.Generator, *shape: int) -> np.ndarray:
@@ -105,7 +105,7 @@ def rotation(rng: np.random.Generator, dim: int) -> np.ndarray:
     return np.linalg.qr(rng.normal(size=(dim, dim)))[0]
 
 
-# ---------------------------------------------------------------------------------------------- hidden Markov models
+# ------------------------------------------------------------------------------------------ hidden Markov models
 
 
 def hmm(seed: int, emission: Callable[[np.random.Generator, int], Any], n_states: int = 3) -> ps.HMM:
@@ -194,7 +194,7 @@ HMM_ROWS = [
 ]
 
 
-# ---------------------------------------------------------------------------------------------- linear Gaussian models
+# ---------------------------------------------------------------------------------------- linear Gaussian models
 
 
 def lds_parts(seed: int, n: int, m: int) -> dict[str, Any]:
@@ -259,9 +259,8 @@ def ar(seed: int, order: int, dim: int, radius: float = 0.8) -> ps.AR:
 
 def linear_row(name: str, make: Callable[[int], Any], dim: int, **traits: Any) -> Row:
     given: dict[str, Any] = {"fit_methods": ("em", "gradient"), **traits}
-    return Row(
-        name=name, make=make, kind="real", dim=dim, marginalises=True, latent=True, oracle="dense", compiled=True, **given
-    )
+    given.update(marginalises=True, latent=True, oracle="dense", compiled=True)
+    return Row(name=name, make=make, kind="real", dim=dim, **given)
 
 
 def ar_row(name: str, make: Callable[[int], Any], dim: int) -> Row:
@@ -282,7 +281,7 @@ LINEAR_ROWS = [
 ]
 
 
-# ---------------------------------------------------------------------------------------------- recurrent networks
+# -------------------------------------------------------------------------------------------- recurrent networks
 
 CELLS: dict[str, Callable[[], Any]] = {
     "elman": lambda: ps.cells.Elman(2),
@@ -318,7 +317,9 @@ def expected_input_rule(model: Any, belief: Point, y: Tensor, observed: Tensor) 
     return Point(belief.state, torch.where(observed, y, said.base_dist.probs))
 
 
-def rnn_row(name: str, cell: str, head: Callable[[], Any], kind: Kind, dim: int, n_symbols: int = 0, **options: Any) -> Row:
+def rnn_row(
+    name: str, cell: str, head: Callable[[], Any], kind: Kind, dim: int, n_symbols: int = 0, **options: Any
+) -> Row:
     return Row(
         name=f"rnn-{cell}-{name}",
         make=lambda s: rnn(s, cell, head(), dim, **options),
@@ -341,7 +342,7 @@ RNN_ROWS = [
 ]
 
 
-# ---------------------------------------------------------------------------------------------- the newcomer
+# -------------------------------------------------------------------------------------------------- the newcomer
 
 
 def poisson_gamma(seed: int) -> PoissonGamma:

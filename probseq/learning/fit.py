@@ -28,7 +28,7 @@ from probseq.learning.em import run_em
 from probseq.learning.gradient import run_adam, run_lbfgs
 from probseq.learning.history import History
 from probseq.learning.problem import Problem, Run, split
-from probseq.parameters import freeze, parametric_modules
+from probseq.parameters import Snapshot, freeze, parametric_modules
 from probseq.randomness import fresh_seed, spawn
 from probseq.sequences import Sequences
 
@@ -90,6 +90,7 @@ def fit(
             ]
             best = max(runs, key=lambda run: run.best_score)
             model.restore(best.best)
+        _put_back(model, fixed, before)
     except BaseException:
         model.restore(before)
         model.history = history_before
@@ -105,6 +106,14 @@ def fit(
         seconds=time.perf_counter() - start,
     )
     _report(model)
+
+
+def _put_back(model: StateSpaceModel[Any], fixed: Iterable[str], before: Snapshot) -> None:
+    """Give held parameters their very numbers back: the change of units costs them the last digit."""
+    with freeze(model, fixed), torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if not parameter.requires_grad and not before.tensors[name].isnan().any():
+                parameter.copy_(before.tensors[name])
 
 
 def _restarts(n_restarts: int, seed: int) -> list[tuple[int, int]]:
@@ -163,19 +172,22 @@ def _method(model: StateSpaceModel[Any], method: str | None) -> str:
 
 
 class _Units:
-    """Inside, the model lives in units where the data have zero mean and unit spread."""
+    """Inside, data have zero mean and about unit spread, and states a balanced unit where they can."""
 
     def __init__(self, model: StateSpaceModel[Any], data: Sequences) -> None:
         self.model, self.data = model, data
         self.shift, self.scale = torch.zeros(1), torch.ones(1)
+        self.unbalance = lambda: None
 
     def __enter__(self) -> Self:
         if self.model.real_valued:
             self.shift, self.scale = self._moments()
             self.model._rescale(1 / self.scale, -self.shift / self.scale)
+        self.unbalance = self.model._balance()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.unbalance()
         if self.model.real_valued:
             self.model._rescale(self.scale, self.shift)
 
@@ -204,7 +216,7 @@ class _Units:
             spread = torch.where(flat, torch.where(shift != 0, shift.abs(), 1.0), spread)
         if self.model.common_scale:
             spread = spread.log().mean().exp().expand_as(spread)
-        return shift, spread
+        return shift, spread.log2().round().exp2()  # a power of two: scaling there and back is exact
 
 
 def _held_back(model: StateSpaceModel[Any], validation: Any, units: _Units) -> Any:

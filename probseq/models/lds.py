@@ -11,7 +11,7 @@ coordinate of y_t enters through its conditional mean and covariance given the s
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -127,6 +127,37 @@ class LDS(LinearGaussianModel):
         if "emission_offset" not in self.unset:
             self.emission_offset = scale * self.emission_offset + shift
 
+    def _balance(self) -> Callable[[], None]:
+        """Choose the unit of every state so that one unit moves some observation, now or n steps on, by about one.
+
+        The law of y does not change. The factors are powers of two: held parameters come back as they were.
+        """
+        if self.unset & set(MATRICES):
+            return lambda: None
+        with torch.no_grad():
+            response, reach = self.emission_matrix, self.emission_matrix.abs().amax(0)
+            for _ in range(self.state_dim - 1):
+                response = response @ self.transition_matrix
+                reach = torch.maximum(reach, response.abs().amax(0))
+        seen = (reach > 0) & torch.isfinite(reach)
+        factor = torch.where(seen, torch.where(seen, reach, 1.0).log2().round().exp2(), 1.0)
+        self._rescale_states(factor)
+        return lambda: self._rescale_states(1 / factor)
+
+    def _rescale_states(self, factor: Tensor) -> None:
+        """Make the state factor * z, in the same law of y."""
+        column = factor.unsqueeze(-1)
+        with torch.no_grad():
+            self.transition_matrix = column * self.transition_matrix / factor
+            self.emission_matrix = self.emission_matrix / factor
+            self.transition_cov = column * self.transition_cov * factor
+            self.initial_cov = column * self.initial_cov * factor
+            self.initial_mean = factor * self.initial_mean
+            if "transition_offset" not in self.unset:
+                self.transition_offset = factor * self.transition_offset
+            if self.input_dim and "transition_input_matrix" not in self.unset:
+                self.transition_input_matrix = column * self.transition_input_matrix
+
     # ---- learning
 
     def _start(self, sequences: Sequences, seed: int) -> None:
@@ -155,9 +186,9 @@ class LDS(LinearGaussianModel):
         self.assign(**start)
 
     def _unidentified(self, sequences: Sequences) -> set[str]:
-        """One sequence shows one start: with no spread of starts the likelihood grows as their covariance shrinks."""
+        """One sequence shows one start: a belief that narrows around what y_0 needs has an unbounded likelihood."""
         few = int((sequences.lengths > 0).sum()) <= self.state_dim
-        return {"initial_cov"} if few else set()
+        return {"initial_mean", "initial_cov"} if few else set()
 
     def _em_step(self, sequences: Sequences) -> Tensor:
         smoothed = kalman.smooth(*self._arguments(sequences))

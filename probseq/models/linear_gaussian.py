@@ -124,18 +124,17 @@ class LinearGaussianModel(LatentStateModel[Gaussian]):
         self, sequences: Sequences, initial: Gaussian | None = None
     ) -> tuple[kalman.LinearGaussianSystem, Tensor, Tensor | None, Tensor]:
         """What the compiled filter reads: the system, y less its offset, what is observed, lengths."""
-        system = self.system()
+        system, u = self.system(), sequences.inputs
         mean, cov = (system.initial_mean, system.initial_cov) if initial is None else (initial.mean, initial.cov)
-        n = system.initial_mean.shape[-1]
-        offset = self.emission_offset_at(sequences.inputs)
+        moved, offset = self.transition_offset_at(u), self.emission_offset_at(u)
         arrays = kalman.LinearGaussianSystem(
-            initial_mean=mean.expand(len(sequences.values), n),
-            initial_cov=cov if cov.ndim == 3 else cov.unsqueeze(0),
-            transition_matrix=system.transition_matrix.unsqueeze(0),
-            transition_cov=system.transition_cov.unsqueeze(0),
-            transition_offset=_with_batch_and_time(self.transition_offset_at(sequences.inputs), n),
-            emission_matrix=system.emission_matrix.unsqueeze(0),
-            emission_cov=system.emission_cov.unsqueeze(0),
+            initial_mean=mean,
+            initial_cov=cov,
+            transition_matrix=system.transition_matrix,
+            transition_cov=system.transition_cov,
+            transition_offset=mean.new_zeros(mean.shape[-1]) if moved is None else moved,
+            emission_matrix=system.emission_matrix,
+            emission_cov=system.emission_cov,
         )
         y = sequences.values if offset is None else sequences.values - offset
         return arrays, y, None if sequences.complete else sequences.observed, sequences.lengths
@@ -218,9 +217,3 @@ def _singular(why: str) -> str:
 def _refuse_diffuse(belief: Gaussian) -> None:
     if belief.diffuse_cov is not None and bool((belief.diffuse_cov != 0).any()):
         raise ImproperBelief("the belief is still diffuse, so the next observation has no proper density yet")
-
-
-def _with_batch_and_time(offset: Tensor | None, n: int) -> Tensor:
-    if offset is None:
-        return torch.zeros(1, 1, n, dtype=torch.float64)
-    return offset.reshape((1,) * (3 - offset.ndim) + tuple(offset.shape))

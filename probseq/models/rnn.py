@@ -27,6 +27,7 @@ from torch.distributions import Distribution
 from probseq.base import Filtered, StateSpaceModel
 from probseq.beliefs import Point
 from probseq.cells import Cell
+from probseq.cells.base import positive_integer
 from probseq.emissions.heads import Head
 from probseq.randomness import spawn
 from probseq.sequences import Sequences
@@ -61,7 +62,9 @@ class RNN(StateSpaceModel[Point]):
             raise TypeError(f"head must be a Head such as probseq.heads.Gaussian(), got {head!r}")
         if not feedback and not input_dim:
             raise ValueError("a network with feedback=False reads only inputs, so input_dim must be positive")
-        self.input_dim, self.feedback, self.dtype = int(input_dim), feedback, dtype
+        obs_dim = positive_integer("obs_dim", obs_dim)
+        self.input_dim = positive_integer("input_dim", input_dim) if input_dim != 0 else 0
+        self.feedback, self.dtype = feedback, dtype
         cell_seed, head_seed = spawn(seed, 2)
         self.head = head
         head.bind(cell.hidden_size, obs_dim, dtype=dtype, generator_seed=head_seed)

@@ -7,13 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from numpy.typing import NDArray
 from torch import Tensor
 
 from probseq.kernels import gaussian as kernel
-from probseq.ops.modes import needs_autograd, refuse_forward_mode
-
-_INPUTS = "Tensor rows, Tensor means, Tensor whitener, bool diagonal"
+from probseq.ops.modes import OnceDifferentiable, array_of, operator, untracked
 
 
 def log_prob(
@@ -26,68 +23,36 @@ def log_prob(
 
     With `diagonal` only the diagonals of W are read (and get gradients).
     """
-    inputs = refuse_forward_mode("Gaussian log-density", rows, means, whitener)
-    if needs_autograd(*inputs):
-        return torch.ops.probseq.gaussian_log_prob(*inputs, diagonal)
-    return _forward(*inputs, diagonal)
+    function = _value.run if untracked(rows, means, whitener) else _differentiable
+    return function(rows, means, whitener, diagonal)
 
 
-def _forward(rows: Tensor, means: Tensor, whitener: Tensor, diagonal: bool) -> Tensor:
-    table = rows.new_empty(rows.shape[0], means.shape[0])
-    kernel.forward(_array(rows), _array(means), _array(whitener), diagonal, table.numpy())
-    return table
+_INPUTS = "Tensor rows, Tensor means, Tensor whitener, bool diagonal"
 
 
-def _array(tensor: Tensor) -> NDArray[np.float64]:
-    return tensor.detach().contiguous().numpy()
-
-
-@torch.library.custom_op(
-    "probseq::gaussian_log_prob", mutates_args=(), device_types="cpu", schema=f"({_INPUTS}) -> Tensor"
-)
-def _log_prob_op(rows: Tensor, means: Tensor, whitener: Tensor, diagonal: bool) -> Tensor:
-    return _forward(rows, means, whitener, diagonal)
-
-
-@torch.library.custom_op(
-    "probseq::gaussian_log_prob_backward",
-    mutates_args=(),
-    device_types="cpu",
-    schema=f"(Tensor weight, {_INPUTS}) -> (Tensor, Tensor, Tensor)",
-)
-def _backward_op(
-    weight: Tensor, rows: Tensor, means: Tensor, whitener: Tensor, diagonal: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    gradients = (
-        torch.zeros(rows.shape).double(),
-        torch.zeros(means.shape).double(),
-        torch.zeros(whitener.shape).double(),
-    )
-    into_rows, into_means, into_whitener = gradients
-    kernel.backward(
-        _array(rows), _array(means), _array(whitener), diagonal, _array(weight),
-        into_rows.numpy(), into_means.numpy(), into_whitener.numpy(),
-    )  # fmt: skip
-    return into_rows, into_means, into_whitener
-
-
-@_log_prob_op.register_fake
-def _(rows: Tensor, means: Tensor, whitener: Tensor, diagonal: bool) -> Tensor:
+def _shape_of_value(rows: Tensor, means: Tensor, whitener: Tensor, diagonal: bool) -> Tensor:
     return rows.new_empty(rows.shape[0], means.shape[0])
 
 
-@_backward_op.register_fake
-def _(weight: Tensor, rows: Tensor, means: Tensor, whitener: Tensor, diagonal: bool) -> tuple[Tensor, ...]:
-    return rows.new_empty(rows.shape), means.new_empty(means.shape), whitener.new_empty(whitener.shape)
+@operator("gaussian_log_prob", f"({_INPUTS}) -> Tensor", _shape_of_value)
+def _value(rows: Tensor, means: Tensor, whitener: Tensor, diagonal: bool) -> Tensor:
+    """The table (N, K)."""
+    table = rows.new_empty(rows.shape[0], means.shape[0])
+    kernel.forward(array_of(rows), array_of(means), array_of(whitener), diagonal, table.numpy())
+    return table
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[:3])
-    ctx.diagonal = inputs[3]
+def _shapes_of_adjoint(weight: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+    return tuple(argument.new_empty(argument.shape) for argument in arguments[:3])
 
 
-def _adjoint(ctx: Any, weight: Tensor) -> tuple[Tensor | None, ...]:
-    return (*torch.ops.probseq.gaussian_log_prob_backward(weight, *ctx.saved_tensors, ctx.diagonal), None)
+@operator("gaussian_log_prob_backward", f"(Tensor weight, {_INPUTS}) -> (Tensor, Tensor, Tensor)", _shapes_of_adjoint)
+def _adjoint(weight: Tensor, rows: Tensor, means: Tensor, whitener: Tensor, diagonal: bool) -> tuple[Tensor, ...]:
+    """Gradients of sum(weight * table) in rows, means and whitener."""
+    into_rows, into_means, into_whitener = (np.zeros(tensor.shape) for tensor in (rows, means, whitener))
+    inputs = (array_of(rows), array_of(means), array_of(whitener))
+    kernel.backward(*inputs, diagonal, array_of(weight), into_rows, into_means, into_whitener)
+    return torch.from_numpy(into_rows), torch.from_numpy(into_means), torch.from_numpy(into_whitener)
 
 
-_log_prob_op.register_autograd(_adjoint, setup_context=_save)
+_differentiable = OnceDifferentiable("Gaussian log-density", _value, _adjoint, n_inputs=3, kept=(0, 1, 2, 3))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numba import njit
 
-from probseq.kernels import hmm, hmm_log, viterbi
+from probseq.kernels import hmm, hmm_adjoint, hmm_log, viterbi
 
 SIZES = [1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31]
 
@@ -108,12 +108,12 @@ def test_pieces(state: int) -> None:
     np.testing.assert_array_equal(out, (weight[:, None] + matrix[1, 1]).max(0))
 
 
-@pytest.mark.parametrize("n_rows", range(hmm.RANK + 1))
+@pytest.mark.parametrize("n_rows", range(hmm_adjoint.RANK + 1))
 def test_add_outer(n_rows: int) -> None:
     generator = np.random.default_rng(n_rows)
-    rows, columns = generator.normal(size=(2, hmm.RANK, 5))
+    rows, columns = generator.normal(size=(2, hmm_adjoint.RANK, 5))
     out = np.ones((5, 5))
-    hmm.add_outer(rows, columns, n_rows, out)
+    hmm_adjoint.add_outer(rows, columns, n_rows, out)
     np.testing.assert_allclose(out, 1.0 + rows[:n_rows].T @ columns[:n_rows], rtol=1e-13, atol=1e-14)
 
 
@@ -148,14 +148,14 @@ def test_backward_and_expectations_reverse_the_forward_pass(sets: int, varying: 
     result = run_forward(chain)
     transposed = np.ascontiguousarray(chain.transition.swapaxes(-1, -2))
     beta, evidence = np.empty_like(result.predicted), np.empty_like(result.shift)
-    hmm.backward(
+    hmm_adjoint.backward(
         transposed, np.log(chain.transition), chain.log_observation, result.emission, result.predicted,
         chain.lengths, result.status, beta, evidence,
     )  # fmt: skip
     assert not result.status.any()
     xi, weights = np.zeros_like(chain.transition), np.array([1.0, -2.0, 3.0])
     gamma = np.zeros_like(beta)
-    hmm.expectations(
+    hmm_adjoint.expectations(
         chain.transition, result.emission, result.predicted, beta, evidence, chain.lengths, result.status, weights,
         gamma, xi,
     )  # fmt: skip
@@ -293,4 +293,4 @@ def test_reading_out_of_bounds_raises() -> None:
     with pytest.raises(IndexError):
         viterbi.decode(*arrays, np.empty((1, 5, 3)), states, score)
     with pytest.raises(IndexError):
-        hmm.add_outer(np.ones((3, 2)), np.ones((3, 2)), 4, np.ones((2, 2)))
+        hmm_adjoint.add_outer(np.ones((3, 2)), np.ones((3, 2)), 4, np.ones((2, 2)))

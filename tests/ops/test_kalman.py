@@ -244,6 +244,31 @@ def at_sequence(system: LinearGaussianSystem, b: int) -> LinearGaussianSystem:
     )
 
 
+def test_leading_axes_of_one_may_be_left_out() -> None:
+    """The same values, and gradients of the shapes given; a shared initial mean collects those of its sequences."""
+    short = LinearGaussianSystem(*(value[0] for value in random_system()[0]))
+    short = short._replace(transition_offset=short.transition_offset[0])
+    y, lengths = random_system()[1], torch.tensor([5, 2, 4])
+    full = LinearGaussianSystem(short.initial_mean.expand(3, 2).clone(), *(value[None] for value in short[1:4]),
+                                short.transition_offset[None, None], *(value[None] for value in short[5:]))  # fmt: skip
+    for call in (kalman.filter, kalman.smooth):
+        for one, other in zip(call(short, y, None, lengths), call(full, y, None, lengths), strict=True):
+            close(one, other, 0.0)
+    gradients = []
+    for system in (short, full):
+        leaves = leaves_of(system)
+        value = kalman.log_prob(leaves, y, None, lengths)
+        close(value, kalman.log_prob(full, y, None, lengths), 1e-14)
+        gradients.append(torch.autograd.grad(value.sum(), leaves))
+    for one, other in zip(*gradients, strict=True):
+        close(one, other.sum(0) if one.ndim == 1 and other.shape[0] == 3 else other.view(one.shape), 1e-14)
+    torch.library.opcheck(torch.ops.probseq.kalman_forward, (*leaves_of(short), y, None, lengths, 0))
+
+
+def leaves_of(system: LinearGaussianSystem) -> LinearGaussianSystem:
+    return LinearGaussianSystem(*(value.clone().requires_grad_() for value in system))
+
+
 def test_empty() -> None:
     system, y = random_system(steps=0)
     assert kalman.log_prob(system, y, None, all_seen(y)).tolist() == [0.0, 0.0, 0.0]
@@ -364,7 +389,6 @@ def test_opcheck(missing: bool) -> None:
     system, y = random_system(steps=3)
     observed, lengths = random_pattern(*y.shape) if missing else None, all_seen(y)
     lead = -1 if missing else 0
-    torch.library.opcheck(torch.ops.probseq.kalman_log_prob, (*system, y, observed, lengths, lead))
     leaves = [value.clone().requires_grad_() for value in (*system, y)]
     torch.library.opcheck(torch.ops.probseq.kalman_forward, (*leaves, observed, lengths, lead))
     value, *space = torch.ops.probseq.kalman_forward(*system, y, observed, lengths, lead)

@@ -1,0 +1,1 @@
+"""Speed against the rivals, on identical inputs after asserting equal values."""

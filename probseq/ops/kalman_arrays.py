@@ -1,0 +1,176 @@
+"""The passes of the Kalman functions on numpy arrays: workspaces are allocated and the kernels called here.
+
+    run_forward(...)  log p(y), and with `keep` what the adjoint reads     run_mean_adjoint(...)  the vector half of it
+
+The covariances do not depend on the data: sequences with the same start and the same pattern of missing entries share
+them (`lead` is the one whose covariances hold for all), and many such sequences run side by side.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from probseq.errors import SingularInnovation, StateOverflow
+from probseq.ops.kalman_system import N_AXES, LinearGaussianSystem
+from probseq.ops.modes import array_of
+
+BLAS_STATES = 12
+"""State dimension from which matrix products go to BLAS instead of written-out loops."""
+
+MANY_SEQUENCES = 8
+"""Batch size from which the innermost loop runs over the sequences that share their covariances."""
+
+SINGULAR = 1  # the condition numbers of kernels/kalman.py, which is imported when first needed
+
+
+class Workspace(NamedTuple):
+    """What the forward recursion leaves for the backward one, as arrays; shapes in kernels/kalman.py."""
+
+    log_prob: Any
+    mean: Any
+    weighted: Any
+    cov: Any
+    gain: Any
+    whitener: Any
+    log_norm: Any
+    slot: Any
+    steps: Any
+
+
+def run_forward(
+    system: LinearGaussianSystem,
+    y: Tensor,
+    observed: Tensor | None,
+    lengths: Tensor,
+    lead: int,
+    *,
+    keep: bool,
+    per_step: bool = False,
+) -> Workspace:
+    """Allocate what is asked for, run the compiled filter, raise its conditions."""
+    kalman = kernels("kalman")
+    (batch, steps, m), n = y.shape, system.initial_mean.shape[-1]
+    many = lead >= 0 and batch >= MANY_SEQUENCES and not per_step
+    rows = steps if keep or many else min(kalman.CHUNK, steps)
+    space = _allocate(y.shape, n, batch if keep and lead < 0 else 1, rows, keep=keep, per_step=per_step)
+    if batch == 0:
+        return space
+    parameters = parameter_arrays(system, batch)
+    values, pattern, ends = array_of(y), pattern_of(observed, m), array_of(lengths)
+    status = np.zeros(3, dtype=np.int64)
+    arguments = (
+        *parameters, values, pattern, ends, lead, space.cov, space.gain, space.whitener, space.log_norm, space.slot,
+        space.mean, space.weighted, space.steps, space.log_prob, status,
+    )  # fmt: skip
+    kalman.filter_forward(*arguments, many, blas(n))
+    raise_condition(status)
+    if many:
+        m0, _, a, _, d, c, _ = parameters
+        kalman.mean_lanes(
+            m0, a, d, c, values, pattern[lead if pattern.shape[1] else 0], ends, space.gain[0], space.whitener[0],
+            space.log_norm[0], space.slot[0], space.mean, space.weighted, space.log_prob,
+        )  # fmt: skip
+        if not np.isfinite(space.log_prob).all():
+            kalman.filter_forward(*arguments, False, blas(n))  # by sequence, to find where
+            raise_condition(status)
+    return space
+
+
+def _allocate(shape: tuple[int, ...], n: int, groups: int, rows: int, *, keep: bool, per_step: bool) -> Workspace:
+    """`rows` of what the means need, for each group of sequences; what only the adjoint reads has T steps or none."""
+    batch, steps, m = shape
+    owners, kept = (batch, steps) if keep else (1, 0)
+    return Workspace(
+        log_prob=np.empty(batch),
+        mean=np.empty((owners, kept, n)),
+        weighted=np.empty((owners, kept, m)),
+        cov=np.empty((groups, kept, n, n)),
+        gain=np.empty((groups, rows, m, n)),
+        whitener=np.empty((groups, rows, m, m)),
+        log_norm=np.empty((groups, rows)),
+        slot=np.zeros((groups, rows), dtype=np.int64),
+        steps=np.zeros((batch, steps) if per_step else (1, 0)),
+    )
+
+
+def run_mean_adjoint(
+    a: Any, c: Any, cov: Any, gain: Any, slot: Any, spaces: Any, lengths: Any, mean: Any, weighted: Any, weights: Any,
+    gradients: list[Any], smoothed: Any,
+) -> None:  # fmt: skip
+    """Run the vector half of the backward recursion, by lanes where many sequences share their covariances."""
+    adjoint = kernels("kalman_adjoint")
+    if slot.shape[0] == 1 and len(lengths) >= MANY_SEQUENCES:
+        adjoint.mean_adjoint_lanes(
+            a, c, cov[0], gain[0], slot[0], lengths, mean, weighted, weights, *gradients, smoothed
+        )
+    else:
+        adjoint.mean_adjoint(a, c, cov, gain, slot, spaces, lengths, mean, weighted, weights, *gradients, smoothed)
+
+
+@functools.cache
+def kernels(module: str) -> Any:
+    """A module of compiled recursions, imported when first needed: most of its import is loading numba."""
+    return importlib.import_module(f"probseq.kernels.{module}")
+
+
+def parameter_arrays(system: Iterable[Tensor], batch: int) -> list[Any]:
+    """The memory of the parameters with every axis, and an initial mean for each sequence."""
+    full = with_every_axis(map(array_of, system))
+    if full[0].shape[0] != batch:
+        full[0] = np.repeat(full[0], batch, 0)
+    return full
+
+
+def with_every_axis(arrays: Iterable[Any]) -> list[Any]:
+    """Views of arrays shaped like the parameters, with the axes of 1 that were left out."""
+    return [
+        array if array.ndim == n_axes else array[(None,) * (n_axes - array.ndim)]
+        for array, n_axes in zip(arrays, N_AXES, strict=True)
+    ]
+
+
+def pattern_of(observed: Tensor | None, m: int) -> Any:
+    return np.empty((1, 0, m), dtype=np.bool_) if observed is None else array_of(observed)
+
+
+def blas(states: int) -> bool | None:
+    return True if states >= BLAS_STATES else None
+
+
+def no_gradients() -> list[Any]:
+    """Empty gradient arrays for the adjoint kernels: the seven parameters and y."""
+    return [np.empty((0,) * n_axes) for n_axes in (*N_AXES, 3)]
+
+
+def groups(ends: Any, covariance_groups: int) -> tuple[Any, Any, Any, Any]:
+    """Which sequences share the backward covariances, those of equal length and equal forward covariances.
+
+    Returns the covariance row of each sequence, then length and covariance row of each group, and each one's group.
+    """
+    if covariance_groups > 1 or len(ends) == 1:
+        every = np.arange(len(ends))
+        return every, ends, every, every
+    spans, group_of = np.unique(ends, return_inverse=True)
+    return np.zeros_like(ends), spans, np.zeros_like(spans), group_of
+
+
+def raise_condition(status: Any) -> None:
+    if not status[0]:
+        return
+    condition, sequence, step = status.tolist()
+    if condition == SINGULAR:
+        raise SingularInnovation(
+            f"the predicted covariance of y is singular at sequence {sequence}, step {step}: some combination of the "
+            "observed coordinates is known exactly before it is seen, so it has no density. Give emission_cov a "
+            "positive variance there, or drop the redundant coordinates (mark them unobserved)"
+        )
+    raise StateOverflow(
+        f"a predicted moment is not finite at sequence {sequence}, step {step}: y or a parameter is not finite, or "
+        "the state grows without bound (see the eigenvalues of transition_matrix) and nothing observed holds it"
+    )

@@ -1,0 +1,105 @@
+"""Recurrent networks: whole sequences against the four steps, missing values, inputs, targets at the end."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import probseq as ps
+
+CELLS = {"elman": ps.cells.Elman, "gru": ps.cells.GRU, "lstm": ps.cells.LSTM}
+
+
+def network(cell: str = "gru", **keywords) -> ps.RNN:
+    keywords = {"head": ps.heads.Gaussian(), "dtype": torch.float64, "seed": 0, **keywords}
+    made = ps.RNN(cell=CELLS[cell](5), **keywords)
+    with torch.no_grad():
+        made.cell.initial_activity.copy_(torch.linspace(-0.5, 0.5, made.cell.state_size))
+        made.head.weights.mul_(10)
+    return made
+
+
+@pytest.mark.parametrize("cell", list(CELLS))
+def test_the_learned_start_gets_a_gradient(cell):
+    model = network(cell)
+    model.log_prob([1.0, 2.0, 0.5]).backward()
+    assert model.cell.initial_activity.grad.abs().min() > 0
+
+
+def test_a_gap_is_filled_with_the_expectation():
+    model = network()
+    y = np.array([0.3, np.nan, -1.0, 0.7])
+    predicted = model.filter(y[:2]).predicted
+    expected = model.emit(ps.at(predicted, 1)).mean.item()
+    filled = np.array([0.3, expected, -1.0, 0.7])
+    full = model.filter(filled).log_prob
+    assert model.log_prob(y).item() == pytest.approx((full.sum() - full[1]).item(), rel=1e-10)
+
+
+def test_without_feedback_missing_targets_change_nothing_else():
+    model = network(input_dim=2, feedback=False)
+    u = np.random.default_rng(0).normal(size=(6, 2))
+    y = np.arange(6.0)
+    whole = model.filter(y, u).log_prob
+    y[:4] = np.nan
+    assert model.log_prob(y, u).item() == pytest.approx(whole[4:].sum().item(), rel=1e-10)
+
+
+def test_a_transducer_learns_the_running_parity():
+    """Targets at every step, inputs only: a task that needs memory; chance is log 2 = 0.693 nats per step."""
+    draws = np.random.default_rng(0)
+    u = draws.integers(0, 2, size=(200, 8, 1)).astype(float)
+    y = np.cumsum(u, 1) % 2
+    model = ps.RNN(
+        cell=ps.cells.Elman(8), head=ps.heads.Bernoulli(), input_dim=1, feedback=False, seed=0
+    )
+    model.fit(y, u, n_restarts=3, seed=1, max_iterations=150, learning_rate=2e-2, batch_size=50, validation=0.1)
+    assert model.score(y, u) > -0.2
+
+
+def test_training_beats_the_marginal_and_is_kept_in_eval_mode():
+    y = np.sin(0.5 * np.arange(200)) + 0.1 * np.random.default_rng(0).normal(size=200)
+    model = ps.RNN(cell=ps.cells.GRU(8), head=ps.heads.Gaussian()).fit(y, seed=0, max_iterations=150)
+    marginal = -0.5 * np.log(2 * np.pi * y.var()) - 0.5
+    assert model.score(y) > marginal + 0.8
+    assert not model.training
+    assert model.head.shift.item() == pytest.approx(y.mean())
+
+
+def test_inputs_are_standardised_from_the_data():
+    u = 1e6 + 10 * np.random.default_rng(0).normal(size=(60, 1))
+    y = (u[:, 0] - 1e6) / 10
+    model = ps.RNN(cell=ps.cells.GRU(6), head=ps.heads.Gaussian(), input_dim=1).fit(y, u, seed=0, max_iterations=200)
+    assert model.score(y, u) > -0.5 * np.log(2 * np.pi * y.var()) - 0.5 + 0.5
+
+
+def test_several_seeds_differ_and_one_seed_repeats():
+    y = [0.0, 1.0, 2.0]
+    values = [ps.RNN(cell=ps.cells.GRU(4), head=ps.heads.Gaussian(), seed=s).log_prob(y).item() for s in (0, 0, 1)]
+    assert values[0] == values[1] != values[2]
+
+
+def test_networks_have_no_smoother():
+    assert not hasattr(network(), "smooth")
+    assert not isinstance(network(), ps.LatentStateModel)
+
+
+@pytest.mark.parametrize(
+    ("keywords", "error", "words"),
+    [
+        ({"cell": "gru", "head": ps.heads.Gaussian()}, TypeError, "cell must be a Cell"),
+        ({"cell": ps.cells.GRU(2), "head": ps.heads.Gaussian}, TypeError, "head must be a Head"),
+        ({"cell": ps.cells.GRU(2), "head": ps.heads.Gaussian(), "feedback": False}, ValueError, "input_dim must be"),
+        ({"cell": ps.cells.GRU(2), "head": ps.heads.Categorical(3), "obs_dim": 2}, ValueError, "obs_dim"),
+    ],
+)
+def test_bad_arguments_are_named(keywords, error, words):
+    with pytest.raises(error, match=words):
+        ps.RNN(**keywords)
+
+
+def test_values_outside_the_support_are_named():
+    model = ps.RNN(cell=ps.cells.GRU(2), head=ps.heads.Categorical(3))
+    with pytest.raises(ValueError, match="y must hold .* got 3 at step 1, column 0"):
+        model.log_prob([0, 3, 1])
