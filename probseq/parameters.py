@@ -15,7 +15,7 @@ from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -147,19 +147,24 @@ class Parametric(nn.Module):
         self.overrides: dict[str, Tensor] = {}
 
     def __setattr__(self, name: str, value: Any) -> None:
-        param = getattr(type(self), name, None)
-        if isinstance(param, Param):  # torch would register another module's parameter under this name
+        param = type(self)._declared.get(name)
+        if param is not None:  # torch would register another module's parameter under this name
             param.__set__(self, value)
         else:
             super().__setattr__(name, value)
 
+    _declared: ClassVar[dict[str, Param]] = {}
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        cls._declared = {}
+        for base in reversed(cls.__mro__):
+            cls._declared.update({name: entry for name, entry in vars(base).items() if isinstance(entry, Param)})
+
     @classmethod
     def params(cls) -> dict[str, Param]:
         """Every declared parameter by name, base classes first."""
-        found: dict[str, Param] = {}
-        for base in reversed(cls.__mro__):
-            found.update({name: entry for name, entry in vars(base).items() if isinstance(entry, Param)})
-        return found
+        return cls._declared
 
     def declare(self, **values: Any) -> None:
         """Make room for every declared parameter and assign those values that are not None."""

@@ -18,13 +18,14 @@ are labelled where they are drawn, so that no legend is needed. matplotlib is im
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from probseq import plot_style as style
 from probseq.base import LatentStateModel
 from probseq.beliefs import Categorical, Gaussian, GaussianFactor, Point
 from probseq.forecasting import Forecast
@@ -32,6 +33,7 @@ from probseq.learning.history import History
 from probseq.models.hmm import HMM
 from probseq.models.linear_gaussian import LinearGaussianModel
 from probseq.models.rnn import RNN
+from probseq.plot_style import ACTIVITY_MAP, INK, PALETTE, PROBABILITY_MAP, SMALL, End
 from probseq.sequences import Sequences
 
 if TYPE_CHECKING:
@@ -42,31 +44,12 @@ Array = NDArray[np.float64]
 Kind = Literal["smoothed", "filtered", "predicted"]
 
 
-class End(NamedTuple):
-    """What to write at the last point of a curve."""
-
-    x: float
-    y: float
-    text: str
-    color: Any
-
-
-#: blue, vermilion, green, purple, orange, sky, yellow
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
-INK = "#333333"
-#: probabilities run from white to dark, activities from purple through white to orange
-PROBABILITY_MAP, ACTIVITY_MAP = "Blues", "PuOr_r"
-SMALL: dict[str, Any] = {"fontsize": "small", "annotation_clip": False}
-#: of small print, in points
-LINE_HEIGHT = 10.5
-
-
 def series(y: Any, axes: Axes | None = None, *, coordinate: int = 0, color: str = INK) -> Axes:
     """One coordinate of the data as dots, gaps where it is missing."""
     sequences = _one_sequence(y)
-    axes = _axes(axes)
+    axes = style.axes_or_new(axes)
     values = _values(sequences, coordinate)
-    axes.plot(_times(axes, sequences.index, len(values)), values, ".", color=color, markersize=4, zorder=3)
+    axes.plot(style.time_axis(axes, sequences.index, len(values)), values, ".", color=color, markersize=4, zorder=3)
     axes.set_ylabel(_name(sequences, coordinate))
     return axes
 
@@ -102,15 +85,15 @@ def belief_band(
     center = mean[:, coordinate].numpy()
     spread = cov[:, coordinate, coordinate].clamp(min=0).sqrt().numpy()
     reach = float(torch.special.ndtri(torch.tensor((1 + level) / 2, dtype=torch.float64))) * spread
-    axes = _axes(axes)
+    axes = style.axes_or_new(axes)
     if coordinate < sequences.event_shape[0]:
         series(y, axes, coordinate=coordinate)
-    times = _times(axes, sequences.index, len(center))
+    times = style.time_axis(axes, sequences.index, len(center))
     prefix = f"{kind}, " if isinstance(model_or_belief, LinearGaussianModel) else ""
     said = f"{prefix}{100 * level:g} %" if label is None else label
     axes.fill_between(times, center - reach, center + reach, color=color, alpha=0.25, linewidth=0, zorder=1)
     axes.plot(times, center, color=color, linewidth=1.6, label=said, zorder=2)
-    _say_at_ends(axes, [End(times[-1], center[-1], said, color)])
+    style.say_at_ends(axes, [End(times[-1], center[-1], said, color)])
     return axes
 
 
@@ -134,7 +117,7 @@ def posterior_heatmap(
     axes.tick_params(axis="y", length=0)
     if colorbar:
         given = {"smoothed": " | all y", "filtered": " | y up to t", "predicted": " | y before t"}
-        _colorbar(axes, image, f"p(state{'' if belief is model_or_belief else given[kind]})")
+        style.colorbar(axes, image, f"p(state{'' if belief is model_or_belief else given[kind]})")
     return axes
 
 
@@ -153,9 +136,9 @@ def activity_heatmap(
     largest = float(activities.abs().max()) or 1.0
     axes, image = _image(activities, y, axes, cmap=ACTIVITY_MAP, limits=(-largest, largest))
     axes.set_ylabel("hidden unit")
-    _whole_numbers(axes.yaxis)
+    style.whole_numbers(axes.yaxis)
     if colorbar:
-        _colorbar(axes, image, "activity")
+        style.colorbar(axes, image, "activity")
     return axes
 
 
@@ -182,11 +165,11 @@ def viterbi_ribbon(
     _match(path, sequences, 1)
     n_states = model_or_path.n_states if isinstance(model_or_path, HMM) else int(path.max()) + 1
     names = _state_names(labels, n_states)
-    axes = series(y) if axes is None else _axes(axes)
-    edges = _edges(_times(axes, sequences.index, len(path)))
+    axes = series(y) if axes is None else style.axes_or_new(axes)
+    edges = style.edges(style.time_axis(axes, sequences.index, len(path)))
     starts = np.flatnonzero(np.diff(path, prepend=path[0] - 1))
     ends = np.append(starts[1:], len(path))
-    _ribbon(axes, edges[starts], edges[ends] - edges[starts], path[starts], span, names)
+    style.ribbon(axes, edges[starts], edges[ends] - edges[starts], path[starts], span, names)
     return axes
 
 
@@ -211,20 +194,20 @@ def forecast_fan(
     for one in forecasts.values():
         if len(one.distribution.batch_shape) != 1:
             raise ValueError(f"{_ONE_ONLY}; the forecast has batch shape {tuple(one.distribution.batch_shape[:-1])}")
-    axes = _axes(axes)
-    times = _times(axes, sequences.index, sequences.n_steps)
+    axes = style.axes_or_new(axes)
+    times = style.time_axis(axes, sequences.index, sequences.n_steps)
     ends: list[End] = []
     starts: list[float] = []
-    for (name, one), color in zip(forecasts.items(), _colors(len(forecasts)), strict=True):
-        coming = _times(axes, one.to_frame().index, one.steps)
-        ends += _fan(axes, coming, one, sorted(levels, reverse=True), coordinate, color, name)
+    for (name, one), color in zip(forecasts.items(), style.colors(len(forecasts)), strict=True):
+        coming = style.time_axis(axes, one.to_frame().index, one.steps)
+        ends += style.fan(axes, coming, one, sorted(levels, reverse=True), coordinate, color, name)
         starts.append(float(coming[0]))
     if n_history is not None:
         first = max(int((times < min(starts)).sum()) - n_history, 0)
         sequences, times = sequences.steps(first, sequences.n_steps), times[first:]
     axes.plot(times, _values(sequences, coordinate), color=INK, linewidth=0.7, alpha=0.5, zorder=2)
     series(sequences, axes, coordinate=coordinate)
-    _say_at_ends(axes, ends)
+    style.say_at_ends(axes, ends)
     return axes
 
 
@@ -237,7 +220,7 @@ def fit_history(model_or_history: Any, axes: Axes | None = None) -> Axes:
     history = model_or_history if isinstance(model_or_history, History) else model_or_history.history
     if not isinstance(history, History) or not history.objective:
         raise ValueError(f"{_kind_of(model_or_history)} has no history yet; fit it first")
-    axes = _axes(axes)
+    axes = style.axes_or_new(axes)
     ends: list[End] = []
     curves = {"training": history.objective, "validation": history.validation}
     for (name, curve), color in zip(curves.items(), PALETTE, strict=False):
@@ -245,16 +228,16 @@ def fit_history(model_or_history: Any, axes: Axes | None = None) -> Axes:
             continue
         gained = np.asarray(curve) - curve[0]
         axes.plot(np.arange(len(curve)), gained, color=color, linewidth=1.6, label=name)
-        ends.append(End(len(curve) - 1, gained[-1], f"{name}\n{_number(curve[-1])} nats", color))
+        ends.append(End(len(curve) - 1, gained[-1], f"{name}\n{style.number(curve[-1])} nats", color))
         if name == "validation":
             best = int(np.argmax(curve))
             axes.plot(best, gained[best], "o", color=color, markersize=5)
-            kept = f"kept: {_number(curve[best])} nats"
+            kept = f"kept: {style.number(curve[best])} nats"
             axes.annotate(kept, (best, gained[best]), (0, 6), textcoords="offset points", color=color, **SMALL)
-    _say_at_ends(axes, ends)
+    style.say_at_ends(axes, ends)
     axes.set_xlabel("iteration")
     axes.set_ylabel("log p(y) gained (nats)")
-    _whole_numbers(axes.xaxis)
+    style.whole_numbers(axes.xaxis)
     return axes
 
 
@@ -343,47 +326,6 @@ def _signal(model: LinearGaussianModel, y: Any, u: Any, kind: Kind) -> tuple[Ten
     return _moments(Gaussian(mean if offset is None else mean + offset, cov, diffuse))
 
 
-# ---- how it is drawn
-
-
-def _axes(axes: Axes | None) -> Axes:
-    """The Axes given or new ones, without the spines that carry no scale."""
-    try:
-        import matplotlib.pyplot as plt
-    except ImportError as error:
-        raise ImportError('plots need matplotlib; install it with: pip install "probseq[plot]"') from error
-    if axes is None:
-        _, axes = plt.subplots(figsize=(6.4, 3.2), layout="constrained")
-    axes.spines[["top", "right"]].set_visible(False)
-    return axes
-
-
-def _times(axes: Axes, index: Any, length: int) -> Array:
-    """Positions on the time axis: dates, numbers or, without an index of either, the number of the step."""
-    import pandas as pd
-
-    positions: Any = np.arange(length)
-    if isinstance(index, pd.PeriodIndex):
-        positions = index.to_timestamp().to_numpy()
-    elif isinstance(index, pd.DatetimeIndex):
-        positions = index.tz_localize(None).to_numpy()
-    elif index is not None and pd.api.types.is_numeric_dtype(index):
-        positions = index.to_numpy()
-    name = getattr(index, "name", None)
-    if name is not None or not axes.get_xlabel():
-        axes.set_xlabel("step" if name is None and positions.dtype.kind != "M" else str(name or ""))
-    axes.xaxis.update_units(positions)
-    return np.asarray(axes.convert_xunits(positions), dtype=np.float64)
-
-
-def _edges(times: Array) -> Array:
-    """Cell borders, half way between the steps."""
-    if len(times) == 1:
-        return np.array([times[0] - 0.5, times[0] + 0.5])
-    middles = (times[1:] + times[:-1]) / 2
-    return np.concatenate([[2 * times[0] - middles[0]], middles, [2 * times[-1] - middles[-1]]])
-
-
 def _image(
     values: Tensor, y: Any, axes: Axes | None, *, cmap: str, limits: tuple[float, float]
 ) -> tuple[Axes, QuadMesh]:
@@ -394,98 +336,8 @@ def _image(
         _match(table, sequences, 2)
     elif table.ndim != 2:
         raise ValueError(f"{_ONE_ONLY}; the belief has batch shape {tuple(table.shape[:-2])}")
-    axes = _axes(axes)
-    edges = _edges(_times(axes, None if sequences is None else sequences.index, len(table)))
+    axes = style.axes_or_new(axes)
+    edges = style.edges(style.time_axis(axes, None if sequences is None else sequences.index, len(table)))
     rows = np.arange(table.shape[1] + 1) - 0.5
     low, high = limits
     return axes, axes.pcolormesh(edges, rows, table.T, cmap=cmap, vmin=low, vmax=high, rasterized=True)
-
-
-def _whole_numbers(axis: Any) -> None:
-    from matplotlib.ticker import MaxNLocator
-
-    axis.set_major_locator(MaxNLocator("auto", integer=True))
-
-
-def _colorbar(axes: Axes, image: QuadMesh, label: str) -> None:
-    """A scale beside the Axes that takes no width from them, so that panels with one time axis stay aligned."""
-    place = axes.inset_axes((1.02, 0.0, 0.02, 1.0))
-    bar = axes.figure.colorbar(image, cax=place, label=label)
-    bar.outline.set_visible(False)
-
-
-def _fan(
-    axes: Axes, times: Array, forecast: Forecast, levels: Sequence[float], coordinate: int, color: Any, name: str
-) -> list[End]:
-    """The median and its intervals, the widest first, and what to say of them; one step alone makes bars.
-
-    Forecasts with a name share the Axes, so they are outlined and filled faintly.
-    """
-    median = forecast.quantile(0.5)[:, coordinate].numpy()
-    axes.plot(times, median, color=color, linewidth=1.6, marker="." if len(times) == 1 else "", label=name or "median")
-    ends = [End(times[-1], median[-1], name or "median", color)]
-    for i, level in enumerate(levels):
-        lower, upper = (edge[:, coordinate].numpy() for edge in forecast.interval(level))
-        said = f"{100 * level:g} %"
-        if len(times) == 1:
-            axes.vlines(times, lower, upper, color=color, alpha=0.4, linewidth=3.0 * (i + 1), label=said)
-            continue
-        fill = axes.fill_between(times, lower, upper, facecolor=color, alpha=0.25, linewidth=0, zorder=1, label=said)
-        if name:
-            fill.set_alpha(0.06)
-            axes.plot(times, np.stack([lower, upper], -1), color=color, linewidth=0.8, linestyle=(0, (3, 1.5)))
-        else:
-            ends.append(End(times[-1], upper[-1], said, color))
-    return ends
-
-
-def _ribbon(
-    axes: Axes, left: Array, width: Array, state: NDArray[Any], span: tuple[float, float], names: Sequence[str]
-) -> None:
-    """Bars per state, and the names in a row above them, each placed after the one before."""
-    from matplotlib.transforms import Bbox, TransformedBbox
-
-    bottom, top = span
-    anchor: Any = axes.transAxes
-    for k, (name, color) in enumerate(zip(names, _colors(len(names)), strict=True)):
-        own = list(zip(left[state == k].tolist(), width[state == k].tolist(), strict=True))
-        bars = axes.broken_barh(own, (bottom, top - bottom), transform=axes.get_xaxis_transform(), label=name)
-        bars.set(color=color, linewidth=0)
-        bars.set_clip_box(TransformedBbox(Bbox([[0, min(bottom, 0)], [1, max(top, 1)]]), axes.transAxes))
-        place = {"xy": (0, top), "xytext": (0, 2)} if k == 0 else {"xy": (1, 0), "xytext": (8, 0)}
-        anchor = axes.annotate(
-            name, **place, xycoords=anchor, textcoords="offset points", color=color, va="bottom",
-            **SMALL,
-        )  # fmt: skip
-
-
-def _colors(n: int) -> list[Any]:
-    """The palette, or more colours than it has from a map whose lightness differs too."""
-    if n <= len(PALETTE):
-        return list(PALETTE[:n])
-    import matplotlib
-
-    return [matplotlib.colormaps["viridis"](k / (n - 1)) for k in range(n)]
-
-
-def _number(value: float) -> str:
-    """One decimal and a proper minus sign."""
-    return f"{value:.1f}".replace("-", "\N{MINUS SIGN}")
-
-
-def _say_at_ends(axes: Axes, ends: Sequence[End]) -> None:
-    """Names to the right of the curves' last points, moved apart where they would overlap."""
-    axes.autoscale_view()
-    known = sorted((end for end in ends if np.isfinite(end.y)), key=lambda end: end.y)
-    if not known:
-        return
-    points = 72 / axes.figure.dpi
-    own = np.array([axes.transData.transform((end.x, end.y))[1] * points for end in known])
-    placed = own.copy()
-    for i in range(1, len(known)):
-        lines = (known[i].text + known[i - 1].text).count("\n") / 2 + 1
-        placed[i] = max(placed[i], placed[i - 1] + LINE_HEIGHT * lines)
-    for end, moved in zip(known, placed - own - (placed - own).mean(), strict=True):
-        axes.annotate(
-            end.text, (end.x, end.y), (5, moved), textcoords="offset points", color=end.color, va="center", **SMALL
-        )

@@ -37,7 +37,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from probseq.kernels.kalman import LANES, STEADY, close_loop, copy, mean_steps, settled
+from probseq.kernels.kalman import LANES, mean_steps
+from probseq.kernels.kalman_covariance import STEADY, close_loop, copy, settled
 from probseq.kernels.linalg import product, product_left_transposed, product_right_transposed, symmetrise, unchanged
 
 

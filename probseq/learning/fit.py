@@ -27,7 +27,7 @@ from probseq.errors import ConvergenceWarning, DegenerateWarning
 from probseq.learning.em import run_em
 from probseq.learning.gradient import run_adam, run_lbfgs
 from probseq.learning.history import History
-from probseq.learning.problem import Problem, Run, split
+from probseq.learning.problem import Problem, Run, one_thread, split
 from probseq.parameters import Snapshot, freeze, parametric_modules
 from probseq.randomness import fresh_seed, spawn
 from probseq.sequences import Sequences
@@ -135,11 +135,13 @@ def _one(
     _begin(model, problem, restart, seed)
     with freeze(model, model._unidentified(problem.train)):
         if method == "em":
-            return run_em(model, problem, 200 if max_iterations is None else max_iterations, tolerance)
+            with one_thread():
+                return run_em(model, problem, 200 if max_iterations is None else max_iterations, tolerance)
         if method == "gradient" and optimizer == "adam":
             return run_adam(model, problem, 500 if max_iterations is None else max_iterations, seed=seed, **options)
         if method == "gradient":
-            return run_lbfgs(model, problem, 500 if max_iterations is None else max_iterations, tolerance)
+            with one_thread():
+                return run_lbfgs(model, problem, 500 if max_iterations is None else max_iterations, tolerance)
     run = Run(model)
     run.record(problem.train_score(), model.snapshot(), problem.validation_score())
     run.settled(True, "closed form")

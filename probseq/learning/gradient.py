@@ -24,7 +24,6 @@ def free_parameters(model: StateSpaceModel[Any]) -> list[torch.nn.Parameter]:
 def run_lbfgs(model: StateSpaceModel[Any], problem: Problem, max_iterations: int, tolerance: float) -> Run:
     """scipy's L-BFGS-B on the mean log-probability per observed step."""
     from scipy.optimize import minimize
-    from threadpoolctl import threadpool_limits
 
     run = Run(model)
     parameters = free_parameters(model)
@@ -59,8 +58,7 @@ def run_lbfgs(model: StateSpaceModel[Any], problem: Problem, max_iterations: int
 
         start = torch.cat([p.detach()[mask].to(torch.float64) for p, mask in zip(parameters, masks, strict=True)])
         options = {"maxiter": max_iterations, "ftol": tolerance * 1e-3, "gtol": tolerance, "maxcor": 20}
-        with threadpool_limits(1):  # its matrices are tiny: threads only wait for each other
-            result = minimize(objective, start.numpy(), jac=True, method="L-BFGS-B", callback=after, options=options)
+        result = minimize(objective, start.numpy(), jac=True, method="L-BFGS-B", callback=after, options=options)
         if not run.reason:
             run.converged = bool(result.status != 1)
             run.reason = "max_iterations" if result.status == 1 else str(result.message).strip().lower()

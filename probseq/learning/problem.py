@@ -73,6 +73,20 @@ def split(model: StateSpaceModel[Any], data: Sequences, validation: Any) -> Prob
     return Problem(model, data, validation, False)
 
 
+@contextmanager
+def one_thread() -> Generator[None]:
+    """Inside, matrix libraries use one thread: the matrices of exact families are small, and threads only wait."""
+    from threadpoolctl import threadpool_limits
+
+    threads = torch.get_num_threads()
+    with threadpool_limits(1):
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+
+
 class Run:
     """One run from one start: its trace, its best parameters so far, and why it stopped."""
 

@@ -71,6 +71,7 @@ class LDS(LinearGaussianModel):
         self.input_dim = _size("input_dim", input_dim, given, inputs, default=0)
         self.event_shape = torch.Size([self.obs_dim])
         self.from_values = all(name in given for name in MATRICES)
+        self._offset_seen: dict[str, tuple[object, bool]] = {}
         self.declare(**given)
         self._choose_offsets(given, offsets)
         if self.from_values:
@@ -105,9 +106,14 @@ class LDS(LinearGaussianModel):
 
     def _has(self, name: str) -> bool:
         """Whether an offset is there at all: learned, or held at something else than zero."""
-        if name in self.overrides or not self.is_frozen(name):
+        raw = self._parameters[f"raw_{name}"]
+        assert raw is not None
+        if raw.requires_grad or name in self.overrides:
             return True
-        return bool((self.params()[name].raw(self) != 0).any())
+        key = (id(raw), raw._version)  # looked at again only after it changed
+        if self._offset_seen.get(name, (None, False))[0] != key:
+            self._offset_seen[name] = (key, bool((raw.detach() != 0).any()))
+        return self._offset_seen[name][1]
 
     def transition_offset_at(self, u: Tensor | None) -> Tensor | None:
         offset = self.transition_offset if self._has("transition_offset") else None

@@ -94,7 +94,10 @@ def test_gaps_are_filled_by_smoothing():
         ({"order": 1, "obs_dim": -1}, "obs_dim must be a positive integer"),
         ({"transition_matrices": [[1.0]]}, r"transition_matrices must have shape \(order, D, D\)"),
         ({"order": 1, "initial": "diffuse"}, "initial must be"),
-        ({"transition_matrices": [[[0.5]]], "transition_cov": [[-1.0]]}, "transition_cov must be positive semidefinite"),
+        (
+            {"transition_matrices": [[[0.5]]], "transition_cov": [[-1.0]]},
+            "transition_cov must be positive semidefinite",
+        ),
     ],
 )
 def test_bad_arguments_are_named(keywords, words):

@@ -109,7 +109,10 @@ def test_more_states_than_rows_are_survived_and_said():
         ({"n_states": 2.5}, "n_states must be a positive integer"),
         ({}, "n_states must be given"),
         ({"n_states": 2, "initial_probs": [0.2, 0.3, 0.5]}, "number of states must be the same everywhere"),
-        ({"transition_matrix": [[0.9, 0.2], [0.5, 0.5]]}, r"transition_matrix must be probabilities .* a row sums to 1.1"),
+        (
+            {"transition_matrix": [[0.9, 0.2], [0.5, 0.5]]},
+            r"transition_matrix must be probabilities .* a row sums to 1.1",
+        ),
         ({"initial_probs": [1.5, -0.5]}, "initial_probs must be probabilities .* smallest entry -0.5"),
         ({"n_states": 2, "transition_matrix": [[1.0], [1.0]]}, r"transition_matrix must have shape \(2, 2\)"),
     ],
@@ -124,5 +127,5 @@ def test_an_emission_of_another_size_or_kind_is_refused():
         ps.HMM(2, emission=ps.emissions.Poisson(rates=[[1.0], [2.0], [3.0]]))
     with pytest.raises(TypeError, match="emission must be an Emission"):
         ps.HMM(2, emission="gaussian")
-    with pytest.raises(ValueError, match="states must lie in 0 .. 2"):
+    with pytest.raises(ValueError, match=r"states must lie in 0 .. 2"):
         model().path_log_prob([0, 3], np.zeros((2, 2)))

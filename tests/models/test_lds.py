@@ -71,7 +71,9 @@ def test_one_sequence_does_not_shrink_the_start():
 @pytest.mark.parametrize("method", ["em", "gradient"])
 def test_input_matrices_are_learned(method):
     truth = system(
-        transition_input_matrix=[[1.0], [-0.5]], emission_input_matrix=[[0.0], [2.0], [0.3]], emission_offset=[5.0, 0, 0]
+        transition_input_matrix=[[1.0], [-0.5]],
+        emission_input_matrix=[[0.0], [2.0], [0.3]],
+        emission_offset=[5.0, 0, 0],
     )
     u = np.random.default_rng(0).normal(size=(400, 1))
     y = truth.sample(400, u=u, seed=1)

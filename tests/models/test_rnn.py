@@ -51,9 +51,7 @@ def test_a_transducer_learns_the_running_parity():
     draws = np.random.default_rng(0)
     u = draws.integers(0, 2, size=(200, 8, 1)).astype(float)
     y = np.cumsum(u, 1) % 2
-    model = ps.RNN(
-        cell=ps.cells.Elman(8), head=ps.heads.Bernoulli(), input_dim=1, feedback=False, seed=0
-    )
+    model = ps.RNN(cell=ps.cells.Elman(8), head=ps.heads.Bernoulli(), input_dim=1, feedback=False, seed=0)
     model.fit(y, u, n_restarts=3, seed=1, max_iterations=150, learning_rate=2e-2, batch_size=50, validation=0.1)
     assert model.score(y, u) > -0.2
 
@@ -101,5 +99,5 @@ def test_bad_arguments_are_named(keywords, error, words):
 
 def test_values_outside_the_support_are_named():
     model = ps.RNN(cell=ps.cells.GRU(2), head=ps.heads.Categorical(3))
-    with pytest.raises(ValueError, match="y must hold .* got 3 at step 1, column 0"):
+    with pytest.raises(ValueError, match=r"y must hold .* got 3 at step 1, column 0"):
         model.log_prob([0, 3, 1])

@@ -262,7 +262,7 @@ def test_leading_axes_of_one_may_be_left_out() -> None:
         gradients.append(torch.autograd.grad(value.sum(), leaves))
     for one, other in zip(*gradients, strict=True):
         close(one, other.sum(0) if one.ndim == 1 and other.shape[0] == 3 else other.view(one.shape), 1e-14)
-    torch.library.opcheck(torch.ops.probseq.kalman_forward, (*leaves_of(short), y, None, lengths, 0))
+    torch.library.opcheck(torch.ops.probseq.kalman_forward, (*leaves_of(short), y, None, all_seen(y), 0))
 
 
 def leaves_of(system: LinearGaussianSystem) -> LinearGaussianSystem:

@@ -1,0 +1,174 @@
+"""What every output head is: a linear layer on the activities, in the units of the data.
+
+    a_t = V h_t + c;    y_t ~ distribution(h_t);    what the network reads next is encode(y_t)
+
+A head is made without sizes, bound to those of a network (`bind`), told the units of the data (`standardise`) and
+started at their marginal distribution (`start_from`). Symbols and shapes are those of `probseq.emissions.heads`.
+"""
+
+from __future__ import annotations
+
+import abc
+import math
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from probseq.parameters import allow
+from probseq.randomness import generator
+
+
+class Head(nn.Module, abc.ABC):
+    """To write: the abstract methods below.  You get: bind, starts, units, fill."""
+
+    real_valued: ClassVar[bool]
+    weights: nn.Parameter
+    bias: nn.Parameter
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden_size: int | None = None
+        self.obs_dim: int | None = None
+        self.register_parameter("weights", None)
+        self.register_parameter("bias", None)
+
+    @abc.abstractmethod
+    def sizes(self) -> dict[str, Any]:
+        """The constructor's arguments that rebuild this head up to its weights."""
+
+    def extra_repr(self) -> str:
+        return f"hidden_size={self.hidden_size}, obs_dim={self.obs_dim}"
+
+    def bind(
+        self,
+        hidden_size: int,
+        obs_dim: int,
+        *,
+        dtype: torch.dtype = torch.float32,
+        generator_seed: int | None = None,
+    ) -> None:
+        """Create the linear layer for these sizes; a second call with the same sizes changes nothing.
+
+        Raises ValueError when bound to other sizes or precision, or when the family cannot have `obs_dim`.
+        """
+        if dtype not in (torch.float32, torch.float64):
+            raise ValueError(f"dtype must be torch.float32 or torch.float64, got {dtype!r}")
+        if self.obs_dim is not None:
+            if (self.hidden_size, self.obs_dim, self.weights.dtype) != (hidden_size, obs_dim, dtype):
+                bound = f"hidden_size {self.hidden_size}, obs_dim {self.obs_dim}, {self.weights.dtype}"
+                raise ValueError(f"head is bound to {bound}; asked for {hidden_size}, {obs_dim}, {dtype}")
+            return
+        if hidden_size < 1 or obs_dim < 1:
+            raise ValueError(f"hidden_size and obs_dim must be at least 1, got {hidden_size} and {obs_dim}")
+        n_outputs = self._n_outputs(obs_dim)
+        self.hidden_size, self.obs_dim = int(hidden_size), int(obs_dim)
+        self.weights = nn.Parameter(torch.zeros(allow(n_outputs, hidden_size), dtype=dtype))
+        self.bias = nn.Parameter(torch.zeros(n_outputs, dtype=dtype))
+        self.register_buffer("shift", torch.zeros(obs_dim, dtype=torch.float64))
+        self.register_buffer("scale", torch.ones(obs_dim, dtype=torch.float64))
+        self.reset_parameters(generator_seed)
+
+    @torch.no_grad()
+    def reset_parameters(self, seed: int | None = None) -> None:
+        """Draw small weights, a function of `seed` alone; the bias says N(0, 1) standardised, or equal odds.
+
+        Activities in (-1, 1) then move an output by about a tenth at most: training starts at the marginal.
+        """
+        uniform = torch.rand(self.weights.shape, generator=generator(seed), dtype=torch.float64)
+        self.weights.copy_(0.1 * (2.0 * uniform - 1.0) / math.sqrt(self.weights.shape[1]))
+        self.bias.copy_(self._neutral_bias())
+
+    @torch.no_grad()
+    def standardise(self, shift: Float[Tensor, " coord"], scale: Float[Tensor, " coord"]) -> None:
+        """Set the units of the data: y = shift + scale * standardised y. Raises on scale <= 0 and on discrete heads."""
+        if not self.real_valued:
+            raise TypeError(f"{type(self).__name__} observations have no units to standardise")
+        for name, value in (("shift", shift), ("scale", scale)):
+            if value.shape != self.shift.shape or not bool(value.isfinite().all()):
+                raise ValueError(f"{name} must be finite, {tuple(self.shift.shape)}; got {value.tolist()}")
+        if not bool((scale > 0).all()):
+            raise ValueError(f"scale must be positive, got {scale.tolist()}")
+        self.shift.copy_(shift)
+        self.scale.copy_(scale)
+
+    @torch.no_grad()
+    def start_from(self, values: Tensor, observed: Tensor | None = None) -> None:
+        """Set the bias so that the head says the marginal of `values` (*batch, D) when its weights are zero."""
+        values = values.to(torch.float64).reshape(-1, values.shape[-1])
+        seen = ~values.isnan() if observed is None else observed.reshape(values.shape)
+        if bool(seen.any()):
+            self.bias.copy_(self._marginal_bias(values, seen))
+
+    def fill(self, output: Tensor, encoded: Tensor, observed: Tensor | None = None) -> Tensor:
+        """The next input: `encoded` y (*batch, width) where observed (*batch, D), `expected_input` elsewhere."""
+        if observed is None or bool(observed.all()):
+            return encoded
+        return torch.where(observed, encoded, self.expected_input(output))
+
+    def _outputs(self, hidden: Tensor) -> Tensor:
+        """V h + c, (*batch, n_outputs), in the network's precision."""
+        if self.obs_dim is None:
+            raise RuntimeError(f"this {type(self).__name__} head is not bound: call bind(hidden_size, obs_dim)")
+        return F.linear(hidden, self.weights, self.bias)
+
+    @property
+    @abc.abstractmethod
+    def input_width(self) -> int:
+        """The number of inputs that one encoded observation takes."""
+
+    @property
+    @abc.abstractmethod
+    def support(self) -> str:
+        """What an observation may be, in words."""
+
+    @abc.abstractmethod
+    def invalid(self, values: Tensor) -> Bool[Tensor, "*batch coord"]:
+        """Entries outside the support; NaN is outside, so mask with `observed`."""
+
+    @abc.abstractmethod
+    def encode(self, y: Float[Tensor, "*batch coord"]) -> Float[Tensor, "*batch width"]:
+        """What the network reads for an observation, in its precision; NaN stays NaN or becomes zeros."""
+
+    @abc.abstractmethod
+    def expected_input(self, output: Float[Tensor, "*batch hidden"]) -> Float[Tensor, "*batch width"]:
+        """The expectation of `encode(y)` under `distribution(output)`."""
+
+    @abc.abstractmethod
+    def distribution(self, output: Float[Tensor, "*batch hidden"]) -> Distribution:
+        """p(y_t | h_t) in the units of the data, float64; batch shape (*batch,), event shape (D,)."""
+
+    @abc.abstractmethod
+    def log_prob(
+        self,
+        output: Float[Tensor, "*batch hidden"],
+        y: Float[Tensor, "*batch coord"],
+        observed: Bool[Tensor, "*batch coord"] | None = None,
+    ) -> Float[Tensor, "*batch"]:
+        """Log-density of the observed coordinates, float64. Satisfies, all observed, distribution(.).log_prob(y)."""
+
+    @abc.abstractmethod
+    def _n_outputs(self, obs_dim: int) -> int: ...
+
+    @abc.abstractmethod
+    def _neutral_bias(self) -> Tensor: ...
+
+    @abc.abstractmethod
+    def _marginal_bias(self, values: Tensor, seen: Tensor) -> Tensor: ...
+
+
+def argument_checks(parameters: Tensor) -> bool | None:
+    """torch's default (None), but False for an empty batch, which its checks of parameters and values refuse."""
+    return None if parameters.numel() else False
+
+
+def seen_sum(log_density: Tensor, observed: Tensor | None) -> Tensor:
+    """The sum over the observed coordinates; the others add exactly 0 and get exactly 0 gradient."""
+    if observed is not None:
+        log_density = torch.where(observed, log_density, 0.0)
+    return log_density.sum(-1)
