@@ -166,8 +166,8 @@ class StateSpaceModel(Parametric, abc.ABC, Generic[BeliefT]):
         """
         sequences = self._door(y, u, lengths)
         if initial is not None:
-            ndim = len(sequences.batch_shape)
-            initial = B.reshape_batch(initial, ndim, (sequences.lengths.numel(),))
+            self._check_belief(initial, sequences.batch_shape)
+            initial = B.reshape_batch(initial, len(sequences.batch_shape), (sequences.lengths.numel(),))
         return leave(self._filter(sequences.flat(), initial), sequences)
 
     def log_prob(self, y: Any, u: Any = None, *, lengths: Any = None) -> Tensor:
@@ -261,6 +261,10 @@ class StateSpaceModel(Parametric, abc.ABC, Generic[BeliefT]):
     def rescale(self, scale: Any, shift: Any = 0.0) -> Self:
         """Make this the model of scale * y + shift. Then log_prob moves by -(observed coordinates) log scale."""
         one = torch.ones(self.event_shape, dtype=torch.float64)
+        for name, value in (("scale", scale), ("shift", shift)):
+            shape = tuple(torch.as_tensor(value).shape)
+            if shape not in ((), tuple(self.event_shape)):
+                raise ValueError(f"{name} must be a number or have shape {tuple(self.event_shape)}, got {shape}")
         factor = torch.as_tensor(scale, dtype=torch.float64) * one
         if not bool((factor > 0).all() and torch.isfinite(factor).all()):
             raise ValueError(f"scale must be positive and finite, got {scale!r}")
@@ -306,6 +310,13 @@ class StateSpaceModel(Parametric, abc.ABC, Generic[BeliefT]):
                 value = sequences.values[tuple(place)].item()
                 raise ValueError(f"y must hold {outside[1]}, got {value:g} at {where}step {step}, column {column}")
         return sequences
+
+    def _check_belief(self, initial: BeliefT, batch_shape: tuple[int, ...]) -> None:
+        """ValueError where `initial` is no belief of this model for a batch of this shape."""
+        u = torch.zeros(*batch_shape, self.input_dim, dtype=torch.float64) if self.input_dim else None
+        own = self.initial_belief(batch_shape, u)
+        if not B.same_shape(initial, own):
+            raise ValueError(f"initial must be a {B.describe(own)} for this y, got a {B.describe(initial)}")
 
     def _shape_complaint(self, sequences: Sequences) -> str:
         got = tuple(sequences.values.shape)

@@ -188,6 +188,23 @@ def repeat(belief: BeliefT, n_copies: int) -> BeliefT:
     return map_tensors(copies, belief)
 
 
+def same_shape(first: Any, second: Any) -> bool:
+    """Whether two beliefs are of one class with fields of equal shapes; a field that one of them lacks is no matter."""
+    return type(first) is type(second) and all(
+        a is None or b is None or (a.shape == b.shape if isinstance(b, Tensor) else same_shape(a, b))
+        for a, b in zip(first, second, strict=True)
+    )
+
+
+def describe(belief: Any) -> str:
+    """The class and the shapes of a belief, in words."""
+    if not isinstance(belief, tuple):
+        return type(belief).__name__
+    fields = zip(getattr(belief, "_fields", range(len(belief))), belief, strict=True)
+    shapes = [f"{name} {tuple(field.shape)}" for name, field in fields if isinstance(field, Tensor)]
+    return f"{type(belief).__name__} ({', '.join(shapes)})"
+
+
 def to_numpy(belief: BeliefT) -> BeliefT:
     """The same NamedTuple with numpy arrays for tensors."""
 

@@ -286,17 +286,28 @@ def _place(marked: Tensor) -> str:
 def _inputs(u: Any, layout: Layout, values: Tensor, sizes: Tensor, lengths: Any) -> Tensor:
     """Inputs as (*batch, T, P), matched to the data; NaN is an error inside a sequence."""
     batch, steps = tuple(sizes.shape), values.shape[sizes.ndim]
-    shared = layout != "one" and not isinstance(u, (list, tuple)) and np.ndim(u) <= 2 and lengths is None
-    parts, _ = _split(u, "u", None if shared or (lengths is not None and np.ndim(u) > 2) else lengths)
-    if isinstance(u, (list, tuple)) and layout == "list" and len(parts) != batch[0]:
-        raise ValueError(f"u must be a list of {batch[0]} sequences like y, got {len(parts)}")
-    kind: Layout = "list" if layout == "list" and not shared else "one"
-    inputs, given, own = _assemble(parts, kind, "u", None)
-    if kind == "list" and not torch.equal(own, sizes):
-        first = int((own != sizes).nonzero()[0, 0])
-        raise ValueError(f"u[{first}] has {int(own[first])} steps but y[{first}] has {int(sizes[first])}")
+    kind: Layout = "list"
+    if isinstance(u, (list, tuple)) and u and np.ndim(u[0]) > 0:
+        parts = list(u)
+        if len(batch) != 1 or len(parts) != batch[0]:
+            wanted = f"a list of {batch[0]} sequences" if len(batch) == 1 else f"an array (*{batch}, {steps}, P)"
+            raise ValueError(f"u must be {wanted} to go with y, got a list of {len(parts)}")
+    elif layout == "list" and lengths is not None and np.ndim(u) <= 2:
+        parts, _ = _split(u, "u", lengths)
+    else:
+        (parts, _), kind = _split(u, "u", None), "one"
+    inputs, given, own = _assemble(parts, kind, "u", lengths if np.ndim(parts[0]) > 2 else None)
+    if kind == "list":
+        wrong = (own != sizes) & ((own != steps) | (layout == "list"))
+        if wrong.any():
+            first = int(wrong.nonzero()[0, 0])
+            raise ValueError(f"u[{first}] has {int(own[first])} steps but y[{first}] has {int(sizes[first])}")
+        missing = (0, 0, 0, steps - inputs.shape[-2])
+        inputs, given = torch.nn.functional.pad(inputs, missing), torch.nn.functional.pad(given, missing)
     if inputs.shape[-2] != steps:
         raise ValueError(f"u has {inputs.shape[-2]} steps but y has {steps}")
+    if len(inputs.shape) > 2 and tuple(inputs.shape[:-2]) != batch:
+        raise ValueError(f"u must have shape (*{batch}, {steps}, P) like y, got {tuple(inputs.shape)}")
     inputs, given = inputs.expand(*batch, -1, -1), given.expand(*batch, -1, -1)
     inside = (torch.arange(steps) < sizes.unsqueeze(-1)).unsqueeze(-1)
     unknown = ~given & inside

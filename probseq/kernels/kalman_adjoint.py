@@ -38,7 +38,7 @@ import numpy as np
 from numba import njit
 
 from probseq.kernels.kalman import LANES, mean_steps
-from probseq.kernels.kalman_covariance import STEADY, close_loop, copy, settled
+from probseq.kernels.kalman_covariance import STEADY, clear, close_loop, copy, settled
 from probseq.kernels.linalg import product, product_left_transposed, product_right_transposed, symmetrise, unchanged
 
 
@@ -67,7 +67,7 @@ def covariance_adjoint(
     AK, NAK, WC, X, Z = np.empty((m, n)), np.empty((m, n)), np.empty((m, n)), np.empty((m, n)), np.empty((m, n))
     for h in range(spans.shape[0]):
         g, last, load = spaces[h], spans[h], loads[h]
-        N[:] = 0.0
+        clear(N)
         quiet, steps, repeating = 0, 0, False
         for t in range(last - 1, -1, -1):
             s = slot[g, t]
@@ -90,7 +90,10 @@ def covariance_adjoint(
                     product_right_transposed(NAK, AK, D, blas)
                     product_left_transposed(L, H, earlier, blas)
                 else:
-                    H[:], X[:], D[:], earlier[:] = 0.0, 0.0, 0.0, 0.0
+                    clear(H)
+                    clear(X)
+                    clear(D)
+                    clear(earlier)
                 product_left_transposed(C[c], WC, square, blas)
                 for i in range(n):
                     for j in range(n):
@@ -160,7 +163,8 @@ def mean_adjoint(
     r, p, z, e = np.empty(n), np.empty(n), np.empty(n), np.empty(m)
     for b in range(batch):
         g, last, weight = spaces[b], lengths[b], weights[b]
-        r[:] = 0.0
+        for i in range(n):
+            r[i] = 0.0
         for t in range(last - 1, -1, -1):
             s = slot[g, t]
             inner = t + 1 < last
@@ -255,11 +259,12 @@ def mean_adjoint_lanes(
     for origin in range(0, batch, LANES):
         width = min(LANES, batch - origin)
         last = 0
-        load[:] = 0.0
-        r[:] = 0.0
-        p[:] = 0.0
-        z[:] = 0.0
-        e[:] = 0.0
+        clear(r)
+        clear(p)
+        clear(z)
+        clear(e)
+        for b in range(LANES):
+            load[b] = 0.0
         for b in range(width):
             load[b] = weights[origin + b]
             last = max(last, lengths[origin + b])
@@ -367,13 +372,14 @@ def path_means(A, d, C, y, observed, lengths, spaces, gain, whitener, log_norm, 
     """Filter the means of paths y (paths, T, m) with covariances known; x (paths, n) holds the initial means."""
     batch = lengths.shape[0]
     partial = observed.shape[1] > 0
-    steps = np.empty(0)
+    steps, zero = np.empty(0), np.int64(0)  # a literal 0 would compile `mean_steps` once more
     for path in range(y.shape[0]):
         b = path % batch
         g = spaces[b]
         mean_steps(
-            0, lengths[b], lengths[b], 0, A, d[b if d.shape[0] > 1 else 0], C, y[path], observed[b if partial else 0],
-            gain[g], whitener[g], log_norm[g], slot[g], x[path], mean[path], weighted[path], steps, status, blas,
+            zero, lengths[b], lengths[b], zero, A, d[b if d.shape[0] > 1 else 0], C, y[path],
+            observed[b if partial else 0], gain[g], whitener[g], log_norm[g], slot[g], x[path],
+            mean[path], weighted[path], steps, status, blas,
         )  # fmt: skip
         if status[0] != 0:
             status[1] = b

@@ -149,7 +149,8 @@ def _one(
 
 
 def _begin(model: StateSpaceModel[Any], problem: Problem, restart: int, seed: int) -> None:
-    if restart == 0 and model.is_started:
+    complete = not any(module.unset for _, module in parametric_modules(model))
+    if restart == 0 and model.is_started and complete:
         return
     if restart == 0:
         given = [

@@ -149,6 +149,8 @@ class HMM(LatentStateModel[Categorical]):
     def _path_log_prob(self, states: Tensor, sequences: Sequences) -> Tensor:
         """log pi(z_0) + sum log A(z_{t-1}, z_t) + sum log b_t(z_t)."""
         inside = sequences.inside
+        if states.ndim != 2:
+            raise ValueError(f"states must be single numbers at every step, got shape {tuple(states.shape[2:])}")
         path = torch.where(inside, states.long(), 0)
         if path.numel() and (int(path.min()) < 0 or int(path.max()) >= self.n_states):
             raise ValueError(f"states must lie in 0 .. {self.n_states - 1}, got {int(path.min())} .. {int(path.max())}")

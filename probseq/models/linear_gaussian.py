@@ -167,6 +167,11 @@ class LinearGaussianModel(LatentStateModel[Gaussian]):
         """log p(z, y) where Q, P0 and R have full rank; unobserved coordinates of y are integrated out."""
         system, u = self.system(), sequences.inputs
         inside = sequences.inside
+        own, got = tuple(system.initial_mean.shape), tuple(states.shape[2:])
+        if got != own:
+            raise ValueError(f"states must be vectors of shape {own} at every step, got shape {got}")
+        if not bool(torch.isfinite(states[inside]).all()):
+            raise ValueError("states must be finite")
         start = log_normal(states[:, 0] - system.initial_mean, system.initial_cov, "initial_cov")
         moved = states[:, :-1] @ system.transition_matrix.mT
         offset = self.transition_offset_at(None if u is None else u[:, 1:])
