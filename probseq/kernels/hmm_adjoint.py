@@ -96,7 +96,7 @@ def expectations(transition, emission, predicted, beta, evidence, lengths, statu
     filtered, product, counts = np.empty(n), np.empty(n), np.empty((n, n))
     per_step = xi.shape[1] > 1
     for b in range(emission.shape[0]):
-        if status[b] != SCALED:
+        if status[b] != SCALED or lengths[b] == 0:  # without steps `transition` and `xi` may have no row either
             continue
         s = b if transition.shape[0] > 1 else 0
         target = b if xi.shape[0] > 1 else 0

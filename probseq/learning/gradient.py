@@ -6,6 +6,7 @@ zeros; they are no variables and stay where they are.
 
 from __future__ import annotations
 
+import math
 from typing import Any, cast
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from probseq.base import StateSpaceModel
 from probseq.errors import SingularInnovation, StateOverflow
+from probseq.learning.optimizers import Adam, cap_norm
 from probseq.learning.problem import Problem, Run
 
 
@@ -95,7 +97,7 @@ def run_adam(
     """Adam on shuffled batches of whole sequences, the gradient's norm capped, until validation stops rising."""
     run = Run(model)
     parameters = free_parameters(model)
-    optimiser = torch.optim.Adam(parameters, lr=learning_rate)
+    optimiser = Adam(parameters, learning_rate)
     data = problem.train
     run.record(problem.train_score(), model.snapshot(), problem.validation_score())
     skipped = 0
@@ -110,12 +112,11 @@ def run_adam(
                 with torch.enable_grad():
                     value = model._log_prob(batch).sum()
                     loss = -value / max(int(batch.seen.sum()), 1)
-                    optimiser.zero_grad()
-                    cast(Any, loss).backward()
-                norm = torch.nn.utils.clip_grad_norm_(parameters, max_gradient_norm)
+                    found = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+                gradients, norm = cap_norm(found, max_gradient_norm)
                 total += float(value.detach())
-                if bool(torch.isfinite(norm)):
-                    optimiser.step()
+                if math.isfinite(norm):
+                    optimiser.step(gradients)
                 else:
                     skipped += 1
             model.eval()

@@ -141,6 +141,17 @@ def test_forward_is_the_plain_filter(sets: int, varying: bool, block: int | None
         assert (result.normaliser[b, n:] == 1.0).all()
 
 
+def test_expectations_without_steps_touch_nothing() -> None:
+    """With T = 0 and transitions that vary in time the tables have no row at all: what lies behind them is not ours."""
+    behind = np.full(18, 5.0)
+    nothing = np.empty((2, 0, 3))
+    hmm_adjoint.expectations(
+        np.full(18, np.inf)[:0].reshape(2, 0, 3, 3), nothing, nothing, nothing, np.empty((2, 0)), np.zeros(2, np.int64),
+        np.zeros(2, np.int64), np.ones(2), nothing, behind[:0].reshape(2, 0, 3, 3),
+    )  # fmt: skip
+    assert (behind == 5.0).all()
+
+
 @pytest.mark.parametrize(("sets", "varying"), [(1, False), (3, False), (1, True), (3, True)])
 @pytest.mark.parametrize("state", [1, 3, 8])
 def test_backward_and_expectations_reverse_the_forward_pass(sets: int, varying: bool, state: int) -> None:

@@ -114,13 +114,11 @@ def test_forward_mode_of_the_adjoint_raises(name: str) -> None:
 
 
 @every_value
-def test_compiled_and_mapped(name: str) -> None:
-    """Under compilation and vmap torch sees the registered operator."""
+def test_mapped(name: str) -> None:
+    """vmap sees the registered operator, as compilation does (see the `opcheck` tests)."""
     function, x = VALUES[name]
-    torch.testing.assert_close(vmap(function)(torch.stack([x, 2 * x])), torch.stack([function(x), function(2 * x)]))
-    compiled = torch.compile(function, backend="aot_eager")
-    torch.testing.assert_close(compiled(x), function(x))
-    torch.testing.assert_close(gradient(compiled, x), gradient(function, x))
+    expected = torch.stack([function(x), function(2 * x)])
+    torch.testing.assert_close(vmap(function)(torch.stack([x, 2 * x])), expected)
 
 
 def test_untracked() -> None:
