@@ -1,7 +1,7 @@
 """The front door of learning: one call for every family and method.
 
     fit(y, method=None, n_restarts=1, validation=None, seed=None,
-        max_iterations=None, tolerance=1e-6, fixed=(), optimizer=None,
+        max_iterations=None, tolerance=None, fixed=(), optimizer=None,
         learning_rate=1e-2, batch_size=64, patience=50, max_gradient_norm=1.0)
 
 - Values given, fitted or loaded before are the start (restart 0); what has none yet starts from the data, as do
@@ -44,7 +44,7 @@ def fit(
     validation: Any = None,
     seed: int | None = None,
     max_iterations: int | None = None,
-    tolerance: float = 1e-6,
+    tolerance: float | None = None,
     fixed: Iterable[str] = (),
     optimizer: str | None = None,
     learning_rate: float = 1e-2,
@@ -54,8 +54,8 @@ def fit(
 ) -> None:
     """Learn `model` in place from validated sequences and set `model.history`.
 
-    `tolerance` is in nats per observed step. Raises ValueError for a method the family does not have, data
-    without a single observation, or unknown names in `fixed`.
+    `tolerance` is in nats per observed step, 1e-5 for EM and 1e-6 for the gradient unless given. Raises ValueError
+    for a method the family does not have, data without a single observation, or unknown names in `fixed`.
     """
     method = _method(model, method)
     if isinstance(n_restarts, bool) or int(n_restarts) != n_restarts or n_restarts < 1:
@@ -127,7 +127,7 @@ def _one(
     method: str,
     optimizer: str,
     max_iterations: int | None,
-    tolerance: float,
+    tolerance: float | None,
     seed: int,
     options: dict[str, Any],
 ) -> Run:
@@ -136,12 +136,14 @@ def _one(
     with freeze(model, model._unidentified(problem.train)):
         if method == "em":
             with one_thread():
-                return run_em(model, problem, 200 if max_iterations is None else max_iterations, tolerance)
+                limit = 2000 if max_iterations is None else max_iterations
+                return run_em(model, problem, limit, 1e-5 if tolerance is None else tolerance)
         if method == "gradient" and optimizer == "adam":
             return run_adam(model, problem, 500 if max_iterations is None else max_iterations, seed=seed, **options)
         if method == "gradient":
             with one_thread():
-                return run_lbfgs(model, problem, 500 if max_iterations is None else max_iterations, tolerance)
+                limit = 500 if max_iterations is None else max_iterations
+                return run_lbfgs(model, problem, limit, 1e-6 if tolerance is None else tolerance)
     run = Run(model)
     run.record(problem.train_score(), model.snapshot(), problem.validation_score())
     run.settled(True, "closed form")
