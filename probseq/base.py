@@ -34,6 +34,7 @@ from torch.distributions import Distribution
 
 from probseq import beliefs as B
 from probseq.beliefs import BeliefT
+from probseq.checks import whole_number
 from probseq.forecasting import Forecast, forecast_from
 from probseq.layout import Paths, leave
 from probseq.parameters import Parametric, count_free, parametric_modules
@@ -205,7 +206,10 @@ class StateSpaceModel(Parametric, abc.ABC, Generic[BeliefT]):
         Exact where the family marginalises; elsewhere the equal-weight mixture of `emit` over `n_samples` paths.
         """
         sequences = self._door(y, u, lengths)
-        steps, n_samples = _count("steps", steps), None if n_samples is None else _count("n_samples", n_samples)
+        steps, n_samples = (
+            whole_number("steps", steps),
+            None if n_samples is None else whole_number("n_samples", n_samples),
+        )
         future = self._future(future_u, sequences, steps)
         flat = sequences.flat()
         belief = self._beyond(flat, None if future is None else future.reshape(-1, steps, self.input_dim)[:, 0])
@@ -216,7 +220,7 @@ class StateSpaceModel(Parametric, abc.ABC, Generic[BeliefT]):
         self, length: int, sample_shape: tuple[int, ...] = (), *, u: Any = None, seed: int | None = None
     ) -> Tensor:
         """Draws of y_0 .. y_{length-1}, (*sample_shape, length, *event_shape); u has shape (length, input_dim)."""
-        length = _count("length", length, least=0)
+        length = whole_number("length", length, least=0)
         inputs = None
         if self.input_dim or u is not None:
             self._need_inputs(u, "u")
@@ -401,7 +405,7 @@ class LatentStateModel(StateSpaceModel[BeliefT]):
     ) -> Any:
         """Draws from p(z_{0:T} | y), (n_samples, *batch, time, ...)."""
         sequences = self._door(y, u, lengths)
-        n_samples = _count("n_samples", n_samples)
+        n_samples = whole_number("n_samples", n_samples)
         draws = self._sample_states(sequences.flat(), n_samples, generator(seed))
         left = leave(Paths(draws.movedim(0, 1)), sequences, unwrap=True, samples=1)
         if isinstance(left, list):
@@ -420,9 +424,3 @@ class LatentStateModel(StateSpaceModel[BeliefT]):
             raise ValueError(f"states must begin with shape {expected}, got {tuple(paths.shape)}")
         flat = paths.reshape(-1, *paths.shape[ndim:])
         return self._path_log_prob(flat, sequences.flat()).reshape(sequences.batch_shape)
-
-
-def _count(name: str, value: Any, least: int = 1) -> int:
-    if isinstance(value, bool) or int(value) != value or value < least:
-        raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
-    return int(value)

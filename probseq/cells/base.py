@@ -29,7 +29,6 @@ from __future__ import annotations
 
 import abc
 import math
-import numbers
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,15 +37,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from probseq.checks import whole_number
 from probseq.parameters import allow
 from probseq.randomness import generator
-
-
-def positive_integer(name: str, value: object) -> int:
-    """`value` as an int of at least 1. Raises ValueError naming the argument otherwise."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
-        raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
-    return int(value)
 
 
 def floating_dtype(dtype: object) -> torch.dtype:
@@ -76,7 +69,7 @@ class Cell(nn.Module, abc.ABC):
         seed: int | None,
     ) -> None:
         super().__init__()
-        self.hidden_size = positive_integer("hidden_size", hidden_size)
+        self.hidden_size = whole_number("hidden_size", hidden_size)
         self.state_size = state_parts * self.hidden_size
         self.input_size: int | None = None
         self._gates = gates
@@ -101,7 +94,7 @@ class Cell(nn.Module, abc.ABC):
 
         Raises ValueError when the cell is already bound to another width or dtype.
         """
-        input_size = positive_integer("input_size", input_size)
+        input_size = whole_number("input_size", input_size)
         wanted = self._dtype if dtype is None else floating_dtype(dtype)
         if self.input_size is not None:
             if self.input_size != input_size:

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, Distribution, MixtureSameFamily
 
-from probseq.parameters import Param, Parametric
+from probseq.checks import whole_number as positive
+from probseq.parameters import Param, Parametric, as_parameter
 
 
 class Emission(Parametric, abc.ABC):
@@ -85,19 +86,10 @@ def rows_of(values: Tensor, observed: Tensor | None) -> tuple[Tensor, Tensor | N
 
 def leading_size(name: str, value: Any, what: str) -> tuple[int, int]:
     """(K, dim) of a two-dimensional parameter."""
-    from probseq.parameters import as_parameter
-
     shape = tuple(as_parameter(name, value).shape)
     if len(shape) != 2:
         raise ValueError(f"{name} must have shape {what}, got {shape}")
     return shape[0], shape[1]
-
-
-def positive(name: str, value: Any) -> int:
-    """A size, or a ValueError."""
-    if value is None or isinstance(value, bool) or int(value) != value or value < 1:
-        raise ValueError(f"{name} must be a positive integer, got {value!r}")
-    return int(value)
 
 
 def cluster(values: Tensor, observed: Tensor, n_states: int, seed: int) -> Tensor:

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from probseq.base import StateSpaceModel
+from probseq.checks import whole_number
 from probseq.errors import ConvergenceWarning, DegenerateWarning
 from probseq.learning.em import run_em
 from probseq.learning.gradient import run_adam, run_lbfgs
@@ -58,17 +59,15 @@ def fit(
     for a method the family does not have, data without a single observation, or unknown names in `fixed`.
     """
     method = _method(model, method)
-    if isinstance(n_restarts, bool) or int(n_restarts) != n_restarts or n_restarts < 1:
-        raise ValueError(f"n_restarts must be a positive integer, got {n_restarts!r}")
-    if max_iterations is not None and (int(max_iterations) != max_iterations or max_iterations < 0):
-        raise ValueError(f"max_iterations must be a non-negative integer, got {max_iterations!r}")
-    if isinstance(fixed, str):
-        fixed = {fixed}
+    whole_number("n_restarts", n_restarts)
+    if max_iterations is not None:
+        whole_number("max_iterations", max_iterations, least=0)
+    if optimizer not in (None, "lbfgs", "adam"):
+        raise ValueError(f'optimizer must be "lbfgs" or "adam", got {optimizer!r}')
+    fixed = {fixed} if isinstance(fixed, str) else set(fixed)
     data = data.flat()
     if not bool(data.observed.any()):
         raise ValueError("y must have at least one observed value to fit, all are missing")
-    if optimizer not in (None, "lbfgs", "adam"):
-        raise ValueError(f'optimizer must be "lbfgs" or "adam", got {optimizer!r}')
     options: dict[str, Any] = {
         "learning_rate": learning_rate,
         "batch_size": batch_size,

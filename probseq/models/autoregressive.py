@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from probseq import parameters as P
+from probseq.checks import whole_number
 from probseq.errors import DegenerateWarning
 from probseq.models.linear_gaussian import LinearGaussianModel, System, symmetric
 from probseq.parameters import Param
@@ -71,8 +72,8 @@ class AR(LinearGaussianModel):
                 raise ValueError(f"transition_matrices must have shape (order, D, D), got {tuple(taps.shape)}")
             order, obs_dim = taps.shape[0] if order is None else order, taps.shape[1] if obs_dim is None else obs_dim
             values.setdefault("transition_offset", torch.zeros(taps.shape[1]))
-        self.order = _positive("order", order)
-        self.obs_dim = _positive("obs_dim", 1 if obs_dim is None else obs_dim)
+        self.order = whole_number("order", order)
+        self.obs_dim = whole_number("obs_dim", 1 if obs_dim is None else obs_dim)
         self.window_dim = self.order * self.obs_dim
         self.event_shape = torch.Size([self.obs_dim])
         self.initial: Literal["auto", "stationary", "fitted"] = initial
@@ -188,9 +189,3 @@ def _windows(values: Tensor, usable: Tensor, width: int) -> tuple[Tensor, Tensor
         return values.new_zeros(len(values), 0, width * values.shape[2]), usable[:, :0]
     rows = values.unfold(1, width, 1).flip(-1).mT.flatten(-2)
     return rows, usable.unfold(1, width, 1).all(-1)
-
-
-def _positive(name: str, value: Any) -> int:
-    if value is None or isinstance(value, bool) or int(value) != value or value < 1:
-        raise ValueError(f"{name} must be a positive integer, got {value!r}")
-    return int(value)

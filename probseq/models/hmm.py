@@ -30,6 +30,7 @@ from torch.distributions import Distribution
 from probseq import parameters as P
 from probseq.base import Filtered, LatentStateModel
 from probseq.beliefs import Categorical
+from probseq.checks import whole_number
 from probseq.emissions.base import Emission
 from probseq.errors import DegenerateWarning, ImpossibleSequence
 from probseq.ops import hmm
@@ -224,9 +225,7 @@ def _count_states(n_states: int | None, initial_probs: Any, transition_matrix: A
     """n_states as passed or as read off what was given."""
     found: dict[str, int] = {}
     if n_states is not None:
-        if isinstance(n_states, bool) or int(n_states) != n_states or n_states < 1:
-            raise ValueError(f"n_states must be a positive integer, got {n_states!r}")
-        found["n_states"] = int(n_states)
+        found["n_states"] = whole_number("n_states", n_states)
     for name, value in (("initial_probs", initial_probs), ("transition_matrix", transition_matrix)):
         if value is not None:
             shape = tuple(P.as_parameter(name, value).shape)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from probseq import parameters as P
+from probseq.checks import whole_number
 from probseq.models.linear_gaussian import LinearGaussianModel, System, symmetric
 from probseq.ops import kalman
 from probseq.parameters import Param
@@ -303,9 +304,7 @@ class _Moments(NamedTuple):
 def _size(name: str, size: int | None, given: dict[str, Tensor], sources: dict[str, int], default: int = -1) -> int:
     """A size as passed, or as read off a given matrix."""
     if size is not None:
-        if isinstance(size, bool) or int(size) != size or size < (0 if name == "input_dim" else 1):
-            raise ValueError(f"{name} must be a positive integer, got {size!r}")
-        return int(size)
+        return whole_number(name, size, least=0 if name == "input_dim" else 1)
     for source, axis in sources.items():
         if source in given:
             if given[source].ndim <= axis:

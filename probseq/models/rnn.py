@@ -27,7 +27,7 @@ from torch.distributions import Distribution
 from probseq.base import Filtered, StateSpaceModel
 from probseq.beliefs import Point
 from probseq.cells import Cell
-from probseq.cells.base import positive_integer
+from probseq.checks import whole_number
 from probseq.emissions.heads import Head
 from probseq.randomness import spawn
 from probseq.sequences import Sequences
@@ -62,8 +62,8 @@ class RNN(StateSpaceModel[Point]):
             raise TypeError(f"head must be a Head such as probseq.heads.Gaussian(), got {head!r}")
         if not feedback and not input_dim:
             raise ValueError("a network with feedback=False reads only inputs, so input_dim must be positive")
-        obs_dim = positive_integer("obs_dim", obs_dim)
-        self.input_dim = positive_integer("input_dim", input_dim) if input_dim != 0 else 0
+        obs_dim = whole_number("obs_dim", obs_dim)
+        self.input_dim = whole_number("input_dim", input_dim, least=0)
         self.feedback, self.dtype = feedback, dtype
         cell_seed, head_seed = spawn(seed, 2)
         self.head = head

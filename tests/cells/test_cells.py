@@ -294,9 +294,9 @@ def test_binding_once(name: str) -> None:
 @every_cell
 @pytest.mark.parametrize("size", [0, -1, True])
 def test_sizes_must_be_positive_integers(name: str, size: object) -> None:
-    with pytest.raises(ValueError, match="hidden_size must be an integer of at least 1"):
+    with pytest.raises(ValueError, match="hidden_size must be a positive integer"):
         FACTORIES[name](size)
-    with pytest.raises(ValueError, match="input_size must be an integer of at least 1"):
+    with pytest.raises(ValueError, match="input_size must be a positive integer"):
         FACTORIES[name](2, input_size=size)
 
 
