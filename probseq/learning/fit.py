@@ -16,7 +16,8 @@ from __future__ import annotations
 import logging
 import time
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, Self
 
 import torch
@@ -74,26 +75,17 @@ def fit(
         "patience": patience,
         "max_gradient_norm": max_gradient_norm,
     }
+    climb = partial(
+        _one,
+        method=method,
+        optimizer=optimizer or model.optimizer,
+        max_iterations=max_iterations,
+        tolerance=tolerance,
+        options=options,
+    )
     start = time.perf_counter()
-    before, history_before = model.snapshot(), model.history
-    seed = fresh_seed(seed)
-    try:
-        with freeze(model, fixed), _Units(model, data) as units:
-            problem = split(model, units.convert(data), _held_back(model, validation, units))
-            jacobian = units.jacobian(problem.train)
-            held_jacobian = 0.0 if problem.held_back is None else units.jacobian(problem.held_back)
-            held_jacobian -= jacobian if problem.given_train else 0.0
-            runs = [
-                _one(model, problem, r, method, optimizer or model.optimizer, max_iterations, tolerance, s, options)
-                for r, s in _restarts(n_restarts, seed)
-            ]
-            best = max(runs, key=lambda run: run.best_score)
-            model.restore(best.best)
-        _put_back(model, fixed, before)
-    except BaseException:
-        model.restore(before)
-        model.history = history_before
-        raise
+    runs, jacobian, held_jacobian = _all(model, data, fixed, validation, spawn(fresh_seed(seed), n_restarts), climb)
+    best = max(runs, key=lambda run: run.best_score)
     model.eval()
     model.history = History(
         method=method,
@@ -107,6 +99,32 @@ def fit(
     _report(model)
 
 
+def _all(
+    model: StateSpaceModel[Any],
+    data: Sequences,
+    fixed: set[str],
+    validation: Any,
+    seeds: list[int],
+    climb: Callable[..., Run],
+) -> tuple[list[Run], float, float]:
+    """Every restart in the units of the fit, the model left at the best; and what maps scores to the data's units."""
+    before, history_before = model.snapshot(), model.history
+    try:
+        with freeze(model, fixed), _Units(model, data) as units:
+            problem = split(model, units.convert(data), _held_back(model, validation, units))
+            jacobian = units.jacobian(problem.train)
+            held_jacobian = 0.0 if problem.held_back is None else units.jacobian(problem.held_back)
+            held_jacobian -= jacobian if problem.given_train else 0.0
+            runs = [climb(model, problem, restart, seed=seed) for restart, seed in enumerate(seeds)]
+            model.restore(max(runs, key=lambda run: run.best_score).best)
+        _put_back(model, fixed, before)
+    except BaseException:
+        model.restore(before)
+        model.history = history_before
+        raise
+    return runs, jacobian, held_jacobian
+
+
 def _put_back(model: StateSpaceModel[Any], fixed: Iterable[str], before: Snapshot) -> None:
     """Give held parameters their very numbers back: the change of units costs them the last digit."""
     with freeze(model, fixed), torch.no_grad():
@@ -115,19 +133,16 @@ def _put_back(model: StateSpaceModel[Any], fixed: Iterable[str], before: Snapsho
                 parameter.copy_(before.tensors[name])
 
 
-def _restarts(n_restarts: int, seed: int) -> list[tuple[int, int]]:
-    return list(enumerate(spawn(seed, n_restarts)))
-
-
 def _one(
     model: StateSpaceModel[Any],
     problem: Problem,
     restart: int,
+    *,
+    seed: int,
     method: str,
     optimizer: str,
     max_iterations: int | None,
     tolerance: float | None,
-    seed: int,
     options: dict[str, Any],
 ) -> Run:
     """One run: start from the values there are (restart 0) or from the data, then climb."""
