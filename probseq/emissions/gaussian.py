@@ -196,8 +196,8 @@ class Gaussian(Emission):
         some = torch.where(mass > 0, mass, 1.0)
         means = torch.where(mass > 0, weights.mT @ (values * seen) / some, self.means)
         self.assign(means=means)
-        squares = (values.unsqueeze(1) - self.means).square() * seen.unsqueeze(1)
-        total = torch.einsum("nk,nkd->kd", weights, squares)
+        every = None if bool(observed.all()) else observed
+        total = gaussian.scatter(values, every, self.means, weights, True).diagonal(dim1=-2, dim2=-1)
         if self.covariance == "spherical":
             total, mass = total.sum(-1, keepdim=True), mass.sum(-1, keepdim=True)
             floor = floor.mean()
@@ -209,24 +209,29 @@ class Gaussian(Emission):
     def _maximise_full(self, values: Tensor, observed: Tensor, weights: Tensor, floor: Tensor) -> None:
         mass = weights.sum(0)
         some = torch.where(mass > 0, mass, 1.0)
-        filled, left = self._complete(values, observed, weights)
-        means = torch.einsum("nk,nkd->kd", weights, filled) / some.unsqueeze(-1)
-        self.assign(means=torch.where(mass.unsqueeze(-1) > 0, means, self.means))
-        centred = filled - self.means
-        scatter = torch.einsum("nk,nkd,nke->kde", weights, centred, centred) + left
+        scatter = self._scatter(values, observed, weights, mass)
         if self.covariance == "tied":
             covs = (scatter.sum(0) / mass.sum()).expand_as(scatter)
         else:
             covs = torch.where(mass[:, None, None] > 0, scatter / some[:, None, None], self.covs)
         self.assign(covs=_lift_matrix((covs + covs.mT) / 2, floor))
 
+    def _scatter(self, values: Tensor, observed: Tensor, weights: Tensor, mass: Tensor) -> Tensor:
+        """Maximise the means and return the weighted scatter around them, (K, D, D), what is hidden integrated out."""
+        some = torch.where(mass > 0, mass, 1.0).unsqueeze(-1)
+        there = mass.unsqueeze(-1) > 0
+        if bool(observed.all()):
+            self.assign(means=torch.where(there, weights.mT @ values / some, self.means))
+            return gaussian.scatter(values, None, self.means, weights)
+        filled, left = self._complete(values, observed, weights)
+        self.assign(means=torch.where(there, torch.einsum("nk,nkd->kd", weights, filled) / some, self.means))
+        centred = filled - self.means
+        return torch.einsum("nk,nkd,nke->kde", weights, centred, centred) + left
+
     def _complete(self, values: Tensor, observed: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         """E[y_n | observed, k] (N, K, D) and the weighted sum of the covariances left, (K, D, D)."""
-        filled = values.unsqueeze(1).expand(-1, self.n_states, -1)
+        filled = values.unsqueeze(1).repeat(1, self.n_states, 1)
         left = values.new_zeros(self.n_states, self.dim, self.dim)
-        if bool(observed.all()):
-            return filled, left
-        filled = filled.clone()
         means, covs = self.means, self.covs
         for pattern in torch.unique(observed, dim=0):
             o, h = pattern.nonzero().squeeze(-1), (~pattern).nonzero().squeeze(-1)

@@ -112,3 +112,57 @@ def backward(rows, means, whitener, diagonal, weight, grad_rows, grad_means, gra
                         pull = whitener[k, d, j] * white[d, r]
                         grad_rows[start + r, j] -= pull
                         grad_means[k, j] += pull
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def scatter(rows, seen, means, weights, diagonal, total):
+    """Add sum_n weights[n, k] (x_n - mu_k)(x_n - mu_k)' to total (K, D, D), its diagonal alone when `diagonal`.
+
+    `seen` (N, D) zeroes single coordinates, or is (0, 0) where all count. Eight partial sums keep the additions of a
+    block independent of each other, in a fixed order.
+    """
+    n_rows, dim = rows.shape
+    partial = seen.shape[0] > 0
+    block = np.empty((dim, BLOCK))
+    shown = np.empty((dim, BLOCK))
+    away = np.empty((dim, BLOCK))
+    weighted = np.empty(BLOCK)
+    for start in range(0, n_rows, BLOCK):
+        width = min(BLOCK, n_rows - start)
+        for j in range(dim):
+            for r in range(BLOCK):
+                block[j, r] = 0.0
+        _take(rows, start, width, block)
+        if partial:
+            _take(seen, start, width, shown)
+        for k in range(means.shape[0]):
+            for j in range(dim):
+                centre = means[k, j]
+                for r in range(width):
+                    away[j, r] = block[j, r] - centre
+                if partial:
+                    for r in range(width):
+                        away[j, r] *= shown[j, r]
+                for r in range(width, BLOCK):
+                    away[j, r] = 0.0
+            for d in range(dim):
+                for r in range(width):
+                    weighted[r] = weights[start + r, k] * away[d, r]
+                for r in range(width, BLOCK):
+                    weighted[r] = 0.0
+                for j in range(d if diagonal else 0, d + 1):
+                    s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = 0.0
+                    for r in range(0, BLOCK, 8):
+                        s0 += weighted[r] * away[j, r]
+                        s1 += weighted[r + 1] * away[j, r + 1]
+                        s2 += weighted[r + 2] * away[j, r + 2]
+                        s3 += weighted[r + 3] * away[j, r + 3]
+                        s4 += weighted[r + 4] * away[j, r + 4]
+                        s5 += weighted[r + 5] * away[j, r + 5]
+                        s6 += weighted[r + 6] * away[j, r + 6]
+                        s7 += weighted[r + 7] * away[j, r + 7]
+                    total[k, d, j] += ((s0 + s1) + (s2 + s3)) + ((s4 + s5) + (s6 + s7))
+    for k in range(means.shape[0]):
+        for d in range(dim):
+            for j in range(d):
+                total[k, j, d] = total[k, d, j]

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from probseq.kernels import gaussian as kernel
@@ -25,6 +25,21 @@ def log_prob(
     """
     function = _value.run if untracked(rows, means, whitener) else _differentiable
     return function(rows, means, whitener, diagonal)
+
+
+@torch.no_grad()
+def scatter(
+    rows: Float[Tensor, "row coord"],
+    seen: Bool[Tensor, "row coord"] | None,
+    means: Float[Tensor, "state coord"],
+    weights: Float[Tensor, "row state"],
+    diagonal: bool = False,
+) -> Float[Tensor, "state coord coord"]:
+    """sum_n weights[n, k] (x_n - mu_k)(x_n - mu_k)', only its diagonal when `diagonal`; what is not seen counts 0."""
+    total = np.zeros((*means.shape, means.shape[1]))
+    mask = np.zeros((0, 0)) if seen is None else array_of(seen.to(torch.float64))
+    kernel.scatter(array_of(rows), mask, array_of(means), array_of(weights), diagonal, total)
+    return torch.from_numpy(total)
 
 
 _INPUTS = "Tensor rows, Tensor means, Tensor whitener, bool diagonal"

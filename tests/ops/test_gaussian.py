@@ -54,3 +54,19 @@ def test_what_is_not_defined_raises():
     (gradient,) = torch.autograd.grad(gaussian.log_prob(rows, means, whitener).sum(), means, create_graph=True)
     with pytest.raises(RuntimeError):
         torch.autograd.grad(gradient.sum(), means)
+
+
+@pytest.mark.parametrize("scale", [1e-8, 1.0, 1e8])
+@pytest.mark.parametrize("diagonal", [False, True])
+@pytest.mark.parametrize("n", [0, 1, 64, 150])
+def test_scatter_is_the_weighted_sum_of_outer_products(n, diagonal, scale):
+    draws = torch.Generator().manual_seed(n)
+    rows, means = (scale * torch.randn(k, 3, dtype=torch.float64, generator=draws) for k in (n, 2))
+    weights = torch.rand(n, 2, dtype=torch.float64, generator=draws)
+    seen = torch.rand(n, 3, generator=draws) < 0.7
+    for mask in (None, seen):
+        away = (rows[:, None] - means) * (1.0 if mask is None else mask[:, None])
+        expected = torch.einsum("nk,nkd,nke->kde", weights, away, away)
+        expected = expected * torch.eye(3) if diagonal else expected
+        found = gaussian.scatter(rows, mask, means, weights, diagonal)
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-13 * scale**2 * max(n, 1))
