@@ -21,7 +21,7 @@ References: Rabiner (1989), A tutorial on hidden Markov models, Proc. IEEE 77; Z
 from __future__ import annotations
 
 import warnings
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -33,6 +33,7 @@ from probseq.beliefs import Categorical
 from probseq.checks import whole_number
 from probseq.emissions.base import Emission
 from probseq.errors import DegenerateWarning, ImpossibleSequence
+from probseq.models.hmmlearn_bridge import arguments_from, to_hmmlearn
 from probseq.ops import hmm
 from probseq.parameters import Param
 from probseq.randomness import generator
@@ -73,6 +74,15 @@ class HMM(LatentStateModel[Categorical]):
 
     def sizes(self) -> dict[str, Any]:
         return {"n_states": self.n_states, "emission": self.emission}
+
+    @classmethod
+    def from_hmmlearn(cls, model: Any) -> Self:
+        """The HMM that equals a fitted GaussianHMM, CategoricalHMM or PoissonHMM of hmmlearn."""
+        return cls(**arguments_from(model))
+
+    def to_hmmlearn(self) -> Any:
+        """An hmmlearn model with these parameters."""
+        return to_hmmlearn(self)
 
     # ---- the four steps
 
