@@ -117,6 +117,16 @@ def hmm(seed: int, emission: Callable[[np.random.Generator, int], Any], n_states
     )
 
 
+def chain(seed: int, emission: Callable[[np.random.Generator, int], Any], **options: Any) -> ps.HMM:
+    """Three states whose rows 0 and 2 are equal if `tied_rows` says so, and what the options say of start and prior."""
+    rng = np.random.default_rng([seed, 11])
+    matrix = simplex(rng, 3, 3)
+    if "tied_rows" in options:
+        matrix[2] = matrix[0]
+    start = {} if options.get("initial") == "stationary" else {"initial_probs": simplex(rng, 3)}
+    return ps.HMM(emission=emission(rng, 3), transition_matrix=matrix, **start, **options)
+
+
 def left_right(seed: int) -> ps.HMM:
     """States in order, none skipped, the last absorbing; emissions overlap so that all data are possible."""
     rng = np.random.default_rng([seed, 2])
@@ -158,10 +168,16 @@ def permute_states(model: Any, order: list[int]) -> ps.HMM:
     emission = model.emission
     parts = {name: reference.array(getattr(emission, name))[order] for name in emission.params()}
     options = {"covariance": emission.covariance} if isinstance(emission, ps.emissions.Gaussian) else {}
+    free = model.initial == "free"
+    both, alphas = np.ix_(order, order), (model.initial_prior, model.transition_prior)
     return ps.HMM(
         emission=type(emission)(**parts, **options),
-        initial_probs=reference.array(model.initial_probs)[order],
-        transition_matrix=reference.array(model.transition_matrix)[np.ix_(order, order)],
+        initial=model.initial,
+        initial_probs=reference.array(model.initial_probs)[order] if free else None,
+        transition_matrix=reference.array(model.transition_matrix)[both],
+        tied_rows=None if model.tied_rows is None else [model.tied_rows[i] for i in order],
+        initial_prior=None if alphas[0] is None else reference.array(alphas[0])[order],
+        transition_prior=None if alphas[1] is None else reference.array(alphas[1])[both],
     )
 
 
@@ -190,6 +206,20 @@ HMM_ROWS = [
     hmm_row("poisson", lambda s: hmm(s, poisson_emission), "count", 2),
     hmm_row("bernoulli", lambda s: hmm(s, bernoulli_emission, 2), "binary", 2),
     hmm_row("left-right", left_right, "real", 1),
+    hmm_row("stationary", lambda s: chain(s, gaussian_emission(1), initial="stationary"), "real", 1),
+    hmm_row("tied-rows", lambda s: chain(s, poisson_emission, tied_rows=[0, 1, 0]), "count", 2),
+    hmm_row(
+        "stationary-tied-prior",
+        lambda s: chain(s, bernoulli_emission, initial="stationary", tied_rows=[0, 1, 0], transition_prior=2.5),
+        "binary",
+        2,
+    ),
+    hmm_row(
+        "priors",
+        lambda s: chain(s, gaussian_emission(1), initial_prior=[1.5, 2.0, 1.0], transition_prior=np.eye(3) + 1.5),
+        "real",
+        1,
+    ),
     hmm_row("one-state", lambda s: hmm(s, gaussian_emission(2, "full"), 1), "real", 2),
 ]
 

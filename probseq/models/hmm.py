@@ -7,33 +7,38 @@
 
 | name              | shape  |                                             |
 |-------------------|--------|---------------------------------------------|
-| initial_probs     | (K,)   | pi, the law of z_0 before y_0 is seen       |
+| initial_probs     | (K,)   | pi, the law of z_0 before y_0 is seen; with |
+|                   |        | initial="stationary" the one with pi A = pi |
 | transition_matrix | (K, K) | A[i, j] = p(z_{t+1} = j given z_t = i)      |
 | emission          |        | b_t(k) = p(y_t given z_t = k)               |
 
 The belief is the table log p(z_t = k | y). predict: p'_j = sum_i p_i A_ij; update: p_k proportional to p_k b_t(k),
 and the normaliser is p(y_t | y_<t). The gradient of log p(y) in log b_t, log A and log pi is the posterior of
-state, pair and first state, so smoothing, EM and backpropagation share one backward kernel.
+state, pair and first state, so smoothing, EM and backpropagation share one backward kernel. Tied rows, priors and
+the M-step of the chain are in `probseq.transitions`.
 
-References: Rabiner (1989), A tutorial on hidden Markov models, Proc. IEEE 77; Zucchini and MacDonald (2009).
+References: Rabiner (1989), A tutorial on hidden Markov models, Proc. IEEE 77; Zucchini and MacDonald (2009);
+Hernando, Crespi and Cybenko (2005), Efficient computation of the hidden Markov model entropy for a given
+observation sequence, IEEE Trans. Information Theory 51.
 """
 
 from __future__ import annotations
 
 import warnings
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
 from probseq import parameters as P
+from probseq import transitions as T
 from probseq.base import Filtered, LatentStateModel
 from probseq.beliefs import Categorical
 from probseq.emissions.base import Emission
 from probseq.errors import DegenerateWarning, ImpossibleSequence
 from probseq.ops import hmm
-from probseq.parameters import Param
 from probseq.randomness import generator
 from probseq.sequences import Sequences
 
@@ -43,13 +48,18 @@ class HMM(LatentStateModel[Categorical]):
 
     `initial_probs` (K,), `transition_matrix` (K, K) with rows that sum to 1, `emission` an `Emission` with K
     states. Zeros in either stay zero in every fit.
+
+    - `initial="stationary"`: z_0 has the stationary law of `transition_matrix`, which must be unique.
+    - `tied_rows=[0, 0, 1]`: states with equal labels share one row of `transition_matrix`.
+    - `initial_prior`, `transition_prior`: concentrations (1 or more; a number or an array) of Dirichlet priors on
+      `initial_probs` and on each (distinct) row of `transition_matrix`; a fit then maximises log_prob + log_prior.
     """
 
     marginalises: ClassVar[bool] = True
     fit_methods: ClassVar[tuple[str, ...]] = ("em", "gradient")
 
-    initial_probs = Param(P.simplex, "n_states")
-    transition_matrix = Param(P.simplex, "n_states", "n_states")
+    initial_probs = T.InitialLaw(P.simplex, "n_states")
+    transition_matrix = T.TransitionRows(P.simplex, "n_states", "n_states")
 
     def __init__(
         self,
@@ -58,6 +68,10 @@ class HMM(LatentStateModel[Categorical]):
         emission: Emission,
         initial_probs: Any = None,
         transition_matrix: Any = None,
+        initial: Literal["free", "stationary"] = "free",
+        tied_rows: Sequence[int] | None = None,
+        initial_prior: Any = None,
+        transition_prior: Any = None,
     ) -> None:
         super().__init__()
         if not isinstance(emission, Emission):
@@ -68,10 +82,21 @@ class HMM(LatentStateModel[Categorical]):
         self.event_shape = emission.event_shape
         self.real_valued = emission.real_valued
         self.common_scale = emission.common_scale
-        self.declare(initial_probs=initial_probs, transition_matrix=transition_matrix)
+        self.initial = _start_of(initial, initial_probs, initial_prior)
+        self.tied_rows = T.groups_of(tied_rows, self.n_states)
+        k = self.n_states
+        self.initial_prior = T.concentration("initial_prior", initial_prior, (k,))
+        self.transition_prior = T.concentration("transition_prior", transition_prior, (k, k), self.tied_rows)
+        self.declare(transition_matrix=transition_matrix, initial_probs=initial_probs)
+        if self.initial == "stationary" and transition_matrix is not None:
+            T.stationary_law(self.transition_matrix.detach())
 
     def sizes(self) -> dict[str, Any]:
-        return {"n_states": self.n_states, "emission": self.emission}
+        options: dict[str, Any] = {} if self.initial == "free" else {"initial": self.initial}
+        options.update({} if self.tied_rows is None else {"tied_rows": self.tied_rows})
+        for name, prior in (("initial_prior", self.initial_prior), ("transition_prior", self.transition_prior)):
+            options.update({} if prior is None else {name: prior.tolist()})
+        return {"n_states": self.n_states, "emission": self.emission, **options}
 
     # ---- the four steps
 
@@ -163,6 +188,40 @@ class HMM(LatentStateModel[Categorical]):
         total = first + torch.where(inside, emitted, 0.0).sum(-1)
         return total + torch.where(inside[:, 1:], moved, 0.0).sum(-1)
 
+    # ---- posterior quantities of the chain
+
+    @torch.no_grad()
+    def expected_transitions(self, y: Any, u: Any = None, *, lengths: Any = None) -> Tensor:
+        """E[number of moves i -> j given y] = sum_{t >= 1} p(z_{t-1} = i, z_t = j | y), (*batch, K, K).
+
+        The entries sum to the number of steps less one, and equal the gradient of log_prob in log A.
+        """
+        sequences = self._door(y, u, lengths)
+        counts = self._posterior(sequences.flat()).xi_sum.sum(1)
+        return counts.reshape(*sequences.batch_shape, self.n_states, self.n_states)
+
+    @torch.no_grad()
+    def path_entropy(self, y: Any, u: Any = None, *, lengths: Any = None) -> Tensor:
+        """Entropy of p(z_{0:T} | y) in nats, (*batch,): how uncertain the whole path is, 0 if y tells it.
+
+        H = H(z_{T-1} | y) + sum_t sum_j p(z_t = j | y) H(z_{t-1} | z_t = j, y) (Hernando et al. 2005, eq. 14-17).
+        """
+        sequences = self._door(y, u, lengths)
+        flat = sequences.flat()
+        gamma = self._posterior(flat).log_gamma.exp()
+        if flat.n_steps == 0:
+            return gamma.new_zeros(sequences.batch_shape)
+        arguments = self._arguments(flat)
+        entropy = T.path_entropy(hmm.filter(*arguments).log_updated, gamma, arguments[1], flat.lengths)
+        return entropy.reshape(sequences.batch_shape)
+
+    def log_prior(self) -> Tensor:
+        """log density of the Dirichlet priors at `initial_probs` and the distinct rows of `transition_matrix`."""
+        rows = T.mean_of_groups(self._log_transition(), self.tied_rows) if self.tied_rows else self._log_transition()
+        prior = None if self.transition_prior is None else T.mean_of_groups(self.transition_prior, self.tied_rows)
+        transition = T.dirichlet_log_density(prior, rows)
+        return transition + T.dirichlet_log_density(self.initial_prior, self._log_initial())
+
     def _outside(self, values: Tensor) -> tuple[Tensor, str] | None:
         return self.emission.invalid(values)
 
@@ -178,26 +237,38 @@ class HMM(LatentStateModel[Categorical]):
         self.emission.start(sequences.values[rows], sequences.observed[rows], seed)
         noise = torch.rand(k, k, dtype=torch.float64, generator=generator(seed)) + 0.5
         matrix = 0.5 * torch.eye(k, dtype=torch.float64) + 0.5 * noise / noise.sum(-1, keepdim=True)
-        self.assign(transition_matrix=matrix, initial_probs=torch.full((k,), 1 / k, dtype=torch.float64))
+        self.assign(transition_matrix=T.spread(T.mean_of_groups(matrix, self.tied_rows), self.tied_rows))
+        if self.initial == "free":
+            self.assign(initial_probs=torch.full((k,), 1 / k, dtype=torch.float64))
 
     def _em_step(self, sequences: Sequences) -> Tensor:
         posterior = self._posterior(sequences)
         used = sequences.lengths > 0
         gamma = posterior.log_gamma.exp()
-        first = gamma[used, 0].sum(0)
-        pairs = posterior.xi_sum.sum((0, 1))
-        mass = pairs.sum(-1, keepdim=True)
+        objective = posterior.log_prob.sum() + self.log_prior()
         if bool((gamma[sequences.inside].sum(0) < 1e-8).any()):
             warnings.warn(
                 "a state explains no data any more and keeps its last parameters; fewer states may be enough",
                 DegenerateWarning,
                 stacklevel=2,
             )
-        matrix = torch.where(mass > 0, pairs / torch.where(mass > 0, mass, 1.0), self.transition_matrix)
-        self.assign(transition_matrix=matrix, initial_probs=first / first.sum())
+        self._maximise_chain(gamma[used, 0].sum(0), posterior.xi_sum.sum((0, 1)))
         rows = sequences.inside
         self.emission.maximise(sequences.values[rows], sequences.observed[rows], gamma[rows])
-        return posterior.log_prob.sum()
+        return objective
+
+    def _maximise_chain(self, first: Tensor, pairs: Tensor) -> None:
+        """The M-step of start and transitions, from expected first states (K,) and moves (K, K)."""
+        ties = self.tied_rows
+        rows = T.mean_of_groups(self.transition_matrix, ties)
+        prior = None if self.transition_prior is None else T.mean_of_groups(self.transition_prior, ties)
+        counts = T.sum_of_groups(pairs, ties) + T.extra_counts(prior, rows)
+        if self.initial == "free":
+            start = self.initial_probs
+            found = T.maximise_rows(start, first + T.extra_counts(self.initial_prior, start))
+            self.assign(transition_matrix=T.spread(T.maximise_rows(rows, counts), ties), initial_probs=found)
+        elif not self.is_frozen("transition_matrix"):
+            self.assign(transition_matrix=T.spread(T.maximise_rows_and_start(rows, ties, counts, first), ties))
 
 
 def safe_logsumexp(x: Tensor, dim: int) -> Tensor:
@@ -218,6 +289,16 @@ def _refuse_impossible(impossible_at: Tensor, sequences: Sequences) -> None:
             f"y has probability zero under this model from {where}step {int(impossible_at[sequence])} on, "
             "so it has no posterior; check zeros in initial_probs, transition_matrix and the emission"
         )
+
+
+def _start_of(initial: Any, initial_probs: Any, initial_prior: Any) -> Literal["free", "stationary"]:
+    """`initial`, checked to agree with what was given."""
+    if initial not in ("free", "stationary"):
+        raise ValueError(f'initial must be "free" or "stationary", got {initial!r}')
+    for name, value in (("initial_probs", initial_probs), ("initial_prior", initial_prior)):
+        if initial == "stationary" and value is not None:
+            raise ValueError(f'{name} must be left out with initial="stationary": the start follows from the rows')
+    return initial
 
 
 def _count_states(n_states: int | None, initial_probs: Any, transition_matrix: Any, emission: Emission) -> int:
