@@ -1,10 +1,12 @@
-"""How a chain moves: transition rows, tied ones, the stationary law, Dirichlet priors, and their M-steps.
+"""How a chain moves: transition rows, tied ones, rows driven by inputs, Dirichlet priors, and their M-steps.
 
-    z_0 ~ pi;   z_{t+1} ~ A[z_t]
+    z_0 ~ pi;   z_t ~ A_t[z_{t-1}],   A_t[i] = softmax(log A[i] + W[i] u_t)
 
 | symbol | shape  |                                                                                     |
 |--------|--------|-------------------------------------------------------------------------------------|
 | A      | (K, K) | transition_matrix, rows that sum to 1; states i and j may share a row (tied)         |
+| W      | (K, K, | transition_weights, the effect of the P inputs on the log-odds of a move (0 without  |
+|        |  P)    | inputs, so that A_t = A); a constant added to W[i, :, p] changes nothing             |
 | pi     | (K,)   | initial_probs: free, or the stationary law pi A = pi of a stationary start           |
 | N      | (K, K) | expected transition counts, sum_t p(z_{t-1} = i, z_t = j given y)                    |
 | g      | (K,)   | expected first states, p(z_0 = k given y), summed over sequences                     |
@@ -12,15 +14,15 @@
 
 The M-step maximises sum_k g_k log pi_k + sum_ij (N_ij + alpha_ij - 1) log A_ij. With a free start it is closed,
 A_ij proportional to N_ij + alpha_ij - 1 (Rabiner 1989, eq. 40b; MAP: Gauvain and Lee 1994, eq. 35). With a
-stationary start log pi depends on A and nothing is closed (Zucchini and MacDonald 2009, sec. 4.2.5): the M-step
-climbs this objective by L-BFGS and moves only if it rose, which is a generalised EM and never falls (Dempster,
-Laird and Rubin 1977, theorem 1). The stationary law comes from the elimination of Grassmann, Taksar and Heyman
-(1985), which subtracts nothing and is accurate in every entry however rarely the chain moves.
+stationary start log pi depends on A (Zucchini and MacDonald 2009, sec. 4.2.5), and with inputs every step has counts
+and rows of its own (Bengio and Frasconi 1996); nothing is closed then. The M-step climbs its objective by L-BFGS and
+moves only if that rose: a generalised EM, which never falls (Dempster, Laird and Rubin 1977, theorem 1).
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -28,45 +30,7 @@ from torch import Tensor
 
 from probseq import constraints as C
 from probseq.parameters import Param, as_parameter
-
-# ------------------------------------------------------------------------------------------- the stationary law
-
-
-def closed_classes(matrix: Tensor) -> list[list[int]]:
-    """The sets of states that lead to each other and to nothing else; a chain has at least one."""
-    k = len(matrix)
-    reach = (matrix > 0) | torch.eye(k, dtype=torch.bool)
-    for _ in range(k.bit_length()):
-        reach = reach.double() @ reach.double() > 0
-    closed = (reach <= reach.mT).all(-1)
-    firsts = [i for i in closed.nonzero().flatten().tolist() if not reach[i, :i].any()]
-    return [reach[i].nonzero().flatten().tolist() for i in firsts]
-
-
-def stationary_law(matrix: Tensor) -> Tensor:
-    """The one pi with pi A == pi and sum 1, (K,), differentiable; 0 for states that are left for good.
-
-    ValueError where the chain has several closed classes, so that the law is not unique.
-    """
-    classes = [list(range(len(matrix)))] if bool((matrix > 0).all()) else closed_classes(matrix.detach())
-    if len(classes) > 1:
-        raise ValueError(
-            "transition_matrix must have one closed class of states, so that its stationary law is unique, "
-            f"got {len(classes)}: {', '.join(map(str, classes))}"
-        )
-    members = torch.tensor(classes[0])
-    rest = matrix if len(members) == len(matrix) else matrix[members][:, members]
-    columns: list[Tensor] = []
-    while len(rest) > 1:  # censor the last state: the chain as seen on the others
-        column = rest[:-1, -1] / rest[-1, :-1].sum()
-        columns.append(column)
-        rest = rest[:-1, :-1] + column.unsqueeze(-1) * rest[-1, :-1]
-    law = matrix.new_ones(1)
-    for column in reversed(columns):
-        law = torch.cat([law, (law @ column).unsqueeze(0)])
-        law = law / law.sum()
-    return law if len(members) == len(matrix) else law.new_zeros(len(matrix)).index_put((members,), law)
-
+from probseq.stationary import log_or_minus_infinity, stationary_law
 
 # ----------------------------------------------------------------------------------------------- the parameters
 
@@ -129,10 +93,32 @@ class TransitionRows(Param):
         return super().complaint(instance, value)
 
 
-def log_or_minus_infinity(probs: Tensor) -> Tensor:
-    """log p, -inf at zeros, whose gradient is zero."""
-    some = probs > 0
-    return torch.where(some, torch.where(some, probs, 1.0).log(), -torch.inf)
+class InputWeights(Param):
+    """The effect of the inputs on each move (K, K, P), stored once per group of tied rows; empty without inputs."""
+
+    def raw_shape(self, instance: Any) -> tuple[int, ...]:
+        k = instance.n_states
+        return (k if instance.tied_rows is None else max(instance.tied_rows) + 1, k, instance.input_dim)
+
+    def value_shape(self, instance: Any) -> tuple[int, ...]:
+        return (instance.n_states, instance.n_states, instance.input_dim)
+
+    def forward(self, instance: Any, raw: Tensor) -> Tensor:
+        return spread(raw, instance.tied_rows)
+
+    def inverse(self, instance: Any, value: Tensor) -> Tensor:
+        return mean_of_groups(value, instance.tied_rows)
+
+    def complaint(self, instance: Any, value: Tensor) -> str | None:
+        ties = instance.tied_rows
+        if torch.equal(value, spread(mean_of_groups(value, ties), ties)):
+            return None
+        return "must have equal rows where tied_rows says so"
+
+
+def driven(log_rows: Tensor, weights: Tensor, u: Tensor) -> Tensor:
+    """log A_t (*batch, G, K) = log softmax(log A + W u_t), from (G, K), (G, K, P) and (*batch, P)."""
+    return (log_rows + torch.einsum("gkp,...p->...gk", weights, u)).log_softmax(-1)
 
 
 # -------------------------------------------------------------------------------------------------- tied rows
@@ -154,21 +140,27 @@ def spread(rows: Tensor, tied_rows: list[int] | None) -> Tensor:
     return rows if tied_rows is None else rows[torch.tensor(tied_rows)]
 
 
-def sum_of_groups(rows: Tensor, tied_rows: list[int] | None) -> Tensor:
-    """One row per group, the adjoint of `spread`."""
+def sum_of_groups(rows: Tensor, tied_rows: list[int] | None, dim: int = 0) -> Tensor:
+    """One row per group along an axis, the adjoint of `spread`."""
     if tied_rows is None:
         return rows
-    return rows.new_zeros(max(tied_rows) + 1, rows.shape[-1]).index_add(0, torch.tensor(tied_rows), rows)
+    shape = list(rows.shape)
+    shape[dim] = max(tied_rows) + 1
+    return rows.new_zeros(shape).index_add(dim, torch.tensor(tied_rows), rows)
 
 
 def mean_of_groups(rows: Tensor, tied_rows: list[int] | None) -> Tensor:
     """One row per group. Satisfies mean_of_groups(spread(x)) == x."""
     if tied_rows is None:
         return rows
-    return sum_of_groups(rows, tied_rows) / sum_of_groups(torch.ones_like(rows[:, :1]), tied_rows)
+    return sum_of_groups(rows, tied_rows) / sum_of_groups(torch.ones_like(rows), tied_rows)
 
 
 # --------------------------------------------------------------------------------------------------- M-steps
+
+
+#: steps of L-BFGS in one M-step
+CLIMB = 50
 
 
 def maximise_rows(rows: Tensor, counts: Tensor) -> Tensor:
@@ -181,104 +173,105 @@ def maximise_rows_and_start(rows: Tensor, tied_rows: list[int] | None, counts: T
     """Rows (G, K) that raise sum first * log pi(A) + sum counts * log rows, or the old ones; zeros stay zeros."""
     support = rows > 0
 
-    def score(log_rows: Tensor) -> Tensor:
+    def logits(vector: Tensor) -> Tensor:
+        return torch.full_like(rows, -torch.inf).masked_scatter(support, vector).log_softmax(-1)
+
+    def score(vector: Tensor) -> Tensor:
+        log_rows = logits(vector)
         law = log_or_minus_infinity(stationary_law(spread(log_rows.exp(), tied_rows)))
         total = (counts * torch.where(support, log_rows, 0.0)).sum()
         return total + torch.where(first > 0, first * law, 0.0).sum()
 
     simple = maximise_rows(rows, counts)
-    starts = [rows, simple] if torch.equal(simple > 0, support) else [rows]
-    best = max(starts, key=lambda start: float(score(start.log())))
-    return _climb(best, support, score, float((counts.sum() + first.sum()).clamp(min=1)))
+    starts = [start.log()[support] for start in (rows, simple) if torch.equal(start > 0, support)]
+    best = max(starts, key=lambda start: float(score(start)))
+    return logits(climb(best, score, float(counts.sum() + first.sum()))).exp()
 
 
-def _climb(rows: Tensor, support: Tensor, score: Any, size: float) -> Tensor:
-    """L-BFGS over the logits of the supported entries; the start itself unless the score rose."""
+def maximise_regression(
+    log_rows: Tensor, weights: Tensor, inputs: Tensor, counts: Tensor, extra: Tensor, held: tuple[bool, bool]
+) -> tuple[Tensor, Tensor]:
+    """log rows (G, K) and weights (G, K, P) that raise the expected log-probability of the moves, or the old ones.
+
+    `counts` (N, G, K) belong to the inputs (N, P), `extra` (G, K) to a prior on the rows at u = 0; `held` says which of
+    the two stay. The objective is concave. Zeros stay zeros.
+    """
+    support = log_rows > -torch.inf
+    unit = inputs.square().mean(0).sqrt() if len(inputs) else torch.ones_like(inputs.sum(0))
+    unit = torch.where(unit > 0, unit, 1.0)
+    sizes = [0 if held[0] else int(support.sum()), 0 if held[1] else weights.numel()]
+
+    def parts(vector: Tensor) -> tuple[Tensor, Tensor]:
+        free, slopes = vector.split(sizes)
+        base = log_rows if held[0] else torch.full_like(log_rows, -torch.inf).masked_scatter(support, free)
+        return base.log_softmax(-1), weights if held[1] else slopes.reshape(weights.shape) / unit
+
+    def score(vector: Tensor) -> Tensor:
+        base, slopes = parts(vector)
+        moves = torch.where(support, driven(base, slopes, inputs), 0.0)
+        return (counts * moves).sum() + (extra * torch.where(support, base, 0.0)).sum()
+
+    slopes = (weights * unit).flatten()[: sizes[1]]
+    start = torch.cat([log_rows[support][: sizes[0]], slopes])
+    return parts(climb(start, score, float(counts.sum() + extra.sum())))
+
+
+def climb(start: Tensor, score: Callable[[Tensor], Tensor], size: float) -> Tensor:
+    """L-BFGS on score / size from `start`: where it ends, or `start` itself unless the score rose.
+
+    A generalised EM needs a rise and no maximum, so it stops after `CLIMB` steps at the latest.
+    """
     from scipy.optimize import minimize
 
-    def logits(vector: Any) -> Tensor:
-        raw = torch.full(rows.shape, -torch.inf, dtype=torch.float64)
-        return raw.masked_scatter(support, torch.as_tensor(vector)).log_softmax(-1)
+    size = size if size > 0 else 1.0
 
     def minus(vector: Any) -> tuple[float, Any]:
         with torch.enable_grad():
             variables = torch.tensor(vector, requires_grad=True)
             try:
-                value = -score(logits(variables)) / size
-            except ValueError:  # an entry has underflowed and cuts the chain in two
+                value = -score(variables) / size
+            except ValueError:  # a probability has underflowed and cuts the chain in two
                 return worst, np.zeros_like(vector)
             (gradient,) = torch.autograd.grad(value, variables)
         finite = bool(torch.isfinite(value)) and bool(torch.isfinite(gradient).all())
         return (float(value.detach()), gradient.numpy()) if finite else (worst, np.zeros_like(vector))
 
-    begun = -float(score(rows.log())) / size
+    begun = -float(score(start)) / size
     worst = 1 + 1e3 * abs(begun)
-    found = minimize(
-        minus, rows.log()[support].numpy(), jac=True, method="L-BFGS-B", options={"ftol": 0.0, "gtol": 1e-9}
-    )
-    return logits(found.x).exp() if found.fun < begun else rows
+    options = {"ftol": 0.0, "gtol": 1e-9, "maxiter": CLIMB}
+    found = minimize(minus, start.numpy(), jac=True, method="L-BFGS-B", options=options)
+    return torch.as_tensor(found.x) if found.fun < begun else start
 
 
-# ----------------------------------------------------------------------------------------- entropy of the path
-
-#: numbers held at once while summing over steps
-CHUNK = 2**20
+# ------------------------------------------------------------------------------------------ what was asked for
 
 
-def path_entropy(log_filtered: Tensor, gamma: Tensor, log_transition: Tensor, lengths: Tensor) -> Tensor:
-    """H(z_{0:T} | y) (B,), from log p(z_t | y_<=t) and p(z_t | y), (B, T, K), and log_transition (S, R, K, K).
-
-    Given z_t and y, z_{t-1} has the law proportional to p(z_{t-1} | y_<t) A[z_{t-1}, z_t], whatever comes after t.
-    """
-    b, t, k = gamma.shape
-    last = (lengths - 1).clamp(min=0).reshape(b, 1, 1).expand(b, 1, k)
-    total = torch.special.entr(gamma.gather(1, last)).sum((1, 2))
-    inside = torch.arange(t) < lengths.unsqueeze(-1)
-    size = max(1, CHUNK // max(b * k * k, 1))
-    for begin in range(1, t, size):
-        steps = slice(begin, min(begin + size, t))
-        moves = log_transition if log_transition.shape[1] == 1 else log_transition[:, steps]
-        joint = log_filtered[:, begin - 1 : steps.stop - 1].unsqueeze(-1) + moves
-        top = joint.amax(-2, keepdim=True)
-        weights = (joint - torch.where(top > -torch.inf, top, 0.0)).exp()
-        mass = weights.sum(-2, keepdim=True)
-        backward = weights / torch.where(mass > 0, mass, 1.0)
-        terms = (gamma[:, steps] * torch.special.entr(backward).sum(-2)).sum(-1)
-        total = total + torch.where(inside[:, steps], terms, 0.0).sum(-1)
-    return torch.where(lengths > 0, total, 0.0)
-
-
-# ---------------------------------------------------------------------------------------------------- priors
-
-
-def concentration(name: str, value: Any, shape: tuple[int, ...], tied_rows: list[int] | None = None) -> Tensor | None:
-    """Concentrations of a Dirichlet prior on rows of this shape (a number stands for all), None for no prior."""
-    if value is None:
-        return None
-    given = as_parameter(name, value)
-    if tuple(given.shape) not in ((), shape):
-        raise ValueError(f"{name} must be a number or have shape {shape}, got {tuple(given.shape)}")
-    if bool((given < 1).any()):
-        raise ValueError(f"{name} must be at least 1, where the density has a mode, got {given.min():.4g}")
-    full = given.expand(shape).clone()
-    if len(shape) == 2 and not torch.equal(full, spread(mean_of_groups(full, tied_rows), tied_rows)):
+def refuse_untied(name: str, rows: Tensor | None, tied_rows: list[int] | None) -> None:
+    """ValueError where tied rows are given different values."""
+    if rows is not None and not torch.equal(rows, spread(mean_of_groups(rows, tied_rows), tied_rows)):
         raise ValueError(f"{name} must have equal rows where tied_rows says so")
-    return full
 
 
-def extra_counts(prior: Tensor | None, rows: Tensor) -> Tensor:
-    """alpha - 1 at the entries that are not structurally zero: what a prior adds to expected counts."""
-    return torch.zeros_like(rows) if prior is None else torch.where(rows > 0, prior - 1, 0.0)
+def start_of(initial: Any, initial_probs: Any, initial_prior: Any, input_dim: int) -> Literal["free", "stationary"]:
+    """`initial`, checked to agree with what was given."""
+    if initial not in ("free", "stationary"):
+        raise ValueError(f'initial must be "free" or "stationary", got {initial!r}')
+    for name, value in (("initial_probs", initial_probs), ("initial_prior", initial_prior)):
+        if initial == "stationary" and value is not None:
+            raise ValueError(f'{name} must be left out with initial="stationary": the start follows from the rows')
+    if initial == "stationary" and input_dim:
+        raise ValueError(f'initial must be "free" where inputs drive the transitions (input_dim {input_dim})')
+    return initial
 
 
-def dirichlet_log_density(prior: Tensor | None, log_rows: Tensor) -> Tensor:
-    """The sum over rows of log Dirichlet(row; alpha), each over its entries that are not structurally zero."""
-    if prior is None:
-        return log_rows.new_zeros(())
-    free = log_rows > -torch.inf
-    terms = (prior - 1) * torch.where(free, log_rows, 0.0) - torch.lgamma(prior)
-    total = torch.where(free, prior, 0.0).sum(-1)
-    return (torch.where(free, terms, 0.0).sum(-1) + torch.lgamma(total)).sum()
-
-
-__all__ = ["InitialLaw", "TransitionRows", "closed_classes", "stationary_law"]
+def count_inputs(input_dim: Any, transition_weights: Any) -> int:
+    """input_dim as passed or as read off the weights."""
+    if isinstance(input_dim, bool) or int(input_dim) != input_dim or input_dim < 0:
+        raise ValueError(f"input_dim must be a non-negative integer, got {input_dim!r}")
+    if transition_weights is None:
+        return int(input_dim)
+    shape = tuple(as_parameter("transition_weights", transition_weights).shape)
+    if len(shape) != 3 or shape[2] != (input_dim or shape[2]):
+        wanted = f"(n_states, n_states, {input_dim or 'input_dim'})"
+        raise ValueError(f"transition_weights must have shape {wanted}, got {shape}")
+    return shape[2]

@@ -1,13 +1,11 @@
-"""The chain of a hidden Markov model: its stationary law, tied rows, priors and M-steps, against first principles."""
+"""The chain of a hidden Markov model: tied rows and M-steps, against first principles."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import scipy.optimize
-import scipy.stats
 import torch
-from mpmath import mp, mpf
 
 from probseq import transitions as T
 from tests import reference, zoo
@@ -15,60 +13,6 @@ from tests import reference, zoo
 
 def matrix_of(*rows: list[float]) -> torch.Tensor:
     return torch.tensor(rows, dtype=torch.float64)
-
-
-@pytest.mark.parametrize("k", [1, 2, 3, 7, 20])
-def test_stationary_law_is_the_left_eigenvector(k: int) -> None:
-    matrix = zoo.simplex(np.random.default_rng(k), k, k)
-    values, vectors = np.linalg.eig(matrix.T)
-    law = vectors[:, np.argmax(values.real)].real
-    np.testing.assert_allclose(T.stationary_law(torch.tensor(matrix)), law / law.sum(), rtol=1e-12)
-
-
-@pytest.mark.parametrize("rare", [1e-6, 1e-14, 1e-150])
-def test_stationary_law_of_a_chain_that_hardly_moves(rare: float) -> None:
-    """pi is proportional to the rate of arrival; 1 - A loses it."""
-    law = T.stationary_law(matrix_of([1 - rare, rare], [3 * rare, 1 - 3 * rare]))
-    np.testing.assert_allclose(law, [0.75, 0.25], rtol=1e-14)
-
-
-def test_stationary_law_of_a_birth_and_death_chain_in_forty_digits() -> None:
-    up, down = [0.3, 1e-9, 0.2, 0.5], [1e-7, 0.4, 1e-3, 0.25]
-    matrix = np.diag(up, 1) + np.diag(down, -1)
-    matrix += np.diag(1 - matrix.sum(1))
-    mp.dps = 40
-    weights = [mpf(1)]
-    for arrive, leave in zip(up, down, strict=True):
-        weights.append(weights[-1] * mpf(arrive) / mpf(leave))  # detailed balance
-    expected = [float(w / sum(weights)) for w in weights]
-    np.testing.assert_allclose(T.stationary_law(torch.tensor(matrix)), expected, rtol=1e-14)
-
-
-def test_states_that_are_left_for_good_have_probability_zero() -> None:
-    matrix = matrix_of([0.2, 0.3, 0.0, 0.5], [0.0, 0.6, 0.0, 0.4], [0.5, 0.0, 0.5, 0.0], [0.0, 0.1, 0.0, 0.9])
-    assert T.closed_classes(matrix) == [[1, 3]]
-    np.testing.assert_allclose(T.stationary_law(matrix), [0, 0.2, 0, 0.8], rtol=1e-14)
-    assert T.stationary_law(matrix)[0] == 0
-
-
-def test_a_periodic_chain_has_a_stationary_law() -> None:
-    np.testing.assert_allclose(T.stationary_law(matrix_of([0, 1, 0], [0, 0, 1], [1, 0, 0])), [1 / 3] * 3, rtol=1e-14)
-
-
-def test_several_closed_classes_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"must have one closed class of states.*got 2: \[0\], \[1, 2\]"):
-        T.stationary_law(matrix_of([1, 0, 0], [0, 0.5, 0.5], [0, 0.5, 0.5]))
-
-
-def test_gradient_of_the_stationary_law() -> None:
-    raw = torch.randn(4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    raw[0, 1] = raw[2, 0] = -torch.inf
-    holes = torch.isfinite(raw)
-
-    def law(values: torch.Tensor) -> torch.Tensor:
-        return T.stationary_law(torch.full((4, 4), -torch.inf).double().masked_scatter(holes, values).softmax(-1))
-
-    assert torch.autograd.gradcheck(law, raw[holes].requires_grad_(True))
 
 
 def test_groups() -> None:
@@ -114,49 +58,26 @@ def test_m_step_keeps_zeros_and_rows_that_saw_nothing() -> None:
     np.testing.assert_allclose(moved.sum(-1), 1, rtol=1e-14)
 
 
-def test_dirichlet_density_equals_scipy() -> None:
-    rng = np.random.default_rng(0)
-    rows, alpha = zoo.simplex(rng, 3, 4), 1 + rng.gamma(2.0, size=(3, 4))
-    expected = sum(scipy.stats.dirichlet.logpdf(row, a) for row, a in zip(rows, alpha, strict=True))
-    actual = T.dirichlet_log_density(torch.tensor(alpha), torch.tensor(rows).log())
-    assert actual.item() == pytest.approx(expected, rel=1e-12)
-    rows[0] = [0.5, 0.0, 0.5, 0.0]  # structural zeros: a Dirichlet over the rest
-    expected += scipy.stats.dirichlet.logpdf([0.5, 0.5], alpha[0, [0, 2]])
-    expected -= scipy.stats.dirichlet.logpdf(zoo.simplex(np.random.default_rng(0), 3, 4)[0], alpha[0])
-    actual = T.dirichlet_log_density(torch.tensor(alpha), T.log_or_minus_infinity(torch.tensor(rows)))
-    assert actual.item() == pytest.approx(expected, rel=1e-12)
+@pytest.mark.parametrize("unit", [1e-6, 1.0, 1e6])
+def test_m_step_of_the_regression_satisfies_the_normal_equations(unit: float) -> None:
+    """At the maximum observed and expected moves agree, in total and weighted with every input."""
+    rng = np.random.default_rng(5)
+    u, counts = unit * rng.normal(size=(200, 2)), rng.gamma(1.0, size=(200, 3, 3))
+    rows, weights = torch.tensor(zoo.simplex(rng, 3, 3)), torch.zeros(3, 3, 2).double()
+    nothing = torch.zeros(3, 3).double()
+    arguments = torch.tensor(u), torch.tensor(counts), nothing, (False, False)
+    found = T.maximise_regression(rows.log(), weights, *arguments)
+    probs = reference.driven_matrices(found[0].exp().numpy(), found[1].numpy(), u)
+    residual = counts - counts.sum(-1, keepdims=True) * probs
+    assert np.abs(residual.sum(0)).max() < 1e-5 * counts.sum()
+    assert np.abs(np.einsum("tij,tp->ijp", residual, u / unit)).max() < 1e-5 * counts.sum()
 
 
-def test_concentrations() -> None:
-    assert T.concentration("prior", None, (2,)) is None
-    np.testing.assert_array_equal(T.concentration("prior", 2, (2, 3)), np.full((2, 3), 2.0))
-    for value, words in (
-        ([1.0, 2.0], r"prior must be a number or have shape \(3,\), got \(2,\)"),
-        ([1.0, 0.5, 2.0], "prior must be at least 1, where the density has a mode, got 0.5"),
-        ("x", "prior must be an array of numbers"),
-    ):
-        with pytest.raises(ValueError, match=words):
-            T.concentration("prior", value, (3,))
-    with pytest.raises(ValueError, match="equal rows where tied_rows says so"):
-        T.concentration("prior", np.eye(3) + 1, (3, 3), [0, 0, 1])
-
-
-def enumerated(seed: int, steps: int) -> tuple[np.ndarray, ...]:
-    rng = np.random.default_rng(seed)
-    return zoo.simplex(rng, 3), zoo.simplex(rng, 3, 3), rng.normal(size=(steps, 3)) * 2
-
-
-def test_path_entropy_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However few steps are held at once."""
-    from probseq.ops import hmm
-
-    start, matrix, table = enumerated(1, 6)
-    truth = reference.enumerate_paths(start, matrix, table)
-    weights = truth.path_log_probs - truth.log_prob
-    arguments = torch.tensor(start).log()[None], torch.tensor(matrix).log()[None, None], torch.tensor(table)[None]
-    lengths = torch.tensor([6])
-    updated, gamma = hmm.filter(*arguments, lengths).log_updated, hmm.posterior(*arguments, lengths).log_gamma.exp()
-    for chunk in (1, 20, 2**20):
-        monkeypatch.setattr(T, "CHUNK", chunk)
-        entropy = T.path_entropy(updated, gamma, arguments[1], lengths)
-        assert entropy.item() == pytest.approx(-(np.exp(weights) * weights).sum(), rel=1e-12)
+def test_m_step_of_the_regression_holds_what_is_held() -> None:
+    rng = np.random.default_rng(6)
+    u, counts = torch.tensor(rng.normal(size=(50, 1))), torch.tensor(rng.gamma(1.0, size=(50, 2, 2)))
+    rows, weights = torch.tensor(zoo.simplex(rng, 2, 2)).log(), torch.tensor(rng.normal(size=(2, 2, 1)))
+    for held in ((True, False), (False, True)):
+        found = T.maximise_regression(rows, weights, u, counts, torch.zeros(2, 2).double(), held)
+        kept = [torch.allclose(new, old, rtol=1e-14) for new, old in zip(found, (rows, weights), strict=True)]
+        assert tuple(kept) == held

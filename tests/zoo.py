@@ -77,7 +77,7 @@ class Row:
     def exact(self, model: Any, y: Tensor, u: Tensor | None) -> Any:
         """The oracle for one sequence: `Enumerated` or `Conditioned`."""
         if self.oracle == "enumeration":
-            return reference.hmm_oracle(model, y.numpy())
+            return reference.hmm_oracle(model, y.numpy(), None if u is None else u.numpy())
         return self.joint(model, len(y), u).condition(y.numpy())
 
     def joint(self, model: Any, steps: int, u: Tensor | None) -> reference.Joint:
@@ -123,6 +123,9 @@ def chain(seed: int, emission: Callable[[np.random.Generator, int], Any], **opti
     matrix = simplex(rng, 3, 3)
     if "tied_rows" in options:
         matrix[2] = matrix[0]
+    if options.get("input_dim"):
+        weights = rng.normal(size=(3, 3, options["input_dim"]))
+        options["transition_weights"] = weights[options.get("tied_rows", [0, 1, 2])]
     start = {} if options.get("initial") == "stationary" else {"initial_probs": simplex(rng, 3)}
     return ps.HMM(emission=emission(rng, 3), transition_matrix=matrix, **start, **options)
 
@@ -175,6 +178,7 @@ def permute_states(model: Any, order: list[int]) -> ps.HMM:
         initial=model.initial,
         initial_probs=reference.array(model.initial_probs)[order] if free else None,
         transition_matrix=reference.array(model.transition_matrix)[both],
+        transition_weights=reference.array(model.transition_weights)[both] if model.input_dim else None,
         tied_rows=None if model.tied_rows is None else [model.tied_rows[i] for i in order],
         initial_prior=None if alphas[0] is None else reference.array(alphas[0])[order],
         transition_prior=None if alphas[1] is None else reference.array(alphas[1])[both],
@@ -219,6 +223,15 @@ HMM_ROWS = [
         lambda s: chain(s, gaussian_emission(1), initial_prior=[1.5, 2.0, 1.0], transition_prior=np.eye(3) + 1.5),
         "real",
         1,
+    ),
+    hmm_row("inputs", lambda s: chain(s, gaussian_emission(1), input_dim=2), "real", 1, input_dim=2),
+    hmm_row(
+        "inputs-tied-prior",
+        lambda s: chain(s, categorical_emission, input_dim=1, tied_rows=[0, 1, 0], transition_prior=1.5),
+        "symbol",
+        1,
+        input_dim=1,
+        n_symbols=4,
     ),
     hmm_row("one-state", lambda s: hmm(s, gaussian_emission(2, "full"), 1), "real", 2),
 ]

@@ -309,3 +309,116 @@ def test_tied_rows_share_their_counts():
     assert chain.n_parameters == model().n_parameters - 2
     fresh = ps.HMM(3, emission=ps.emissions.Gaussian(2), tied_rows=[0, 1, 0]).fit(y, seed=0, tolerance=1e-4)
     assert torch.equal(fresh.transition_matrix[0], fresh.transition_matrix[2])
+
+
+# --------------------------------------------------------------------------------------- inputs drive the moves
+
+
+def visible_chain(steps: int) -> tuple[np.ndarray, np.ndarray, ps.HMM]:
+    """A chain of three states that are seen as they are, and two inputs."""
+    rng = np.random.default_rng(0)
+    u = rng.normal(size=(steps, 2))
+    seen = ps.emissions.Categorical(probs=np.eye(3))
+    known = ps.HMM(
+        initial_probs=START, transition_matrix=MATRIX, transition_weights=rng.normal(size=(3, 3, 2)), emission=seen
+    )
+    return known.sample(steps, u=u, seed=1).numpy(), u, known
+
+
+@pytest.mark.parametrize("method", ["em", "gradient"])
+def test_visible_states_are_a_multinomial_regression(method):
+    """From each state a regression of its own, which statsmodels fits by Newton's method."""
+    from statsmodels.api import MNLogit, add_constant
+
+    y, u, known = visible_chain(500)
+    states = y[:, 0].astype(int)
+    expected = 0.0
+    for i in range(3):
+        rows = np.flatnonzero(states[:-1] == i) + 1
+        expected += MNLogit(states[rows], add_constant(u[rows])).fit(disp=0, tol=1e-12).llf
+    fresh = ps.HMM(3, emission=ps.emissions.Categorical(probs=np.eye(3)), input_dim=2)
+    fresh.initial_probs = np.eye(3)[states[0]]
+    held = {"emission.probs", "initial_probs"}
+    fresh.fit(y, u, method=method, fixed=held, tolerance=1e-9, seed=0)
+    assert fresh.log_prob(y, u).item() == pytest.approx(expected, rel=1e-8)
+    assert fresh.n_parameters == 3 * 2 * (1 + 2)
+    assert known.n_parameters == 2 + fresh.n_parameters
+
+
+def test_em_and_gradient_agree_with_inputs():
+    y = list(model().sample(40, (4,), seed=9))
+    u = [torch.as_tensor(np.random.default_rng(i).normal(size=(40, 1))) for i in range(4)]
+    values = []
+    for method in ("em", "gradient"):
+        chain = ps.HMM(
+            initial_probs=START,
+            transition_matrix=MATRIX,
+            transition_weights=np.zeros((3, 3, 1)),
+            emission=model().emission,
+            transition_prior=2.0,
+        )
+        chain.fit(y, u, method=method, tolerance=1e-10, max_iterations=3000)
+        values.append((chain.log_prob(y, u).sum() + chain.log_prior()).item())
+    assert values[0] == pytest.approx(values[1], rel=1e-7)
+
+
+def test_lists_of_inputs_from_sizes():
+    y = list(model().sample(30, (3,), seed=9).numpy())
+    u = [np.random.default_rng(i).normal(size=(30, 1)) for i in range(3)]
+    chain = ps.HMM(4, emission=ps.emissions.Gaussian(2), input_dim=1).fit(y, u=u, seed=0, tolerance=1e-3)
+    assert np.diff(chain.history.objective).min() > -1e-8
+    assert chain.decode(y, u)[0].shape == (30,)
+
+
+def test_without_weights_inputs_say_nothing():
+    y, u = model().sample(20, seed=9), np.random.default_rng(0).normal(size=(20, 2))
+    idle = ps.HMM(
+        initial_probs=START, transition_matrix=MATRIX, transition_weights=np.zeros((3, 3, 2)), emission=model().emission
+    )
+    assert idle.log_prob(y, u).item() == pytest.approx(model().log_prob(y).item(), rel=1e-12)
+    assert idle.path_entropy(y, u).item() == pytest.approx(model().path_entropy(y).item(), rel=1e-10)
+    np.testing.assert_allclose(idle.expected_transitions(y, u), model().expected_transitions(y), atol=1e-11)
+
+
+def test_structural_zeros_stay_with_inputs():
+    y, u, _ = visible_chain(60)
+    matrix = [[0.5, 0.5, 0.0], [0.2, 0.3, 0.5], [0.1, 0.4, 0.5]]
+    emission = ps.emissions.Categorical(probs=np.full((3, 3), 0.2) + 0.4 * np.eye(3))
+    for method in ("em", "gradient"):
+        chain = ps.HMM(initial_probs=START, transition_matrix=matrix, input_dim=2, emission=emission)
+        chain.fit(y, u, method=method, seed=0, tolerance=1e-3)
+        assert chain.transition_matrix[0, 2] == 0
+        assert chain.expected_transitions(y, u)[0, 2] == 0
+        assert chain.n_parameters == 2 + 5 + 5 * 2 + 6
+
+
+@pytest.mark.parametrize(
+    ("keywords", "words"),
+    [
+        ({"input_dim": -1}, "input_dim must be a non-negative integer, got -1"),
+        ({"input_dim": 1, "initial": "stationary"}, 'initial must be "free" where inputs drive the transitions'),
+        (
+            {"transition_weights": np.zeros((3, 3))},
+            r"transition_weights must have shape \(n_states, n_states, input_dim\)",
+        ),
+        (
+            {"transition_weights": np.zeros((3, 3, 2)), "input_dim": 1},
+            r"must have shape \(n_states, n_states, 1\), got",
+        ),
+        (
+            {"transition_weights": np.zeros((2, 3, 1))},
+            r"transition_weights must have shape \(3, 3, 1\), got \(2, 3, 1\)",
+        ),
+    ],
+)
+def test_bad_inputs_are_named(keywords, words):
+    with pytest.raises(ValueError, match=words):
+        ps.HMM(3, emission=ps.emissions.Gaussian(1), **keywords)
+
+
+def test_inputs_are_asked_for():
+    y, u, known = visible_chain(5)
+    with pytest.raises(ValueError, match="u must be given: this HMM has input_dim 2"):
+        known.path_entropy(y)
+    with pytest.raises(ValueError, match="u must have 2 columns"):
+        known.log_prob(y, u[:, :1])
