@@ -276,6 +276,10 @@ class StateSpaceModel(Parametric, abc.ABC, Generic[BeliefT]):
             self._rescale(factor, torch.as_tensor(shift, dtype=torch.float64) * one)
         return self
 
+    def log_prior(self) -> Tensor:
+        """log density of the parameters, 0 without a prior; `fit` maximises log_prob + log_prior."""
+        return torch.zeros((), dtype=torch.float64)
+
     @property
     def is_started(self) -> bool:
         """Whether the parameters have values that a fit should start from: given, fitted or loaded ones."""

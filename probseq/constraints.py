@@ -15,6 +15,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+#: how far a row of given probabilities may be from summing to 1
+ROW_SUM = 1e-6
+
 
 class Constraint:
     """A set of values with a map from unconstrained numbers onto it."""
@@ -78,10 +81,10 @@ class _Simplex(Constraint):
             return f"smallest entry {value.min():.4g}"
         sums = value.sum(-1)
         worst = (sums - 1).abs()
-        return f"a row sums to {sums.flatten()[worst.argmax()]:.6g}" if (worst > 1e-6).any() else None
+        return f"a row sums to {sums.flatten()[worst.argmax()]:.6g}" if (worst > ROW_SUM).any() else None
 
     def degrees_of_freedom(self, raw: Tensor) -> int:
-        return int((raw > -torch.inf).sum()) - raw[..., 0].numel()
+        return int((raw > -torch.inf).sum()) - raw[..., 0].numel() if raw.numel() else 0
 
 
 class _Semidefinite(Constraint):

@@ -51,14 +51,18 @@ class Enumerated:
 
 
 def enumerate_paths(initial: Array, transition: Array, log_observation: Array) -> Enumerated:
-    """log p(y), p(z_t | y) and argmax p(z, y) by listing every path; `log_observation` is (T, K)."""
+    """log p(y), p(z_t | y) and argmax p(z, y) by listing every path.
+
+    `log_observation` is (T, K); `transition` is (K, K), or (T, K, K) with the matrix into each step.
+    """
     steps, states = log_observation.shape
     paths = np.array(list(itertools.product(range(states), repeat=steps)), dtype=np.int64).reshape(-1, steps)
     with np.errstate(divide="ignore"):
         log_initial, log_transition = np.log(initial), np.log(transition)
     scores = log_initial[paths[:, 0]] + log_observation[0, paths[:, 0]]
     for t in range(1, steps):
-        scores = scores + log_transition[paths[:, t - 1], paths[:, t]] + log_observation[t, paths[:, t]]
+        into = log_transition if log_transition.ndim == 2 else log_transition[t]
+        scores = scores + into[paths[:, t - 1], paths[:, t]] + log_observation[t, paths[:, t]]
     total = float(np.logaddexp.reduce(scores))
     weights = np.exp(scores - total)
     smoothed = np.array([[weights[paths[:, t] == k].sum() for k in range(states)] for t in range(steps)])
@@ -87,10 +91,18 @@ def _log_density(emission: Any, k: int, row: Array) -> float:
     raise TypeError(f"no oracle for {type(emission).__name__}")
 
 
-def hmm_oracle(model: Any, y: Array) -> Enumerated:
+def hmm_oracle(model: Any, y: Array, u: Array | None = None) -> Enumerated:
     """All paths of an `HMM` for one sequence."""
     table = observation_table(model.emission, y)
-    return enumerate_paths(array(model.initial_probs), array(model.transition_matrix), table)
+    matrix = array(model.transition_matrix)
+    moves = matrix if u is None else driven_matrices(matrix, array(model.transition_weights), u)
+    return enumerate_paths(array(model.initial_probs), moves, table)
+
+
+def driven_matrices(matrix: Array, weights: Array, u: Array) -> Array:
+    """A_t[i, j] proportional to A[i, j] exp(sum_p W[i, j, p] u_t[p]), (T, K, K)."""
+    odds = matrix * np.exp(np.tensordot(u, weights, axes=(1, 2)))
+    return odds / odds.sum(-1, keepdims=True)
 
 
 # ---------------------------------------------------------------------------------------- linear Gaussian models

@@ -77,7 +77,7 @@ class Row:
     def exact(self, model: Any, y: Tensor, u: Tensor | None) -> Any:
         """The oracle for one sequence: `Enumerated` or `Conditioned`."""
         if self.oracle == "enumeration":
-            return reference.hmm_oracle(model, y.numpy())
+            return reference.hmm_oracle(model, y.numpy(), None if u is None else u.numpy())
         return self.joint(model, len(y), u).condition(y.numpy())
 
     def joint(self, model: Any, steps: int, u: Tensor | None) -> reference.Joint:
@@ -115,6 +115,19 @@ def hmm(seed: int, emission: Callable[[np.random.Generator, int], Any], n_states
         initial_probs=simplex(rng, n_states),
         transition_matrix=simplex(rng, n_states, n_states),
     )
+
+
+def chain(seed: int, emission: Callable[[np.random.Generator, int], Any], **options: Any) -> ps.HMM:
+    """Three states whose rows 0 and 2 are equal if `tied_rows` says so, and what the options say of start and prior."""
+    rng = np.random.default_rng([seed, 11])
+    matrix = simplex(rng, 3, 3)
+    if "tied_rows" in options:
+        matrix[2] = matrix[0]
+    if options.get("input_dim"):
+        weights = rng.normal(size=(3, 3, options["input_dim"]))
+        options["transition_weights"] = weights[options.get("tied_rows", [0, 1, 2])]
+    start = {} if options.get("initial") == "stationary" else {"initial_probs": simplex(rng, 3)}
+    return ps.HMM(emission=emission(rng, 3), transition_matrix=matrix, **start, **options)
 
 
 def left_right(seed: int) -> ps.HMM:
@@ -158,10 +171,17 @@ def permute_states(model: Any, order: list[int]) -> ps.HMM:
     emission = model.emission
     parts = {name: reference.array(getattr(emission, name))[order] for name in emission.params()}
     options = {"covariance": emission.covariance} if isinstance(emission, ps.emissions.Gaussian) else {}
+    free = model.initial == "free"
+    both, alphas = np.ix_(order, order), (model.initial_prior, model.transition_prior)
     return ps.HMM(
         emission=type(emission)(**parts, **options),
-        initial_probs=reference.array(model.initial_probs)[order],
-        transition_matrix=reference.array(model.transition_matrix)[np.ix_(order, order)],
+        initial=model.initial,
+        initial_probs=reference.array(model.initial_probs)[order] if free else None,
+        transition_matrix=reference.array(model.transition_matrix)[both],
+        transition_weights=reference.array(model.transition_weights)[both] if model.input_dim else None,
+        tied_rows=None if model.tied_rows is None else [model.tied_rows[i] for i in order],
+        initial_prior=None if alphas[0] is None else reference.array(alphas[0])[order],
+        transition_prior=None if alphas[1] is None else reference.array(alphas[1])[both],
     )
 
 
@@ -190,6 +210,29 @@ HMM_ROWS = [
     hmm_row("poisson", lambda s: hmm(s, poisson_emission), "count", 2),
     hmm_row("bernoulli", lambda s: hmm(s, bernoulli_emission, 2), "binary", 2),
     hmm_row("left-right", left_right, "real", 1),
+    hmm_row("stationary", lambda s: chain(s, gaussian_emission(1), initial="stationary"), "real", 1),
+    hmm_row("tied-rows", lambda s: chain(s, poisson_emission, tied_rows=[0, 1, 0]), "count", 2),
+    hmm_row(
+        "stationary-tied-prior",
+        lambda s: chain(s, bernoulli_emission, initial="stationary", tied_rows=[0, 1, 0], transition_prior=2.5),
+        "binary",
+        2,
+    ),
+    hmm_row(
+        "priors",
+        lambda s: chain(s, gaussian_emission(1), initial_prior=[1.5, 2.0, 1.0], transition_prior=np.eye(3) + 1.5),
+        "real",
+        1,
+    ),
+    hmm_row("inputs", lambda s: chain(s, gaussian_emission(1), input_dim=2), "real", 1, input_dim=2),
+    hmm_row(
+        "inputs-tied-prior",
+        lambda s: chain(s, categorical_emission, input_dim=1, tied_rows=[0, 1, 0], transition_prior=1.5),
+        "symbol",
+        1,
+        input_dim=1,
+        n_symbols=4,
+    ),
     hmm_row("one-state", lambda s: hmm(s, gaussian_emission(2, "full"), 1), "real", 2),
 ]
 

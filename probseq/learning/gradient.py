@@ -71,10 +71,10 @@ def run_lbfgs(model: StateSpaceModel[Any], problem: Problem, max_iterations: int
 def value_and_gradient(
     model: StateSpaceModel[Any], problem: Problem, parameters: list[torch.nn.Parameter]
 ) -> tuple[float | None, list[Tensor]]:
-    """log p(train) and its gradient; None where the parameters admit no density."""
+    """log p(train), plus log prior, and its gradient; None where the parameters admit no density."""
     try:
         with torch.enable_grad():
-            value = model._log_prob(problem.train).sum()
+            value = model._log_prob(problem.train).sum() + model.log_prior()
             gradients = torch.autograd.grad(value, parameters, allow_unused=True)
     except (SingularInnovation, StateOverflow, torch.linalg.LinAlgError):
         return None, []
@@ -110,7 +110,7 @@ def run_adam(
             for rows in order.split(batch_size):
                 batch = data if len(rows) == len(order) else data.select(rows)
                 with torch.enable_grad():
-                    value = model._log_prob(batch).sum()
+                    value = model._log_prob(batch).sum() + model.log_prior() * (len(rows) / len(order))
                     loss = -value / max(int(batch.seen.sum()), 1)
                     found = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
                 gradients, norm = cap_norm(found, max_gradient_norm)

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 
 @dataclass
 class History:
-    """What happened in a fit: log p(y) in nats per iteration, in the units of the data.
+    """What happened in a fit: log p(y), plus log prior where there is one, in nats per iteration.
+
+    Densities are in the units of the data.
 
     `objective` and `validation` (empty without a validation set) belong to the restart that was kept;
     `restarts` holds the final score of each, by which the best was chosen.

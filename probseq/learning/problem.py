@@ -30,9 +30,9 @@ class Problem:
         return max(int(self.train.seen.sum()), 1)
 
     def train_score(self) -> float:
-        """log p(train) at the current parameters."""
+        """The objective at the current parameters: log p(train), and log prior where there is one."""
         with torch.no_grad():
-            return float(self.model._log_prob(self.train).sum())
+            return float(self.model._log_prob(self.train).sum() + self.model.log_prior())
 
     def validation_score(self, at: Snapshot | None = None) -> float | None:
         """log p(held back | train), at a snapshot if one is given."""
@@ -43,7 +43,7 @@ class Problem:
             self.model.restore(at)
         with torch.no_grad():
             score = float(self.model._log_prob(self.held_back).sum())
-            score -= self.train_score() if self.given_train else 0.0
+            score -= float(self.model._log_prob(self.train).sum()) if self.given_train else 0.0
         self.model.restore(now)
         return score
 

@@ -7,27 +7,36 @@
 
 | name              | shape  |                                             |
 |-------------------|--------|---------------------------------------------|
-| initial_probs     | (K,)   | pi, the law of z_0 before y_0 is seen       |
+| initial_probs     | (K,)   | pi, the law of z_0 before y_0 is seen; with |
+|                   |        | initial="stationary" the one with pi A = pi |
 | transition_matrix | (K, K) | A[i, j] = p(z_{t+1} = j given z_t = i)      |
+| transition_weights| (K, K, | W, with inputs: the moves into step t follow|
+|                   |  P)    | A_t[i] = softmax(log A[i] + W[i] u_t)       |
 | emission          |        | b_t(k) = p(y_t given z_t = k)               |
 
 The belief is the table log p(z_t = k | y). predict: p'_j = sum_i p_i A_ij; update: p_k proportional to p_k b_t(k),
 and the normaliser is p(y_t | y_<t). The gradient of log p(y) in log b_t, log A and log pi is the posterior of
-state, pair and first state, so smoothing, EM and backpropagation share one backward kernel.
+state, pair and first state, so smoothing, EM and backpropagation share one backward kernel. Tied rows, priors and
+the M-step of the chain are in `probseq.transitions`.
 
-References: Rabiner (1989), A tutorial on hidden Markov models, Proc. IEEE 77; Zucchini and MacDonald (2009).
+References: Rabiner (1989), A tutorial on hidden Markov models, Proc. IEEE 77; Zucchini and MacDonald (2009);
+Hernando, Crespi and Cybenko (2005), Efficient computation of the hidden Markov model entropy for a given
+observation sequence, IEEE Trans. Information Theory 51.
 """
 
 from __future__ import annotations
 
 import warnings
-from typing import Any, ClassVar, Self
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from probseq import dirichlet
 from probseq import parameters as P
+from probseq import transitions as T
 from probseq.base import Filtered, LatentStateModel
 from probseq.beliefs import Categorical
 from probseq.checks import whole_number
@@ -35,9 +44,10 @@ from probseq.emissions.base import Emission
 from probseq.errors import DegenerateWarning, ImpossibleSequence
 from probseq.models.hmmlearn_bridge import arguments_from, to_hmmlearn
 from probseq.ops import hmm
-from probseq.parameters import Param
+from probseq.ops.hmm_entropy import path_entropy
 from probseq.randomness import generator
 from probseq.sequences import Sequences
+from probseq.stationary import stationary_law
 
 
 class HMM(LatentStateModel[Categorical]):
@@ -45,13 +55,21 @@ class HMM(LatentStateModel[Categorical]):
 
     `initial_probs` (K,), `transition_matrix` (K, K) with rows that sum to 1, `emission` an `Emission` with K
     states. Zeros in either stay zero in every fit.
+
+    - `input_dim=1`: inputs drive the transitions through `transition_weights` (K, K, P), a softmax regression of each
+      row; `transition_matrix` is the law of the moves at u = 0. Inference then holds a matrix per step, O(T K^2).
+    - `initial="stationary"`: z_0 has the stationary law of `transition_matrix`, which must be unique.
+    - `tied_rows=[0, 0, 1]`: states with equal labels share one row of `transition_matrix`.
+    - `initial_prior`, `transition_prior`: concentrations (1 or more; a number or an array) of Dirichlet priors on
+      `initial_probs` and on each (distinct) row of `transition_matrix`; a fit then maximises log_prob + log_prior.
     """
 
     marginalises: ClassVar[bool] = True
     fit_methods: ClassVar[tuple[str, ...]] = ("em", "gradient")
 
-    initial_probs = Param(P.simplex, "n_states")
-    transition_matrix = Param(P.simplex, "n_states", "n_states")
+    initial_probs = T.InitialLaw(P.simplex, "n_states")
+    transition_matrix = T.TransitionRows(P.simplex, "n_states", "n_states")
+    transition_weights = T.InputWeights(P.real)
 
     def __init__(
         self,
@@ -60,6 +78,12 @@ class HMM(LatentStateModel[Categorical]):
         emission: Emission,
         initial_probs: Any = None,
         transition_matrix: Any = None,
+        transition_weights: Any = None,
+        input_dim: int = 0,
+        initial: Literal["free", "stationary"] = "free",
+        tied_rows: Sequence[int] | None = None,
+        initial_prior: Any = None,
+        transition_prior: Any = None,
     ) -> None:
         super().__init__()
         if not isinstance(emission, Emission):
@@ -70,10 +94,26 @@ class HMM(LatentStateModel[Categorical]):
         self.event_shape = emission.event_shape
         self.real_valued = emission.real_valued
         self.common_scale = emission.common_scale
-        self.declare(initial_probs=initial_probs, transition_matrix=transition_matrix)
+        self.input_dim = T.count_inputs(input_dim, transition_weights)
+        self.initial = T.start_of(initial, initial_probs, initial_prior, self.input_dim)
+        self.tied_rows = T.groups_of(tied_rows, self.n_states)
+        k = self.n_states
+        self.initial_prior = dirichlet.concentration("initial_prior", initial_prior, (k,))
+        self.transition_prior = dirichlet.concentration("transition_prior", transition_prior, (k, k))
+        T.refuse_untied("transition_prior", self.transition_prior, self.tied_rows)
+        self.declare(
+            transition_matrix=transition_matrix, transition_weights=transition_weights, initial_probs=initial_probs
+        )
+        if self.initial == "stationary" and transition_matrix is not None:
+            stationary_law(self.transition_matrix.detach())
 
     def sizes(self) -> dict[str, Any]:
-        return {"n_states": self.n_states, "emission": self.emission}
+        options: dict[str, Any] = {} if self.initial == "free" else {"initial": self.initial}
+        options.update({"input_dim": self.input_dim} if self.input_dim else {})
+        options.update({} if self.tied_rows is None else {"tied_rows": self.tied_rows})
+        for name, prior in (("initial_prior", self.initial_prior), ("transition_prior", self.transition_prior)):
+            options.update({} if prior is None else {name: prior.tolist()})
+        return {"n_states": self.n_states, "emission": self.emission, **options}
 
     @classmethod
     def from_hmmlearn(cls, model: Any) -> Self:
@@ -91,8 +131,8 @@ class HMM(LatentStateModel[Categorical]):
         return Categorical(self._log_initial().expand(*batch_shape, self.n_states))
 
     def predict(self, belief: Categorical, u: Tensor | None = None) -> Categorical:
-        """log sum_i p_i A_ij."""
-        return Categorical(safe_logsumexp(belief.log_probs.unsqueeze(-1) + self._log_transition(), -2))
+        """log sum_i p_i A_ij, A_t with inputs."""
+        return Categorical(safe_logsumexp(belief.log_probs.unsqueeze(-1) + self._log_moves(u), -2))
 
     def update(
         self, belief: Categorical, y: Tensor, observed: Tensor | None = None, u: Tensor | None = None
@@ -119,13 +159,28 @@ class HMM(LatentStateModel[Categorical]):
     def _log_transition(self) -> Tensor:
         return type(self).transition_matrix.log(self)
 
+    def _log_moves(self, u: Tensor | None) -> Tensor:
+        """log A_t for inputs (*batch, P), (*batch, K, K); (K, K) where there are none."""
+        log_rows = self._log_transition()
+        return log_rows if u is None or not self.input_dim else T.driven(log_rows, self.transition_weights, u)
+
+    def degrees_of_freedom(self) -> int:
+        """Of the weights only contrasts between possible moves count: those of a row less one, per input."""
+        total = super().degrees_of_freedom()
+        if not self.input_dim or self.is_frozen("transition_weights"):
+            return total
+        impossible = self._parameters["raw_transition_matrix"] == -torch.inf
+        return total - self.input_dim * (int(impossible.sum()) + len(impossible))
+
     def _arguments(
         self, sequences: Sequences, initial: Categorical | None = None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """log_initial (B, K), log_transition (1, 1, K, K), log_observation (B, T, K), lengths (B,)."""
+        """log_initial (B, K), log_transition (1, 1, K, K), (B, T, K, K) with inputs, table (B, T, K), lengths."""
         first = self._log_initial() if initial is None else initial.log_probs
         table = self.emission.log_prob(sequences.values, None if sequences.complete else sequences.observed)
-        log_transition = self._log_transition().reshape(1, 1, self.n_states, self.n_states)
+        log_transition = self._log_moves(sequences.inputs if sequences.n_steps else None)
+        if log_transition.ndim == 2:
+            log_transition = log_transition.reshape(1, 1, self.n_states, self.n_states)
         return first.expand(len(sequences.values), self.n_states), log_transition, table, sequences.lengths
 
     def _log_prob(self, sequences: Sequences) -> Tensor:
@@ -169,10 +224,47 @@ class HMM(LatentStateModel[Categorical]):
             return torch.zeros(len(path), dtype=torch.float64)
         log_initial, log_transition, table, _ = self._arguments(sequences)
         emitted = table.gather(-1, path.unsqueeze(-1)).squeeze(-1)
-        moved = log_transition[0, 0][path[:, :-1], path[:, 1:]]
+        moves = log_transition.expand(*path.shape, -1, -1)[:, 1:].flatten(0, 1)
+        moved = moves[torch.arange(len(moves)), path[:, :-1].flatten(), path[:, 1:].flatten()].reshape(
+            path[:, 1:].shape
+        )
         first = torch.where(sequences.lengths > 0, log_initial.gather(-1, path[:, :1]).squeeze(-1), 0.0)
         total = first + torch.where(inside, emitted, 0.0).sum(-1)
         return total + torch.where(inside[:, 1:], moved, 0.0).sum(-1)
+
+    # ---- posterior quantities of the chain
+
+    @torch.no_grad()
+    def expected_transitions(self, y: Any, u: Any = None, *, lengths: Any = None) -> Tensor:
+        """E[number of moves i -> j given y] = sum_{t >= 1} p(z_{t-1} = i, z_t = j | y), (*batch, K, K).
+
+        The entries sum to the number of steps less one, and equal the gradient of log_prob in log A.
+        """
+        sequences = self._door(y, u, lengths)
+        counts = self._posterior(sequences.flat()).xi_sum.sum(1)
+        return counts.reshape(*sequences.batch_shape, self.n_states, self.n_states)
+
+    @torch.no_grad()
+    def path_entropy(self, y: Any, u: Any = None, *, lengths: Any = None) -> Tensor:
+        """Entropy of p(z_{0:T} | y) in nats, (*batch,): how uncertain the whole path is, 0 if y tells it.
+
+        H = H(z_{T-1} | y) + sum_t sum_j p(z_t = j | y) H(z_{t-1} | z_t = j, y) (Hernando et al. 2005, eq. 14-17).
+        """
+        sequences = self._door(y, u, lengths)
+        flat = sequences.flat()
+        gamma = self._posterior(flat).log_gamma.exp()
+        if flat.n_steps == 0:
+            return gamma.new_zeros(sequences.batch_shape)
+        arguments = self._arguments(flat)
+        entropy = path_entropy(hmm.filter(*arguments).log_updated, gamma, arguments[1], flat.lengths)
+        return entropy.reshape(sequences.batch_shape)
+
+    def log_prior(self) -> Tensor:
+        """log density of the Dirichlet priors at `initial_probs` and the distinct rows of `transition_matrix`."""
+        rows = T.mean_of_groups(self._log_transition(), self.tied_rows) if self.tied_rows else self._log_transition()
+        prior = None if self.transition_prior is None else T.mean_of_groups(self.transition_prior, self.tied_rows)
+        transition = dirichlet.log_density(prior, rows)
+        return transition + dirichlet.log_density(self.initial_prior, self._log_initial())
 
     def _outside(self, values: Tensor) -> tuple[Tensor, str] | None:
         return self.emission.invalid(values)
@@ -189,26 +281,51 @@ class HMM(LatentStateModel[Categorical]):
         self.emission.start(sequences.values[rows], sequences.observed[rows], seed)
         noise = torch.rand(k, k, dtype=torch.float64, generator=generator(seed)) + 0.5
         matrix = 0.5 * torch.eye(k, dtype=torch.float64) + 0.5 * noise / noise.sum(-1, keepdim=True)
-        self.assign(transition_matrix=matrix, initial_probs=torch.full((k,), 1 / k, dtype=torch.float64))
+        self.assign(transition_matrix=T.spread(T.mean_of_groups(matrix, self.tied_rows), self.tied_rows))
+        self.assign(transition_weights=torch.zeros(k, k, self.input_dim, dtype=torch.float64))
+        if self.initial == "free":
+            self.assign(initial_probs=torch.full((k,), 1 / k, dtype=torch.float64))
 
     def _em_step(self, sequences: Sequences) -> Tensor:
         posterior = self._posterior(sequences)
         used = sequences.lengths > 0
         gamma = posterior.log_gamma.exp()
-        first = gamma[used, 0].sum(0)
-        pairs = posterior.xi_sum.sum((0, 1))
-        mass = pairs.sum(-1, keepdim=True)
+        objective = posterior.log_prob.sum() + self.log_prior()
         if bool((gamma[sequences.inside].sum(0) < 1e-8).any()):
             warnings.warn(
                 "a state explains no data any more and keeps its last parameters; fewer states may be enough",
                 DegenerateWarning,
                 stacklevel=2,
             )
-        matrix = torch.where(mass > 0, pairs / torch.where(mass > 0, mass, 1.0), self.transition_matrix)
-        self.assign(transition_matrix=matrix, initial_probs=first / first.sum())
+        self._maximise_chain(gamma[used, 0].sum(0), posterior.xi_sum, sequences.inputs)
         rows = sequences.inside
         self.emission.maximise(sequences.values[rows], sequences.observed[rows], gamma[rows])
-        return posterior.log_prob.sum()
+        return objective
+
+    def _maximise_chain(self, first: Tensor, pairs: Tensor, u: Tensor | None) -> None:
+        """The M-step of start and transitions, from expected first states (K,) and moves (B, R, K, K)."""
+        ties = self.tied_rows
+        rows = T.mean_of_groups(self.transition_matrix, ties)
+        prior = None if self.transition_prior is None else T.mean_of_groups(self.transition_prior, ties)
+        extra = dirichlet.extra_counts(prior, rows)
+        held = (self.is_frozen("transition_matrix"), self.is_frozen("transition_weights"))
+        if self.initial == "free":
+            start = self.initial_probs
+            self.assign(initial_probs=T.maximise_rows(start, first + dirichlet.extra_counts(self.initial_prior, start)))
+        if self.input_dim and u is not None:
+            counts = T.sum_of_groups(pairs.flatten(0, 1), ties, 1)
+            weights = T.mean_of_groups(self.transition_weights, ties)
+            if not all(held):
+                found = T.maximise_regression(rows.log(), weights, u.flatten(0, 1), counts, extra, held)
+                rows, weights = found[0].exp(), found[1]
+            self.assign(transition_matrix=T.spread(rows, ties), transition_weights=T.spread(weights, ties))
+            return
+        counts = T.sum_of_groups(pairs.sum((0, 1)), ties) + extra
+        if self.initial == "free":
+            rows = T.maximise_rows(rows, counts)
+        elif not held[0]:
+            rows = T.maximise_rows_and_start(rows, ties, counts, first)
+        self.assign(transition_matrix=T.spread(rows, ties))
 
 
 def safe_logsumexp(x: Tensor, dim: int) -> Tensor:
