@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from probseq import parameters as P
+from probseq.emissions.base import positive
 from probseq.parameters import Param, Parametric
 from probseq.randomness import generator
 
@@ -41,11 +42,7 @@ class Duration(Parametric, abc.ABC):
 
     def __init__(self, max_duration: int | None, n_states: int | None, values: dict[str, Any]) -> None:
         super().__init__()
-        if max_duration is None or isinstance(max_duration, bool) or int(max_duration) != max_duration:
-            raise ValueError(f"max_duration must be a positive integer, got {max_duration!r}")
-        if max_duration < 1:
-            raise ValueError(f"max_duration must be a positive integer, got {max_duration!r}")
-        self.max_duration = int(max_duration)
+        self.max_duration = positive("max_duration", max_duration)
         self.n_states = 0
         self._values = {name: value for name, value in values.items() if value is not None}
         if n_states is not None:
@@ -245,13 +242,13 @@ def ascend(objective: Callable[[Tensor, Tensor], Tensor], start: Tensor, data: T
         along = (axes.mT @ slope.unsqueeze(-1)).squeeze(-1)
         step = (axes @ torch.where(scales > 0, along / scales, 0.0).unsqueeze(-1)).squeeze(-1) * free
         step = step / step.norm(dim=-1, keepdim=True).clamp(min=1)
-        before = best
+        before, reached = best, value(x + step, data)
         for _ in range(HALVINGS):
+            step = torch.where((reached >= best).unsqueeze(-1), step, step / 2)
             reached = value(x + step, data)
-            up = reached >= best
-            if bool(up.all()):
+            if bool((reached >= best).all()):
                 break
-            step = torch.where(up.unsqueeze(-1), step, step / 2)
+        up = reached >= best
         x = torch.where(up.unsqueeze(-1), x + step, x)
         best = torch.where(up, reached, best)
         if bool((best - before <= rounding * best.abs()).all()):

@@ -80,26 +80,28 @@ def advance(updated, jumps, ends, lasts, row, work, column, out):
 
 @njit(**_OPTIONS)
 def forward(start, jumps, ends, lasts, table, lengths, predicted, updated, scores):
-    """Filter. `predicted` and `updated` have T steps, or none to keep the scores alone; padding repeats the last."""
+    """Filter. `predicted` and `updated` have T steps, or none where they are not wanted; padding repeats the last."""
     n_sequences, n_steps, n = table.shape
     longest = ends.shape[1]
     row, work, column = np.empty(longest), np.empty(n), np.empty(n)
     belief, after = np.empty((n, longest)), np.empty((n, longest))
-    keep = predicted.shape[1] > 0
+    keep_predicted, keep_updated = predicted.shape[1] > 0, updated.shape[1] > 0
     for b in range(n_sequences):
         belief[:] = start[b]
         after[:] = start[b]
         for t in range(lengths[b]):
             scores[b, t] = condition(belief, table[b, t], work, after)
-            if keep:
+            if keep_predicted:
                 predicted[b, t] = belief
+            if keep_updated:
                 updated[b, t] = after
             if t + 1 < lengths[b]:
                 advance(after, jumps, ends, lasts, row, work, column, belief)
         for t in range(lengths[b], n_steps):
             scores[b, t] = 0.0
-            if keep:
+            if keep_predicted:
                 predicted[b, t] = after
+            if keep_updated:
                 updated[b, t] = after
 
 
@@ -109,7 +111,7 @@ def backward(jumps, ends, lasts, table, lengths, updated, scores, weights, gamma
 
     pairs (K, K) counts jumps, ended and lasted (K, D) what happened after e steps; sequences of weight 0 are skipped.
     """
-    n_steps, n = table.shape[1:]
+    n = table.shape[2]
     longest = ends.shape[1]
     h, column = np.zeros((n, longest)), np.empty(n)
     onward, leave, first = np.empty(n), np.empty(n), np.empty(n)

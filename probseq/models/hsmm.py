@@ -44,6 +44,8 @@ from probseq.parameters import Param, Parametric
 from probseq.randomness import generator
 from probseq.sequences import Sequences
 
+Arguments = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+
 
 class Elapsed(NamedTuple):
     """log p(state k, which has lasted e steps) at [k, e - 1], (*batch, K, D)."""
@@ -67,7 +69,9 @@ class _Jumps(Param):
         wrong = super().complaint(instance, value)
         largest = value.diagonal().max()
         if wrong is None and len(value) > 1 and largest > 0:
-            return f"must have a zero diagonal, for durations say how long a state lasts; got {float(largest):.4g} on it"
+            return (
+                f"must have a zero diagonal (the duration says how long a state lasts), got {float(largest):.4g} there"
+            )
         return wrong
 
 
@@ -151,7 +155,7 @@ class HSMM(LatentStateModel[Elapsed]):
     def _log_transition(self) -> Tensor:
         return type(self).transition_matrix.log(self)
 
-    def _arguments(self, sequences: Sequences, initial: Elapsed | None = None) -> tuple[Tensor, ...]:
+    def _arguments(self, sequences: Sequences, initial: Elapsed | None = None) -> Arguments:
         """What every function of `probseq.ops.hsmm` takes."""
         size = len(sequences.values)
         first = self.initial_belief((size,)) if initial is None else initial

@@ -23,7 +23,7 @@ Reference: Yu (2010), Artificial Intelligence 174; Guedon (2003), J. Comput. Gra
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -83,17 +83,19 @@ def log_prob(
     """
     inputs = (log_initial, log_transition, log_ends, log_lasts, log_observation)
     if untracked(*inputs):
-        return torch.from_numpy(_forward(*inputs, lengths, keep=False).scores.sum(-1))
+        return torch.from_numpy(_forward(*inputs, lengths, keep="nothing").scores.sum(-1))
     return _differentiable(*inputs, lengths)[0]
 
 
-def _forward(*inputs: Tensor, keep: bool) -> _Forward:
+def _forward(*inputs: Tensor, keep: Literal["nothing", "updated", "both"] = "updated") -> _Forward:
     start, jumps, ends, lasts, table, lengths = map(array_of, inputs)
     b, t, k = table.shape
-    shape = (b, t if keep else 0, k, ends.shape[1])
-    made = _Forward(np.empty(shape), np.empty(shape), np.empty((b, t)))
-    kernels.forward(start, jumps, ends, lasts, table, lengths, *made)
-    return made
+    d = ends.shape[1]
+    predicted = np.empty((b, t if keep == "both" else 0, k, d))
+    updated = np.empty((b, 0 if keep == "nothing" else t, k, d))
+    scores = np.empty((b, t))
+    kernels.forward(start, jumps, ends, lasts, table, lengths, predicted, updated, scores)
+    return _Forward(predicted, updated, scores)
 
 
 class _Backward(NamedTuple):
@@ -105,9 +107,7 @@ class _Backward(NamedTuple):
 
 def _backward(updated: Any, scores: Any, weights: Any, *inputs: Tensor) -> _Backward:
     jumps, ends, lasts, table, lengths = map(array_of, inputs)
-    made = _Backward(
-        np.full(updated.shape, -np.inf), np.zeros_like(jumps), np.zeros_like(ends), np.zeros_like(lasts)
-    )
+    made = _Backward(np.full(updated.shape, -np.inf), np.zeros_like(jumps), np.zeros_like(ends), np.zeros_like(lasts))
     possible = np.where(np.isfinite(scores).all(-1), weights, 0.0)
     kernels.backward(jumps, ends, lasts, table, lengths, updated, scores, possible, *made)
     return made
@@ -128,7 +128,7 @@ def _shapes_of_value(*arguments: Tensor) -> tuple[Tensor, ...]:
 @operator("hsmm_log_prob", f"({_INPUTS}) -> (Tensor, Tensor, Tensor)", _shapes_of_value)
 def _value(*arguments: Tensor) -> tuple[Tensor, ...]:
     """log p(y) (B,), and for the adjoint: updated (B, T, K, D) and scores (B, T)."""
-    forward = _forward(*arguments, keep=True)
+    forward = _forward(*arguments)
     return tuple(map(torch.from_numpy, (forward.scores.sum(-1), forward.updated, forward.scores)))
 
 
@@ -150,9 +150,7 @@ def _adjoint(gradient: Tensor, *arguments: Tensor) -> tuple[Tensor, ...]:
     return tuple(map(torch.from_numpy, (first, made.jumps, made.ends, made.lasts, gamma.sum(-1))))
 
 
-_differentiable = OnceDifferentiable(
-    "HSMM log-likelihood", _value, _adjoint, n_inputs=5, kept=(0, 1, 2, 3, 4, 5)
-)
+_differentiable = OnceDifferentiable("HSMM log-likelihood", _value, _adjoint, n_inputs=5, kept=(0, 1, 2, 3, 4, 5))
 
 
 @torch.no_grad()
@@ -170,7 +168,7 @@ def filter(
     """
     inputs = (log_initial, log_transition, log_ends, log_lasts, log_observation)
     refuse_forward_mode("filter of an HSMM", *inputs)
-    return Filtered(*map(torch.from_numpy, _forward(*inputs, lengths, keep=True)))
+    return Filtered(*map(torch.from_numpy, _forward(*inputs, lengths, keep="both")))
 
 
 @torch.no_grad()
@@ -185,7 +183,7 @@ def posterior(
     """log p(z_t | y) over (k, e), expected jumps and expected ends: the derivatives of log_prob, by the same kernel."""
     inputs = (log_initial, log_transition, log_ends, log_lasts, log_observation)
     refuse_forward_mode("posterior of an HSMM", *inputs)
-    forward = _forward(*inputs, lengths, keep=True)
+    forward = _forward(*inputs, lengths)
     made = _backward(forward.updated, forward.scores, np.ones(len(forward.scores)), *inputs[1:], lengths)
     impossible = forward.scores == -np.inf
     first = np.where(impossible.any(-1), impossible.argmax(-1), -1) if impossible.shape[1] else lengths.numpy() * 0 - 1
@@ -223,10 +221,9 @@ def sample_paths(
     """Draws of states from p(z | y) by inversion of `uniforms` in [0, 1); -1 in padding and impossible sequences."""
     inputs = (log_initial, log_transition, log_ends, log_lasts, log_observation)
     refuse_forward_mode("paths of an HSMM", *inputs)
-    forward = _forward(*inputs, lengths, keep=True)
+    forward = _forward(*inputs, lengths)
     possible = np.isfinite(forward.scores).all(-1)
     states = np.full(tuple(uniforms.shape), -1, dtype=np.int64)
-    kernels.sample(
-        *map(array_of, (log_transition, log_ends, lengths)), forward.updated, possible, array_of(uniforms), states
-    )  # pyright: ignore[reportCallIssue]
+    jumps, ends, sizes, draws = map(array_of, (log_transition, log_ends, lengths, uniforms))
+    kernels.sample(jumps, ends, sizes, forward.updated, possible, draws, states)
     return torch.from_numpy(states)
