@@ -155,7 +155,7 @@ class _Shaped(Duration):
             return
 
         def objective(logs: Tensor, mine: Tensor) -> Tensor:
-            return (mine * self._table(*logs.exp().unsqueeze(-1))).sum()
+            return (mine * self._table(*logs.exp().unsqueeze(-1).unbind(-2))).sum(-1)
 
         after = before.clone()
         after[movable] = ascend(objective, before[movable].log(), counts[movable], free).exp()
@@ -224,28 +224,35 @@ def _broad(duration: Duration, seed: int) -> Tensor:
     return noise * max(duration.max_duration - 1, 1) / 2
 
 
+def _derivatives(objective: Callable[[Tensor, Tensor], Tensor], x: Tensor, data: Tensor) -> tuple[Tensor, Tensor]:
+    """First and second derivatives of every objective[k] in x[k], (K, P) and (K, P, P)."""
+    with torch.enable_grad():
+        x = x.detach().requires_grad_(True)
+        (slope,) = torch.autograd.grad(objective(x, data).sum(), x, create_graph=True)
+        rows = [torch.autograd.grad(column.sum(), x, retain_graph=True)[0] for column in slope.unbind(-1)]
+    return slope.detach(), torch.stack(rows, -2)
+
+
 def ascend(objective: Callable[[Tensor, Tensor], Tensor], start: Tensor, data: Tensor, free: Tensor) -> Tensor:
-    """Maximise objective(x[k], data[k]) for every k from x = start (K, P), in the coordinates that are free (P,).
+    """Maximise every objective(x, data)[k] from x = start (K, P), in the coordinates that are free (P,).
 
     Newton's step with the absolute values of the curvatures, no longer than 1, halved until it does not go down.
     """
-    value = torch.func.vmap(objective)
-    gradient = torch.func.vmap(torch.func.grad(objective))
-    curvature = torch.func.vmap(torch.func.jacrev(torch.func.grad(objective)))
     rounding = torch.finfo(start.dtype).eps
-    x, best = start, value(start, data)
+    x, best = start, objective(start, data)
     for _ in range(STEPS):
-        slope, bend = gradient(x, data) * free, curvature(x, data) * (free.unsqueeze(-1) * free)
+        slope, bend = _derivatives(objective, x, data)
+        slope, bend = slope * free, bend * (free.unsqueeze(-1) * free)
         scales, axes = torch.linalg.eigh(bend)
         scales = scales.abs()
         scales = torch.maximum(scales, rounding * scales.amax(-1, keepdim=True))
         along = (axes.mT @ slope.unsqueeze(-1)).squeeze(-1)
         step = (axes @ torch.where(scales > 0, along / scales, 0.0).unsqueeze(-1)).squeeze(-1) * free
         step = step / step.norm(dim=-1, keepdim=True).clamp(min=1)
-        before, reached = best, value(x + step, data)
+        before, reached = best, objective(x + step, data)
         for _ in range(HALVINGS):
             step = torch.where((reached >= best).unsqueeze(-1), step, step / 2)
-            reached = value(x + step, data)
+            reached = objective(x + step, data)
             if bool((reached >= best).all()):
                 break
         up = reached >= best
