@@ -6,7 +6,7 @@ model.decode(y)      the best path         model.fit(y)         learn in place
 model.stream()       step by step          probseq.compare(...) every family, one score
 """
 
-from probseq import beliefs, cells, datasets, emissions, errors
+from probseq import beliefs, cells, datasets, durations, emissions, errors
 from probseq._version import __version__
 from probseq.base import Filtered, LatentStateModel, StateSpaceModel, Stream
 from probseq.beliefs import at, to_numpy
@@ -18,6 +18,7 @@ from probseq.io import load
 from probseq.labelling import SequenceLabeller
 from probseq.models.autoregressive import AR
 from probseq.models.hmm import HMM
+from probseq.models.hsmm import HSMM
 from probseq.models.lds import LDS
 from probseq.models.rnn import RNN
 from probseq.sequences import Sequences
@@ -26,6 +27,7 @@ __all__ = [
     # families
     "AR",
     "HMM",
+    "HSMM",
     "LDS",
     "RNN",
     # the contract
@@ -45,6 +47,7 @@ __all__ = [
     "to_numpy",
     # parts of models
     "cells",
+    "durations",
     "emissions",
     "heads",
     # data, files, conditions

@@ -19,6 +19,7 @@ from torch import Tensor
 from probseq._version import __version__
 from probseq.base import StateSpaceModel
 from probseq.cells import Cell
+from probseq.durations import Duration
 from probseq.emissions import Emission
 from probseq.emissions.heads import Head
 from probseq.errors import FileRefused
@@ -27,7 +28,7 @@ from probseq.parameters import allocation_limit, parametric_modules
 
 FORMAT = 1
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
-ROOTS: tuple[type[Any], ...] = (StateSpaceModel, Emission, Cell, Head)
+ROOTS: tuple[type[Any], ...] = (StateSpaceModel, Emission, Duration, Cell, Head)
 
 
 def known_classes() -> dict[str, type[Any]]:

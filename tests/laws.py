@@ -645,7 +645,9 @@ def law_15_relabel(row: Row, case: Case) -> None:
     order = case.rng(5).permutation(model.n_states).tolist()
     other = row.relabel(model, order)
     near_log(other.log_prob(y, u), model.log_prob(y, u), "log_prob")
-    near_log(other.filter(y, u).updated.log_probs, model.filter(y, u).updated.log_probs[..., order], "filtered")
+    filtered = model.filter(y, u).updated
+    renamed = filtered.log_probs.index_select(-filtered.event_dims[0], torch.tensor(order))
+    near_log(other.filter(y, u).updated.log_probs, renamed, "filtered")
     near(other.smooth(y, u).probs, model.smooth(y, u).probs[..., order], "smoothed", size=1.0)
     scores = [m.path_log_prob(m.decode(y, u), y, u) for m in (other, model)]
     near_log(scores[0], scores[1], "score of the decoded path")
@@ -693,6 +695,31 @@ def _two_symbols(scale: float) -> tuple[Tensor, Tensor]:
     y = rng.integers(0, 2, size=(4, 6, 1)).astype(float)
     symbols = ps.HMM(emission=ps.emissions.Categorical(probs=np.hstack([1 - ones, ones])), **shared)
     return symbols.log_prob(y), ps.HMM(emission=ps.emissions.Bernoulli(probs=ones), **shared).log_prob(y)
+
+
+def _geometric(scale: float) -> tuple[Tensor, Tensor]:
+    """Geometric durations, cut off beyond the data: a hidden Markov model."""
+    rng = np.random.default_rng(10)
+    chain = zoo.hmm(10, zoo.gaussian_emission(2)).rescale(scale)
+    matrix = reference.array(chain.transition_matrix)
+    stay, steps = np.diag(matrix), 7
+    durations = (1 - stay[:, None]) * stay[:, None] ** np.arange(steps)
+    durations[:, -1] = stay ** (steps - 1)
+    segments = ps.HSMM(
+        emission=copy.deepcopy(chain.emission),
+        duration=ps.durations.Table(probs=durations),
+        initial_probs=chain.initial_probs.detach(),
+        transition_matrix=(matrix - np.diag(stay)) / (1 - stay)[:, None],
+    )
+    y = scale * rng.normal(size=(4, steps, 2))
+    y[0, 2, 1] = np.nan
+    return segments.log_prob(y), chain.log_prob(y)
+
+
+def _one_segmented_state(scale: float) -> tuple[Tensor, Tensor]:
+    model = zoo.hsmm(5, zoo.gaussian_emission(2), "negative", 1).rescale(scale)
+    y = scale * np.random.default_rng(5).normal(size=(6, 2))
+    return model.log_prob(y), torch.tensor(reference.observation_table(model.emission, y).sum())
 
 
 def _linear_recursion(scale: float) -> tuple[Tensor, Tensor]:
@@ -754,6 +781,8 @@ REDUCTIONS: dict[str, Callable[[float], tuple[Tensor, Tensor]]] = {
     "hmm-diag-is-full": lambda scale: _same_hmm("diag", True, scale),
     "hmm-spherical-is-full": lambda scale: _same_hmm("spherical", True, scale),
     "hmm-two-symbols-is-bernoulli": _two_symbols,
+    "hsmm-geometric-is-hmm": _geometric,
+    "hsmm-one-state-is-iid": _one_segmented_state,
     "lds-noiseless-is-recursion": _linear_recursion,
     "ar-is-lds": _companion,
     "rnn-without-weights-is-iid": _constant_network,

@@ -63,6 +63,12 @@ def enumerate_paths(initial: Array, transition: Array, log_observation: Array) -
     for t in range(1, steps):
         into = log_transition if log_transition.ndim == 2 else log_transition[t]
         scores = scores + into[paths[:, t - 1], paths[:, t]] + log_observation[t, paths[:, t]]
+    return weigh_paths(paths, scores, states)
+
+
+def weigh_paths(paths: NDArray[np.int64], scores: Array, states: int) -> Enumerated:
+    """Evidence, posteriors and the best path from every path's log p(path, y)."""
+    steps = paths.shape[1]
     total = float(np.logaddexp.reduce(scores))
     weights = np.exp(scores - total)
     smoothed = np.array([[weights[paths[:, t] == k].sum() for k in range(states)] for t in range(steps)])
@@ -103,6 +109,44 @@ def driven_matrices(matrix: Array, weights: Array, u: Array) -> Array:
     """A_t[i, j] proportional to A[i, j] exp(sum_p W[i, j, p] u_t[p]), (T, K, K)."""
     odds = matrix * np.exp(np.tensordot(u, weights, axes=(1, 2)))
     return odds / odds.sum(-1, keepdims=True)
+
+
+def duration_table(duration: Any) -> Array:
+    """p(d | z = k) on {1 .. D}, (K, D), from scipy's probabilities, renormalised."""
+    d = np.arange(duration.max_duration)
+    if isinstance(duration, ps.durations.Table):
+        return array(duration.probs)
+    if isinstance(duration, ps.durations.Poisson):
+        table = scipy.stats.poisson.pmf(d, array(duration.rates)[:, None])
+    else:
+        shapes, means = array(duration.shapes)[:, None], array(duration.means)[:, None]
+        table = scipy.stats.nbinom.pmf(d, shapes, shapes / (shapes + means))
+    return table / table.sum(-1, keepdims=True)
+
+
+def segment_prior(path: Any, initial: Array, transition: Array, durations: Array) -> float:
+    """p(z) of one path of an HSMM from its runs: complete ones count with p(d), the last with p(duration >= e)."""
+    if len(initial) == 1:
+        return 1.0
+    runs = [(int(state), len(list(run))) for state, run in itertools.groupby(path)]
+    if max(length for _, length in runs) > durations.shape[1]:
+        return 0.0
+    prior = initial[runs[0][0]]
+    for (state, length), (following, _) in itertools.pairwise(runs):
+        prior *= durations[state, length - 1] * transition[state, following]
+    state, length = runs[-1]
+    return float(prior * durations[state, length - 1 :].sum())
+
+
+def hsmm_oracle(model: Any, y: Array) -> Enumerated:
+    """All paths of an `HSMM` for one sequence: with a zero diagonal, the runs of a path are its segments."""
+    table = observation_table(model.emission, y)
+    steps, states = table.shape
+    listed = np.array(list(itertools.product(range(states), repeat=steps)), dtype=np.int64).reshape(-1, steps)
+    parts = (array(model.initial_probs), array(model.transition_matrix), duration_table(model.duration))
+    with np.errstate(divide="ignore"):
+        prior = np.log([segment_prior(path, *parts) for path in listed])
+    return weigh_paths(listed, prior + table[np.arange(steps), listed].sum(-1), states)
 
 
 # ---------------------------------------------------------------------------------------- linear Gaussian models

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -77,6 +77,8 @@ class Row:
     def exact(self, model: Any, y: Tensor, u: Tensor | None) -> Any:
         """The oracle for one sequence: `Enumerated` or `Conditioned`."""
         if self.oracle == "enumeration":
+            if isinstance(model, ps.HSMM):
+                return reference.hsmm_oracle(model, y.numpy())
             return reference.hmm_oracle(model, y.numpy(), None if u is None else u.numpy())
         return self.joint(model, len(y), u).condition(y.numpy())
 
@@ -234,6 +236,61 @@ HMM_ROWS = [
         n_symbols=4,
     ),
     hmm_row("one-state", lambda s: hmm(s, gaussian_emission(2, "full"), 1), "real", 2),
+]
+
+
+# ------------------------------------------------------------------------------------- hidden semi-Markov models
+
+
+def hsmm(seed: int, emission: Callable[[np.random.Generator, int], Any], duration: str, n_states: int = 3) -> ps.HSMM:
+    """Durations up to 4 or 9 steps: shorter and longer than the sequences of the laws."""
+    rng = np.random.default_rng([seed, 11])
+    jumps = zero_diagonal(rng, n_states)
+    means, shapes = rng.uniform(0.5, 3.0, size=n_states), rng.uniform(0.5, 4.0, size=n_states)
+    made: dict[str, Callable[[], Any]] = {
+        "table": lambda: ps.durations.Table(probs=simplex(rng, n_states, 4)),
+        "poisson": lambda: ps.durations.Poisson(9, rates=means),
+        "negative": lambda: ps.durations.NegativeBinomial(4, means=means, shapes=shapes),
+    }
+    start = simplex(rng, n_states)
+    return ps.HSMM(
+        emission=emission(rng, n_states), duration=made[duration](), initial_probs=start, transition_matrix=jumps
+    )
+
+
+def zero_diagonal(rng: np.random.Generator, k: int) -> np.ndarray:
+    """Transition probabilities between different states; [[1]] for one state."""
+    weights = (rng.gamma(2.0, size=(k, k)) + 0.1) * (1 - np.eye(k) if k > 1 else 1)
+    return weights / weights.sum(-1, keepdims=True)
+
+
+def permute_segments(model: Any, order: list[int]) -> ps.HSMM:
+    """The same HSMM with state i called order^-1(i)."""
+    parts = []
+    for part in (model.emission, model.duration):
+        values = {name: reference.array(getattr(part, name))[order] for name in part.params()}
+        options = {"covariance": part.covariance} if isinstance(part, ps.emissions.Gaussian) else {}
+        options |= {"max_duration": part.max_duration} if isinstance(part, ps.durations.Duration) else {}
+        parts.append(type(part)(**values, **options))
+    return ps.HSMM(
+        emission=parts[0],
+        duration=parts[1],
+        initial_probs=reference.array(model.initial_probs)[order],
+        transition_matrix=reference.array(model.transition_matrix)[np.ix_(order, order)],
+    )
+
+
+def hsmm_row(name: str, make: Callable[[int], Any], kind: Kind, dim: int, **traits: Any) -> Row:
+    row = hmm_row(name, make, kind, dim, **traits)
+    return replace(row, name=f"hsmm-{name}", relabel=permute_segments)
+
+
+HSMM_ROWS = [
+    hsmm_row("gaussian-table", lambda s: hsmm(s, gaussian_emission(2, "full"), "table"), "real", 2),
+    hsmm_row("gaussian-negative", lambda s: hsmm(s, gaussian_emission(1), "negative", 2), "real", 1),
+    hsmm_row("categorical-poisson", lambda s: hsmm(s, categorical_emission, "poisson"), "symbol", 1, n_symbols=4),
+    hsmm_row("poisson-negative", lambda s: hsmm(s, poisson_emission, "negative"), "count", 2),
+    hsmm_row("one-state", lambda s: hsmm(s, gaussian_emission(2, "full"), "poisson", 1), "real", 2),
 ]
 
 
@@ -402,6 +459,7 @@ def unchanged_rule(model: Any, belief: Any, y: Tensor, observed: Tensor) -> Any:
 
 ROWS: list[Row] = [
     *HMM_ROWS,
+    *HSMM_ROWS,
     *LINEAR_ROWS,
     *RNN_ROWS,
     Row("poisson-gamma", poisson_gamma, "count", missing_rule=unchanged_rule, fit_methods=("gradient",)),

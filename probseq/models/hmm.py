@@ -88,7 +88,7 @@ class HMM(LatentStateModel[Categorical]):
         super().__init__()
         if not isinstance(emission, Emission):
             raise TypeError(f"emission must be an Emission such as probseq.emissions.Gaussian(1), got {emission!r}")
-        self.n_states = _count_states(n_states, initial_probs, transition_matrix, emission)
+        self.n_states = count_states(n_states, initial_probs, transition_matrix, emission=emission.n_states)
         emission.bind(self.n_states)
         self.emission = emission
         self.event_shape = emission.event_shape
@@ -193,7 +193,7 @@ class HMM(LatentStateModel[Categorical]):
     def _posterior(self, sequences: Sequences) -> hmm.Posterior:
         arguments = self._arguments(sequences)
         posterior = hmm.posterior(*arguments)
-        _refuse_impossible(posterior.impossible_at, sequences)
+        refuse_impossible(posterior.impossible_at, sequences)
         return posterior
 
     def _smooth(self, sequences: Sequences) -> Categorical:
@@ -203,12 +203,12 @@ class HMM(LatentStateModel[Categorical]):
         arguments = self._arguments(sequences)
         states, score = hmm.viterbi(*arguments)
         if bool((score == -torch.inf).any()):
-            _refuse_impossible(hmm.posterior(*arguments).impossible_at, sequences)
+            refuse_impossible(hmm.posterior(*arguments).impossible_at, sequences)
         return states
 
     def _sample_states(self, sequences: Sequences, n_samples: int, randomness: torch.Generator) -> Tensor:
         arguments = self._arguments(sequences)
-        _refuse_impossible(hmm.posterior(*arguments).impossible_at, sequences)
+        refuse_impossible(hmm.posterior(*arguments).impossible_at, sequences)
         uniforms = torch.rand((n_samples, *sequences.values.shape[:2]), dtype=torch.float64, generator=randomness)
         return hmm.sample_paths(*arguments, uniforms)
 
@@ -337,7 +337,7 @@ def safe_logsumexp(x: Tensor, dim: int) -> Tensor:
     return torch.where(some, torch.where(some, total, 1.0).log() + top.squeeze(dim), -torch.inf)
 
 
-def _refuse_impossible(impossible_at: Tensor, sequences: Sequences) -> None:
+def refuse_impossible(impossible_at: Tensor, sequences: Sequences) -> None:
     bad = (impossible_at >= 0).nonzero()
     if len(bad):
         sequence = int(bad[0, 0])
@@ -348,8 +348,8 @@ def _refuse_impossible(impossible_at: Tensor, sequences: Sequences) -> None:
         )
 
 
-def _count_states(n_states: int | None, initial_probs: Any, transition_matrix: Any, emission: Emission) -> int:
-    """n_states as passed or as read off what was given."""
+def count_states(n_states: int | None, initial_probs: Any, transition_matrix: Any, **parts: int) -> int:
+    """n_states as passed or as read off what was given; a part that is not bound yet has 0 states."""
     found: dict[str, int] = {}
     if n_states is not None:
         found["n_states"] = whole_number("n_states", n_states)
@@ -359,8 +359,7 @@ def _count_states(n_states: int | None, initial_probs: Any, transition_matrix: A
             if not shape:
                 raise ValueError(f"{name} must be an array, got a single number")
             found[name] = shape[0]
-    if emission.n_states:
-        found["emission"] = emission.n_states
+    found.update({name: size for name, size in parts.items() if size})
     if not found:
         raise ValueError("n_states must be given, or parameters from which it follows")
     if len(set(found.values())) > 1:
