@@ -184,6 +184,19 @@ def von_mises_emission(rng: np.random.Generator, k: int) -> Any:
     )
 
 
+def gaussian_mixture_emission(kind: str) -> Callable[[np.random.Generator, int], Any]:
+    def make(rng: np.random.Generator, k: int) -> Any:
+        covs = covariance(rng, 2, 2 * k) * (np.eye(2) if kind == "diag" else 1.0)
+        return ps.emissions.GaussianMixture(
+            weights=simplex(rng, k, 2),
+            means=1.5 * rng.normal(size=(k, 2, 2)),
+            covs=covs.reshape(k, 2, 2, 2),
+            covariance=kind,  # type: ignore[arg-type]
+        )
+
+    return make
+
+
 def mixed_emission(rng: np.random.Generator, k: int) -> Any:
     return ps.emissions.Product(gaussian_emission(1)(rng, k), symbols=categorical_emission(rng, k))
 
@@ -197,7 +210,9 @@ def permute_states(model: Any, order: list[int]) -> ps.HMM:
     emission = copy.deepcopy(model.emission)
     for _, part in parametric_modules(emission):
         for name in part.params():
-            setattr(part, name, reference.array(getattr(part, name))[order])
+            value = reference.array(getattr(part, name))
+            blocks = value.reshape(model.n_states, -1, *value.shape[1:])  # one per state
+            setattr(part, name, blocks[order].reshape(value.shape))
     return ps.HMM(
         emission=emission,
         initial_probs=reference.array(model.initial_probs)[order],
@@ -235,6 +250,8 @@ HMM_ROWS = [
     hmm_row("von-mises", lambda s: hmm(s, von_mises_emission), "angle", 2),
     hmm_row("product-mixed", lambda s: hmm(s, mixed_emission), "mixed", 2, n_symbols=4),
     hmm_row("product-real", lambda s: hmm(s, side_by_side_emission), "real", 2),
+    hmm_row("gaussian-mixture-full", lambda s: hmm(s, gaussian_mixture_emission("full")), "real", 2),
+    hmm_row("gaussian-mixture-diag", lambda s: hmm(s, gaussian_mixture_emission("diag"), 2), "real", 2),
     hmm_row("left-right", left_right, "real", 1),
     hmm_row("one-state", lambda s: hmm(s, gaussian_emission(2, "full"), 1), "real", 2),
 ]

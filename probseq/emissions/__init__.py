@@ -9,6 +9,7 @@ from probseq.emissions.circular import VonMises
 from probseq.emissions.counts import Poisson
 from probseq.emissions.dispersed import NegativeBinomial
 from probseq.emissions.gaussian import Gaussian
+from probseq.emissions.mixture import GaussianMixture
 from probseq.emissions.product import Product
 from probseq.emissions.student import StudentT
 
@@ -17,6 +18,7 @@ __all__ = [
     "Categorical",
     "Emission",
     "Gaussian",
+    "GaussianMixture",
     "NegativeBinomial",
     "Poisson",
     "Product",

@@ -92,5 +92,5 @@ def test_errors():
         Product(Poisson(1), part_0=Poisson(1))
     with pytest.raises(ValueError, match=r"symbols 0 \.\. 2 in column 2, got 3 at step 0, column 2"):
         model(mixed()).log_prob(np.array([[0.0, 0.0, 3.0]]))
-    with pytest.raises(ValueError, match="the model has 3"):
+    with pytest.raises(ValueError, match="must be the same everywhere"):
         ps.HMM(3, emission=mixed(), transition_matrix=np.eye(3))
