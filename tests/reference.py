@@ -94,6 +94,23 @@ def _log_density(emission: Any, k: int, row: Array) -> float:
         return float(scipy.stats.poisson.logpmf(row[seen], array(emission.rates)[k][seen]).sum())
     if isinstance(emission, ps.emissions.Bernoulli):
         return float(scipy.stats.bernoulli.logpmf(row[seen], array(emission.probs)[k][seen]).sum())
+    if isinstance(emission, ps.emissions.GaussianMixture):
+        means, covs = array(emission.means)[k][:, seen], array(emission.covs)[k][:, seen][:, :, seen]
+        terms = [log_normal(row[seen], m, c) for m, c in zip(means, covs, strict=True)]
+        return float(np.logaddexp.reduce(np.log(array(emission.weights)[k]) + terms))
+    if isinstance(emission, ps.emissions.Product):
+        ends = np.cumsum([part.dim for part in emission.parts])
+        return sum(_log_density(p, k, row[end - p.dim : end]) for p, end in zip(emission.parts, ends, strict=True))
+    if isinstance(emission, ps.emissions.NegativeBinomial):
+        means, sizes = array(emission.means)[k][seen], 1 / array(emission.dispersions)[k][seen]
+        return float(scipy.stats.nbinom.logpmf(row[seen], sizes, sizes / (sizes + means)).sum())
+    if isinstance(emission, ps.emissions.StudentT):
+        scale = array(emission.scales)[k][np.ix_(seen, seen)]
+        law = scipy.stats.multivariate_t(array(emission.means)[k][seen], scale, df=float(array(emission.dofs)[k]))
+        return float(law.logpdf(row[seen]))
+    if isinstance(emission, ps.emissions.VonMises):
+        means, concentrations = array(emission.means)[k][seen], array(emission.concentrations)[k][seen]
+        return float(scipy.stats.vonmises.logpdf(row[seen], concentrations, loc=means).sum())
     raise TypeError(f"no oracle for {type(emission).__name__}")
 
 

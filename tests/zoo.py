@@ -6,6 +6,7 @@ listed with their reason. Models and data are functions of a seed, in float64.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -18,10 +19,11 @@ from torch.distributions import Distribution, Independent, MultivariateNormal, N
 
 import probseq as ps
 from probseq.beliefs import Point
+from probseq.parameters import parametric_modules
 from tests import reference
 from tests.poisson_gamma import PoissonGamma
 
-Kind = Literal["real", "count", "symbol", "binary"]
+Kind = Literal["real", "count", "symbol", "binary", "angle", "mixed"]
 Data = tuple[Tensor, Tensor | None]
 
 
@@ -69,6 +71,11 @@ class Row:
             y = rng.poisson(3.0, size=shape).astype(float)
         elif self.kind == "symbol":
             y = rng.integers(0, self.n_symbols, size=shape).astype(float)
+        elif self.kind == "angle":
+            y = rng.uniform(-np.pi, np.pi, size=shape)
+        elif self.kind == "mixed":  # a real number, then symbols
+            numbers, symbols = rng.normal(size=shape[:-1]) + 0.3, rng.integers(0, self.n_symbols, size=shape)
+            y = np.concatenate([numbers[..., None], symbols[..., 1:]], -1)
         else:
             y = rng.integers(0, 2, size=shape).astype(float)
         u = torch.as_tensor(rng.normal(size=(*batch, steps, self.input_dim))) if self.input_dim else None
@@ -168,15 +175,63 @@ def bernoulli_emission(rng: np.random.Generator, k: int) -> Any:
     return ps.emissions.Bernoulli(probs=rng.uniform(0.1, 0.9, size=(k, 2)))
 
 
+def negative_binomial_emission(rng: np.random.Generator, k: int) -> Any:
+    means, dispersions = rng.uniform(0.5, 6.0, size=(2, k, 2))
+    return ps.emissions.NegativeBinomial(means=means, dispersions=0.2 * dispersions)
+
+
+def student_emission(dim: int, kind: str = "full") -> Callable[[np.random.Generator, int], Any]:
+    def make(rng: np.random.Generator, k: int) -> Any:
+        scales = covariance(rng, dim, k) * (np.eye(dim) if kind == "diag" else 1.0)
+        return ps.emissions.StudentT(
+            means=1.5 * rng.normal(size=(k, dim)),
+            scales=scales,
+            dofs=rng.uniform(1.5, 9.0, size=k),
+            covariance=kind,  # type: ignore[arg-type]
+        )
+
+    return make
+
+
+def von_mises_emission(rng: np.random.Generator, k: int) -> Any:
+    return ps.emissions.VonMises(
+        means=rng.uniform(-np.pi, np.pi, size=(k, 2)), concentrations=rng.uniform(0.2, 5, size=(k, 2))
+    )
+
+
+def gaussian_mixture_emission(kind: str) -> Callable[[np.random.Generator, int], Any]:
+    def make(rng: np.random.Generator, k: int) -> Any:
+        covs = covariance(rng, 2, 2 * k) * (np.eye(2) if kind == "diag" else 1.0)
+        return ps.emissions.GaussianMixture(
+            weights=simplex(rng, k, 2),
+            means=1.5 * rng.normal(size=(k, 2, 2)),
+            covs=covs.reshape(k, 2, 2, 2),
+            covariance=kind,  # type: ignore[arg-type]
+        )
+
+    return make
+
+
+def mixed_emission(rng: np.random.Generator, k: int) -> Any:
+    return ps.emissions.Product(gaussian_emission(1)(rng, k), symbols=categorical_emission(rng, k))
+
+
+def side_by_side_emission(rng: np.random.Generator, k: int) -> Any:
+    return ps.emissions.Product(gaussian_emission(1, "diag")(rng, k), student_emission(1)(rng, k))
+
+
 def permute_states(model: Any, order: list[int]) -> ps.HMM:
     """The same HMM with state i called order^-1(i)."""
-    emission = model.emission
-    parts = {name: reference.array(getattr(emission, name))[order] for name in emission.params()}
-    options = {"covariance": emission.covariance} if isinstance(emission, ps.emissions.Gaussian) else {}
+    emission = copy.deepcopy(model.emission)
+    for _, part in parametric_modules(emission):
+        for name in part.params():
+            value = reference.array(getattr(part, name))
+            blocks = value.reshape(model.n_states, -1, *value.shape[1:])  # one per state
+            setattr(part, name, blocks[order].reshape(value.shape))
     free = model.initial == "free"
     both, alphas = np.ix_(order, order), (model.initial_prior, model.transition_prior)
     return ps.HMM(
-        emission=type(emission)(**parts, **options),
+        emission=emission,
         initial=model.initial,
         initial_probs=reference.array(model.initial_probs)[order] if free else None,
         transition_matrix=reference.array(model.transition_matrix)[both],
@@ -211,6 +266,14 @@ HMM_ROWS = [
     hmm_row("categorical", lambda s: hmm(s, categorical_emission), "symbol", 1, n_symbols=4),
     hmm_row("poisson", lambda s: hmm(s, poisson_emission), "count", 2),
     hmm_row("bernoulli", lambda s: hmm(s, bernoulli_emission, 2), "binary", 2),
+    hmm_row("negative-binomial", lambda s: hmm(s, negative_binomial_emission), "count", 2),
+    hmm_row("student-full", lambda s: hmm(s, student_emission(2, "full")), "real", 2),
+    hmm_row("student-diag", lambda s: hmm(s, student_emission(2, "diag")), "real", 2),
+    hmm_row("von-mises", lambda s: hmm(s, von_mises_emission), "angle", 2),
+    hmm_row("product-mixed", lambda s: hmm(s, mixed_emission), "mixed", 2, n_symbols=4),
+    hmm_row("product-real", lambda s: hmm(s, side_by_side_emission), "real", 2),
+    hmm_row("gaussian-mixture-full", lambda s: hmm(s, gaussian_mixture_emission("full")), "real", 2),
+    hmm_row("gaussian-mixture-diag", lambda s: hmm(s, gaussian_mixture_emission("diag"), 2), "real", 2),
     hmm_row("left-right", left_right, "real", 1),
     hmm_row("stationary", lambda s: chain(s, gaussian_emission(1), initial="stationary"), "real", 1),
     hmm_row("tied-rows", lambda s: chain(s, poisson_emission, tied_rows=[0, 1, 0]), "count", 2),

@@ -5,7 +5,23 @@ Output heads of recurrent networks are in `probseq.emissions.heads`.
 
 from probseq.emissions.base import Emission
 from probseq.emissions.categorical import Bernoulli, Categorical
+from probseq.emissions.circular import VonMises
 from probseq.emissions.counts import Poisson
+from probseq.emissions.dispersed import NegativeBinomial
 from probseq.emissions.gaussian import Gaussian
+from probseq.emissions.mixture import GaussianMixture
+from probseq.emissions.product import Product
+from probseq.emissions.student import StudentT
 
-__all__ = ["Bernoulli", "Categorical", "Emission", "Gaussian", "Poisson"]
+__all__ = [
+    "Bernoulli",
+    "Categorical",
+    "Emission",
+    "Gaussian",
+    "GaussianMixture",
+    "NegativeBinomial",
+    "Poisson",
+    "Product",
+    "StudentT",
+    "VonMises",
+]

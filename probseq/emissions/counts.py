@@ -1,7 +1,8 @@
-"""Counts: y_t[d] | z_t = k ~ Poisson(rates[k, d]), independent coordinates.
+"""Counts with independent coordinates: y_t[d] | z_t = k ~ Poisson(rates[k, d]).
 
 The M-step is a weighted mean. A state that has seen only zeros keeps a small positive rate (a tenth of a count
-over all the data), so that a later count is unlikely and not impossible.
+over all the data), so that a later count is unlikely and not impossible. Counts that spread more than a Poisson
+law allows are in `probseq.emissions.dispersed`.
 """
 
 from __future__ import annotations
