@@ -51,8 +51,8 @@ def pseudo_residuals(model: StateSpaceModel[Any], y: Any, u: Any = None, *, leng
     predicted = model._filter(flat, None).predicted
     lower, upper = log_tails(model.emit(predicted, flat.inputs), flat.values)
     seen = flat.observed
-    found = [torch.where(seen, part, torch.nan) for part in (_score(*lower), _middle(lower, upper), _score(*upper))]
-    return leave(PseudoResiduals(*found), data)
+    parts = (_score(*lower), _middle(lower, upper), _score(*upper)) if upper is not lower else (_score(*lower),) * 3
+    return leave(PseudoResiduals(*(torch.where(seen, part, torch.nan) for part in parts)), data)
 
 
 Tails = tuple[Tensor, Tensor]
@@ -61,7 +61,7 @@ Tails = tuple[Tensor, Tensor]
 def log_tails(distribution: D.Distribution, y: Tensor) -> tuple[Tails, Tails]:
     """(log P(Y < y), log P(Y >= y)) and (log P(Y <= y), log P(Y > y)) per coordinate of rows y (*batch, D).
 
-    The two pairs are equal for continuous data.
+    The two pairs are one and the same for continuous data.
     """
     if _is_symbolic(distribution):
         raise ValueError("symbols have no order, so they have no pseudo-residuals")
@@ -71,8 +71,8 @@ def log_tails(distribution: D.Distribution, y: Tensor) -> tuple[Tails, Tails]:
         from scipy.special import log_ndtr
 
         z = ((y - base.loc) / base.scale).numpy()
-        both = tuple(_mixed(weights, torch.as_tensor(log_ndtr(side))) for side in (z, -z))
-        return (both[0], both[1]), (both[0], both[1])
+        both = _mixed(weights, torch.as_tensor(log_ndtr(z))), _mixed(weights, torch.as_tensor(log_ndtr(-z)))
+        return both, both
     if getattr(base.support, "is_discrete", False):
         return _discrete_tails(weights, base, y)
     try:
@@ -92,11 +92,9 @@ def _discrete_tails(weights: Tensor | None, base: Any, y: Tensor) -> tuple[Tails
     top = None if most is None else int(torch.as_tensor(most).max())
     count, last = 0, int(y.max()) if y.numel() else 0
     while top is None or count <= top:
-        inside = torch.as_tensor(count <= (torch.inf if most is None else most))
-        mass = torch.where(
-            inside, base.log_prob(torch.where(inside, float(count), 0.0).expand(total.shape)), -torch.inf
-        )
-        place = torch.full_like(y, count)
+        place = torch.full_like(total, count)
+        inside = place <= (torch.inf if most is None else most)
+        mass = torch.where(inside, base.log_prob(torch.where(inside, place, 0.0)), -torch.inf)
         below = torch.where(place < y, torch.logaddexp(below, mass), below)
         at = torch.where(place == y, mass, at)
         above = torch.where(place > y, torch.logaddexp(above, mass), above)

@@ -54,7 +54,7 @@ def test_two_fits_agree_after_alignment() -> None:
 def test_bad_arguments_are_named() -> None:
     model, other = zoo.hmm(0, zoo.poisson_emission), zoo.hmm(0, zoo.poisson_emission, 2)
     y = model.sample(10, seed=0)
-    with pytest.raises(ValueError, match="permutation of 0 .. 2"):
+    with pytest.raises(ValueError, match=r"permutation of 0 \.\. 2"):
         permute_states(model, [0, 1, 1])
     with pytest.raises(ValueError, match=r"same number of states, got \(3, 2\)"):
         align(model, other, y)

@@ -33,8 +33,8 @@ def test_three_states_are_found_from_many_sequences() -> None:
 
 
 def test_three_states_are_found_from_one_series() -> None:
-    y = three_states().sample(600, seed=1)
-    choice = choose_n_states(make, y, [1, 2, 3, 5], n_folds=3, seed=0)
+    y = three_states().sample(400, seed=1)
+    choice = choose_n_states(make, y, [2, 3, 4], n_folds=2, seed=0)
     assert choice.best == 3
 
 
@@ -60,7 +60,7 @@ def test_one_series_is_scored_forwards() -> None:
     for i, (a, b) in enumerate([(10, 20), (20, 30), (30, 40)]):
         seen, rest = y[:a][~np.isnan(y[:a])], y[a:b][~np.isnan(y[a:b])]
         terms = -0.5 * ((rest - seen.mean()) ** 2 / seen.var() + np.log(2 * np.pi * seen.var()))
-        assert choice.folds.loc[i, 1] == pytest.approx(terms.mean(), rel=1e-8)
+        assert choice.folds.loc[i, 1] == pytest.approx(terms.mean(), rel=1e-6)  # EM iterates where a row is missing
 
 
 def test_a_block_is_scored_given_all_before_it() -> None:
