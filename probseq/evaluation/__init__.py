@@ -5,6 +5,7 @@ from probseq.evaluation.compare import compare
 from probseq.evaluation.comparison import Comparison
 from probseq.evaluation.inference import standard_errors
 from probseq.evaluation.residuals import PseudoResiduals, pseudo_residuals
+from probseq.evaluation.residuals_plot import plot_residuals
 from probseq.evaluation.scores import crps, default_bandwidth, hac_standard_error, log_score
 from probseq.evaluation.selection import StateChoice, choose_n_states
 from probseq.evaluation.summary import Summary, summary
@@ -22,6 +23,7 @@ __all__ = [
     "hac_standard_error",
     "log_score",
     "permute_states",
+    "plot_residuals",
     "pseudo_residuals",
     "standard_errors",
     "summary",

@@ -268,6 +268,21 @@ def test_the_model_is_left_as_it_was() -> None:
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
+@pytest.mark.parametrize("row", [row for row in zoo.ROWS if row.compiled], ids=lambda row: row.name)
+@pytest.mark.filterwarnings("ignore::probseq.errors.ProbseqWarning")
+def test_every_family_says_an_error_or_why_there_is_none(row: Any) -> None:
+    """Parameters far from a maximum, several sequences, gaps and padding."""
+    model = row.make(0)
+    y, u = row.data(0, 12, (3,))
+    y[0, 4] = torch.nan
+    before, unset = model.snapshot().tensors, {f"raw_{name}" for name in model.unset}
+    table = model.standard_errors(y, u, lengths=[12, 7, 12])
+    assert table["standard_error"].isna().to_list() == (table["status"] != "").to_list()
+    assert (table["standard_error"].dropna() > 0).all()
+    assert (table["lower"].dropna() <= table["estimate"][table["status"] == ""]).all()
+    assert all(before[name].equal(tensor) or name in unset for name, tensor in model.state_dict().items())
+
+
 # ---- where there is none
 
 

@@ -5,6 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
 import mpmath
 import numpy as np
 import pytest
@@ -12,7 +17,7 @@ import torch
 from scipy import stats
 
 import probseq as ps
-from probseq.evaluation import PseudoResiduals, pseudo_residuals
+from probseq.evaluation import PseudoResiduals, plot_residuals, pseudo_residuals
 from tests import zoo
 
 ROWS = {row.name: row for row in zoo.ROWS}
@@ -122,3 +127,30 @@ def test_symbols_have_none() -> None:
     model = ROWS["hmm-categorical"].make(0)
     with pytest.raises(ValueError, match="symbols have no order"):
         pseudo_residuals(model, model.sample(5, seed=0))
+
+
+def test_the_picture_shows_the_scores() -> None:
+    y = ps.datasets.nile()
+    model = ps.HMM(2, emission=ps.emissions.Gaussian(1)).fit(y, seed=0)
+    axes = plot_residuals(model, y)
+    dots = axes.get_lines()[0]
+    np.testing.assert_array_equal(dots.get_ydata(), pseudo_residuals(model, y).middle[:, 0])
+    np.testing.assert_array_equal(dots.get_xdata(), y.index)
+    limits = [line.get_ydata()[0] for line in axes.get_lines()[1:]]
+    assert limits == pytest.approx([-1.959964, 0.0, 1.959964], rel=1e-6)
+    assert not axes.collections
+    counts = ROWS["hmm-poisson"].make(0)
+    drawn = counts.sample(20, seed=0)
+    _, given = plt.subplots()
+    assert plot_residuals(counts, drawn, given, coordinate=1) is given
+    (segments,) = given.collections
+    scores = pseudo_residuals(counts, drawn)
+    ends = np.array([path.vertices[:, 1] for path in segments.get_paths()])  # type: ignore[attr-defined]
+    finite = np.isfinite(scores.lower[:, 1].numpy())
+    np.testing.assert_allclose(ends[finite, 0], scores.lower[finite, 1])
+    assert np.isfinite(ends).all()
+    with pytest.raises(ValueError, match=r"batch shape \(2,\)"):
+        plot_residuals(counts, [drawn, drawn])
+    with pytest.raises(ValueError, match="coordinate must lie in"):
+        plot_residuals(counts, drawn, coordinate=2)
+    plt.close("all")
