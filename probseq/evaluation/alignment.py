@@ -19,7 +19,7 @@ from torch import Tensor
 
 from probseq.base import LatentStateModel
 from probseq.beliefs import Categorical
-from probseq.parameters import parametric_modules
+from probseq.parameters import Param, Parametric, parametric_modules
 
 
 @torch.no_grad()
@@ -45,23 +45,33 @@ def align(
 def permute_states(model: LatentStateModel[Any], order: Sequence[int]) -> Any:
     """A copy whose state j is state order[j] of `model`, in every parameter with an axis over states.
 
-    The law of y does not change: log_prob(y) is that of `model`.
+    The law of y does not change: log_prob(y) is that of `model`. Raises ValueError where groups of states share
+    parameters.
     """
     k = _n_states(model, "model")
     places = [int(i) for i in order]
     if sorted(places) != list(range(k)):
         raise ValueError(f"order must be a permutation of 0 .. {k - 1}, got {list(order)}")
-    index = torch.tensor(places)
     renamed = copy.deepcopy(model)
     with torch.no_grad():
         for _, module in parametric_modules(renamed):
             for param in module.params().values():
                 raw = module._parameters[param.raw_name]
-                assert raw is not None
-                for axis, size in enumerate(param.shape):
-                    if size == "n_states" and raw.shape[axis] == k:
-                        raw.copy_(raw.index_select(axis, index))
+                if raw is not None and raw.numel():
+                    _reorder(raw, module, param, places)
     return renamed
+
+
+def _reorder(raw: Tensor, module: Parametric, param: Param, places: list[int]) -> None:
+    """Take the stored entries in a new order along every axis over states; a part with several per state in blocks."""
+    size = getattr(module, "n_states", len(places))
+    blocks = torch.arange(size).reshape(len(places), -1)[places].flatten()
+    for axis, name in enumerate(param.shape):
+        if name != "n_states" or raw.shape[axis] == 1:  # one entry is shared by all states
+            continue
+        if raw.shape[axis] != size:
+            raise ValueError(f"{param.name} is shared by groups of states, so states cannot be renamed one by one")
+        raw.copy_(raw.index_select(axis, blocks))
 
 
 def _n_states(model: Any, name: str) -> int:

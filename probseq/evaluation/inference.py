@@ -83,6 +83,10 @@ def _public(block: Block, curvature: Curvature, level: float) -> list[tuple[str,
     wide[:, block.place] = moved
     errors, status = _errors(wide[:, ~curvature.held], curvature)
     status = _edges(block, held, jacobian, status)
+    only_held = (moved[:, ~held] == 0).all(-1).tolist()  # the last outcome of a row is as sure as the others are not
+    status = [
+        "at the boundary" if lone and word != "held" else word for lone, word in zip(only_held, status, strict=True)
+    ]
     rows: list[tuple[str, float, float, float, float, str]] = []
     for n, index in enumerate(np.ndindex(*value.shape)):
         if block.constraint in FACTORS and _redundant(index, float(value[index]), jacobian[n]):
@@ -109,10 +113,7 @@ def _edges(block: Block, held: Tensor, jacobian: Tensor, status: list[str]) -> l
     raw = block.raw.detach()
     edge = torch.zeros_like(block.free)
     edge[block.free] = held
-    if block.constraint is P.simplex:  # the last possible outcome of a row is as certain as the others are impossible
-        alone = ~(block.free & ~edge).any(-1, keepdim=True)
-        edge = edge | (alone & edge.any(-1, keepdim=True) & torch.isfinite(raw))
-    else:
+    if block.constraint is not P.simplex:  # zeros in there are structural
         edge = edge | ~torch.isfinite(raw)
     still = "at the boundary" if block.constraint is P.semidefinite else "held"
     marked, inert = _on_value(block, edge).flatten().tolist(), (jacobian == 0).all(-1).tolist()

@@ -51,6 +51,31 @@ def test_two_fits_agree_after_alignment() -> None:
     assert torch.allclose(aligned.transition_matrix, first.transition_matrix, atol=1e-3)
 
 
+class Pairs(ps.emissions.Gaussian):
+    """Each state an even mixture of two Gaussians, whose parameters a part with twice the states holds."""
+
+    def bind(self, n_states: int) -> None:
+        super().bind(n_states)
+        rows = torch.arange(2.0 * n_states).reshape(-1, 1)
+        self.parts = ps.emissions.Gaussian(means=rows.square(), covs=(rows + 1).unsqueeze(-1))
+
+    def log_prob(self, values: torch.Tensor, observed: torch.Tensor | None = None) -> torch.Tensor:
+        return self.parts.log_prob(values, observed).unflatten(-1, (self.n_states, 2)).logsumexp(-1) - np.log(2)
+
+
+def test_parts_with_several_entries_per_state_move_in_blocks() -> None:
+    emission = Pairs(means=[[0.0]] * 3, covs=[[[1.0]]] * 3)
+    matrix = zoo.simplex(np.random.default_rng(0), 3, 3)
+    model = ps.HMM(initial_probs=[0.2, 0.3, 0.5], transition_matrix=matrix, emission=emission)
+    y = np.array([0.3, 1.2, 8.0, 14.0, 24.0, 3.0])
+    renamed = permute_states(model, [2, 0, 1])
+    assert renamed.emission.parts.means.flatten().tolist() == [16.0, 25.0, 0.0, 1.0, 4.0, 9.0]
+    assert torch.allclose(renamed.log_prob(y), model.log_prob(y), rtol=1e-12)
+    assert not torch.allclose(
+        renamed.emission.log_prob(torch.tensor([[0.3]])), emission.log_prob(torch.tensor([[0.3]]))
+    )
+
+
 def test_bad_arguments_are_named() -> None:
     model, other = zoo.hmm(0, zoo.poisson_emission), zoo.hmm(0, zoo.poisson_emission, 2)
     y = model.sample(10, seed=0)
