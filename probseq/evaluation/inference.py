@@ -116,7 +116,12 @@ def _edges(block: Block, held: Tensor, jacobian: Tensor, status: list[str]) -> l
     if block.constraint is not P.simplex:  # zeros in there are structural
         edge = edge | ~torch.isfinite(raw)
     still = "at the boundary" if block.constraint is P.semidefinite else "held"
-    marked, inert = _on_value(block, edge).flatten().tolist(), (jacobian == 0).all(-1).tolist()
+    value = block.value(raw)
+    if block.constraint in FACTORS or len(edge) in (1, len(value)):
+        marked = _on_value(block, edge).flatten().tolist()
+    else:  # shared by groups: an entry is at its edge if the number that it follows in proportion is
+        marked = (jacobian[:, held].abs() > value.abs().reshape(-1, 1) / 2).any(-1).tolist()
+    inert = (jacobian == 0).all(-1).tolist()
     return [
         "at the boundary" if at_edge else still if is_inert else old
         for at_edge, is_inert, old in zip(marked, inert, status, strict=True)

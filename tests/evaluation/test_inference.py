@@ -16,9 +16,11 @@ from hmmlearn import hmm as hmmlearn
 from scipy import optimize, stats
 
 import probseq as ps
+from probseq import parameters as P
 from probseq.errors import ConvergenceWarning, IllConditionedWarning
 from probseq.evaluation.inference import standard_errors
 from probseq.evaluation.information import coordinates
+from probseq.parameters import Param
 from tests import zoo
 
 LEVEL_FIXED = {"transition_matrix", "emission_matrix"}
@@ -303,6 +305,40 @@ def test_boundaries_are_named() -> None:
     assert (table.loc[status == "", "standard_error"] > 0).all()
     row = table.loc["transition_matrix[2, 1]"]
     assert row["standard_error"] == pytest.approx(table.loc["transition_matrix[2, 2]", "standard_error"], rel=1e-3)
+
+
+class SharedRows(Param):
+    """Three rows of probabilities, the first two of them one."""
+
+    def raw_shape(self, instance: Any) -> tuple[int, ...]:
+        return (2, 3)
+
+    def value_shape(self, instance: Any) -> tuple[int, ...]:
+        return (3, 3)
+
+    def forward(self, instance: Any, raw: torch.Tensor) -> torch.Tensor:
+        return super().forward(instance, raw)[[0, 0, 1]]
+
+    def inverse(self, instance: Any, value: torch.Tensor) -> torch.Tensor:
+        return super().inverse(instance, value[[0, 2]])
+
+    def log(self, instance: Any) -> torch.Tensor:
+        return super().log(instance)[[0, 0, 1]]
+
+
+class SharedHMM(ps.HMM):
+    transition_matrix = SharedRows(P.simplex, "n_states", "n_states")
+
+
+@pytest.mark.filterwarnings("ignore::probseq.errors.ProbseqWarning")
+def test_boundaries_of_shared_rows_are_named_in_each() -> None:
+    rows = [[0.4, 0.6, 1e-9], [0.4, 0.6, 1e-9], [0.2, 0.3, 0.5]]
+    emission = ps.emissions.Poisson(rates=[[3.0], [8.0], [20.0]])
+    model = SharedHMM(initial_probs=[0.3, 0.3, 0.4], transition_matrix=rows, emission=emission)
+    y = np.concatenate([[19.0, 23.0, 21.0], counts()])
+    status = model.standard_errors(y)["status"]
+    edges = {f"transition_matrix[{i}, 2]" for i in (0, 1)}
+    assert edges == {name for name in status.index[status == "at the boundary"] if name.startswith("transition")}
 
 
 def test_a_variance_of_zero_is_at_the_boundary() -> None:
