@@ -24,7 +24,8 @@ Conventions
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, NamedTuple, Self
 
@@ -37,7 +38,7 @@ from probseq.beliefs import BeliefT
 from probseq.checks import whole_number
 from probseq.forecasting import Forecast, forecast_from
 from probseq.layout import Paths, leave
-from probseq.parameters import Parametric, count_free, parametric_modules
+from probseq.parameters import Parametric, count_free, freeze, parametric_modules
 from probseq.randomness import generator, seeded
 from probseq.sequences import Sequences, future_inputs, step_input
 from probseq.streaming import Stream
@@ -185,6 +186,39 @@ class StateSpaceModel(Parametric, abc.ABC, Generic[BeliefT]):
             raise ValueError("y must have at least one observed step to be scored, got none")
         return float(self.log_prob(sequences).sum() / n_seen)
 
+    @torch.no_grad()
+    def aic(self, y: Any, u: Any = None, *, lengths: Any = None, fixed: Iterable[str] = ()) -> float:
+        """Akaike's criterion, 2 k - 2 log p(y): smaller is better. `fixed` names parameters that the fit held.
+
+        k is `n_parameters` without those that these data cannot tell (the start of an LDS seen in one sequence).
+        """
+        return self._criterion(y, u, lengths, fixed, 2.0)
+
+    @torch.no_grad()
+    def bic(self, y: Any, u: Any = None, *, lengths: Any = None, fixed: Iterable[str] = ()) -> float:
+        """Schwarz's criterion, k log n - 2 log p(y), with k as for `aic` and n the number of observed steps.
+
+        A step counts if any of its coordinates is observed, over all sequences.
+        """
+        n_seen = int(self._door(y, u, lengths, least=1).seen.sum())
+        if n_seen == 0:
+            raise ValueError("y must have at least one observed step, got none")
+        return self._criterion(y, u, lengths, fixed, math.log(n_seen))
+
+    def standard_errors(
+        self, y: Any, u: Any = None, *, lengths: Any = None, fixed: Iterable[str] = (), level: float = 0.95
+    ) -> Any:
+        """A pandas table of estimates with standard errors and intervals; see `probseq.evaluation.inference`."""
+        from probseq.evaluation.inference import standard_errors
+
+        return standard_errors(self, y, u, lengths=lengths, fixed=fixed, level=level)
+
+    def summary(self, y: Any = None, u: Any = None, *, lengths: Any = None, fixed: Iterable[str] = ()) -> Any:
+        """Family, sizes, fit and parameters to print; with y also its likelihood and standard errors."""
+        from probseq.evaluation.summary import summary
+
+        return summary(self, y, u, lengths=lengths, fixed=fixed)
+
     def stream(self, *, initial: BeliefT | None = None, batch_shape: tuple[int, ...] = ()) -> Stream[BeliefT]:
         """An online filter; `initial` is a predicted belief for the first step that will be given."""
         return Stream(self, initial, batch_shape)
@@ -318,6 +352,13 @@ class StateSpaceModel(Parametric, abc.ABC, Generic[BeliefT]):
                 value = sequences.values[tuple(place)].item()
                 raise ValueError(f"y must hold {outside[1]}, got {value:g} at {where}step {step}, column {column}")
         return sequences
+
+    def _criterion(self, y: Any, u: Any, lengths: Any, fixed: Iterable[str], price: float) -> float:
+        """price * k - 2 log p(y), where k counts what is free on these data."""
+        sequences = self._door(y, u, lengths, least=1).flat()
+        with freeze(self, ({fixed} if isinstance(fixed, str) else set(fixed)) | self._unidentified(sequences)):
+            k = self.n_parameters
+        return price * k - 2 * float(self._log_prob(sequences).sum())
 
     def _check_belief(self, initial: BeliefT, batch_shape: tuple[int, ...]) -> None:
         """ValueError where `initial` is no belief of this model for a batch of this shape."""

@@ -1,7 +1,30 @@
-"""How good a model is: scores, baselines, and the comparison of every family on one scale."""
+"""How good a model is: scores, baselines, comparison of every family on one scale, and statistics of one fit."""
 
+from probseq.evaluation.alignment import align, permute_states
 from probseq.evaluation.compare import compare
 from probseq.evaluation.comparison import Comparison
+from probseq.evaluation.inference import standard_errors
+from probseq.evaluation.residuals import PseudoResiduals, pseudo_residuals
+from probseq.evaluation.residuals_plot import plot_residuals
 from probseq.evaluation.scores import crps, default_bandwidth, hac_standard_error, log_score
+from probseq.evaluation.selection import StateChoice, choose_n_states
+from probseq.evaluation.summary import Summary, summary
 
-__all__ = ["Comparison", "compare", "crps", "default_bandwidth", "hac_standard_error", "log_score"]
+__all__ = [
+    "Comparison",
+    "PseudoResiduals",
+    "StateChoice",
+    "Summary",
+    "align",
+    "choose_n_states",
+    "compare",
+    "crps",
+    "default_bandwidth",
+    "hac_standard_error",
+    "log_score",
+    "permute_states",
+    "plot_residuals",
+    "pseudo_residuals",
+    "standard_errors",
+    "summary",
+]
