@@ -149,6 +149,10 @@ class StateSpaceModel(Parametric, abc.ABC, Generic[BeliefT]):
         """Make this the model of scale * y + shift, per coordinate."""
         raise ValueError(f"{type(self).__name__} has no unit to rescale")
 
+    def _keeps_origin(self) -> bool:
+        """Whether a held parameter ties the model to the origin of the data, so that a fit must not shift them."""
+        return False
+
     def _balance(self) -> Callable[[], None]:
         """Give hidden quantities a unit in which a fit is well conditioned; returns what gives the old unit back."""
         return lambda: None

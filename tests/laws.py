@@ -74,7 +74,8 @@ def data_of(row: Row, case: Case, steps: int | None = None) -> tuple[Tensor, Ten
     if row.scalable:
         y = y * case.scale
     if case.missing:
-        y[torch.as_tensor(case.rng(1).random(tuple(y.shape)) < case.missing)] = torch.nan
+        gaps = torch.as_tensor(case.rng(1).random(tuple(y.shape)) < case.missing)
+        y[gaps if row.kind != "shares" else gaps[..., :1].expand_as(y)] = torch.nan  # whole rows only
     return y, u
 
 

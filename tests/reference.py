@@ -98,6 +98,8 @@ def _log_density(emission: Any, k: int, row: Array) -> float:
         means, covs = array(emission.means)[k][:, seen], array(emission.covs)[k][:, seen][:, :, seen]
         terms = [log_normal(row[seen], m, c) for m, c in zip(means, covs, strict=True)]
         return float(np.logaddexp.reduce(np.log(array(emission.weights)[k]) + terms))
+    if isinstance(emission, ps.emissions.Multinomial):
+        return float(scipy.stats.multinomial.logpmf(row, row.sum(), array(emission.probs)[k]))
     if isinstance(emission, ps.emissions.Product):
         ends = np.cumsum([part.dim for part in emission.parts])
         return sum(_log_density(p, k, row[end - p.dim : end]) for p, end in zip(emission.parts, ends, strict=True))

@@ -23,7 +23,7 @@ from probseq.parameters import parametric_modules
 from tests import reference
 from tests.poisson_gamma import PoissonGamma
 
-Kind = Literal["real", "count", "symbol", "binary", "angle", "mixed"]
+Kind = Literal["real", "count", "symbol", "binary", "angle", "mixed", "shares"]
 Data = tuple[Tensor, Tensor | None]
 
 
@@ -73,6 +73,8 @@ class Row:
             y = rng.integers(0, self.n_symbols, size=shape).astype(float)
         elif self.kind == "angle":
             y = rng.uniform(-np.pi, np.pi, size=shape)
+        elif self.kind == "shares":  # rows of counts that sum to 6
+            y = rng.multinomial(6, np.full(self.dim, 1 / self.dim), size=shape[:-1]).astype(float)
         elif self.kind == "mixed":  # a real number, then symbols
             numbers, symbols = rng.normal(size=shape[:-1]) + 0.3, rng.integers(0, self.n_symbols, size=shape)
             y = np.concatenate([numbers[..., None], symbols[..., 1:]], -1)
@@ -212,6 +214,10 @@ def gaussian_mixture_emission(kind: str) -> Callable[[np.random.Generator, int],
     return make
 
 
+def multinomial_emission(rng: np.random.Generator, k: int) -> Any:
+    return ps.emissions.Multinomial(trials=6, probs=simplex(rng, k, 3))
+
+
 def mixed_emission(rng: np.random.Generator, k: int) -> Any:
     return ps.emissions.Product(gaussian_emission(1)(rng, k), symbols=categorical_emission(rng, k))
 
@@ -274,6 +280,7 @@ HMM_ROWS = [
     hmm_row("product-real", lambda s: hmm(s, side_by_side_emission), "real", 2),
     hmm_row("gaussian-mixture-full", lambda s: hmm(s, gaussian_mixture_emission("full")), "real", 2),
     hmm_row("gaussian-mixture-diag", lambda s: hmm(s, gaussian_mixture_emission("diag"), 2), "real", 2),
+    hmm_row("multinomial", lambda s: hmm(s, multinomial_emission), "shares", 3),
     hmm_row("left-right", left_right, "real", 1),
     hmm_row("stationary", lambda s: chain(s, gaussian_emission(1), initial="stationary"), "real", 1),
     hmm_row("tied-rows", lambda s: chain(s, poisson_emission, tied_rows=[0, 1, 0]), "count", 2),

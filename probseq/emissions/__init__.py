@@ -10,6 +10,7 @@ from probseq.emissions.counts import Poisson
 from probseq.emissions.dispersed import NegativeBinomial
 from probseq.emissions.gaussian import Gaussian
 from probseq.emissions.mixture import GaussianMixture
+from probseq.emissions.multinomial import Multinomial
 from probseq.emissions.product import Product
 from probseq.emissions.student import StudentT
 
@@ -19,6 +20,7 @@ __all__ = [
     "Emission",
     "Gaussian",
     "GaussianMixture",
+    "Multinomial",
     "NegativeBinomial",
     "Poisson",
     "Product",

@@ -233,6 +233,8 @@ class _Units:
         if bool(flat.any()):
             warnings.warn("y is constant in a coordinate; its variance is held at a floor", DegenerateWarning)
             spread = torch.where(flat, torch.where(shift != 0, shift.abs(), 1.0), spread)
+        if self.model._keeps_origin():
+            shift = torch.zeros_like(shift)
         if self.model.common_scale:
             spread = spread.log().mean().exp().expand_as(spread)
         return shift, spread.log2().round().exp2()  # a power of two: scaling there and back is exact

@@ -120,6 +120,9 @@ class AR(LinearGaussianModel):
     def emission_offset_at(self, u: Tensor | None) -> Tensor | None:
         return None
 
+    def _keeps_origin(self) -> bool:
+        return self.is_frozen("transition_offset")  # what it means about another origin depends on the taps
+
     def _rescale(self, scale: Tensor, shift: Tensor) -> None:
         if "transition_matrices" not in self.unset:
             taps = scale.unsqueeze(-1) * self.transition_matrices / scale

@@ -60,6 +60,16 @@ def test_stationary_start_solves_its_equation():
         np.testing.assert_allclose(ours, solve_discrete_lyapunov(matrix, cov), rtol=1e-9)
 
 
+def test_a_held_offset_is_held_in_the_units_of_the_data():
+    """The constrained maximum, where the gradient in the taps vanishes."""
+    y = simulated(300)
+    model = ps.AR(transition_matrices=[[[0.3]], [[0.0]]], transition_offset=[1.0], transition_cov=[[2.0]])
+    model.fit(y, fixed="transition_offset", tolerance=1e-10)
+    assert model.transition_offset.item() == 1.0
+    gradients = torch.autograd.grad(model.log_prob(y), [model.raw_transition_matrices, model.raw_transition_cov])
+    assert all(g.abs().max() < 1e-2 for g in gradients)
+
+
 def test_an_unstable_model_starts_at_the_fitted_moments():
     y = np.cumsum(1.0 + np.random.default_rng(0).normal(size=80))
     model = ps.AR(1).fit(y, method="least_squares")
