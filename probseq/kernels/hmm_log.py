@@ -19,7 +19,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from probseq.kernels.hmm import SAFE_SUM, total, vector_matrix
+from probseq.kernels.hmm import SAFE_SUM
+from probseq.kernels.rows import total, vector_matrix
 
 _OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
 
@@ -89,7 +90,7 @@ def log_transport(
     log_weight, weight, matrix, log_matrix, offset, r, transposed, starts, sources, product, log_table, t
 ):
     """log_table[t] = log(weight @ matrix[0, r]): from ordinary numbers where those are safe, else term by term."""
-    vector_matrix(weight, matrix, 0, r, product)
+    vector_matrix(weight, matrix[0], r, product)
     for j in range(product.shape[0]):
         if product[j] >= SAFE_SUM:
             log_table[t, j] = np.log(product[j])
