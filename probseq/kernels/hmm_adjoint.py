@@ -59,22 +59,21 @@ def write_small_logarithms(joint, evidence, u, h, log_observation, shift, b, t, 
     """Replace entries of gamma that may have left the range of numbers by their logarithms (0 where impossible)."""
     n_small = 0
     for k in range(log_observation.shape[2]):
-        if joint[k] < SMALLEST_EVIDENCE * evidence:
+        if joint[k] < SMALLEST_EVIDENCE and u[k] > 0.0 and h[k] > 0.0 and log_observation[b, t, k] > -np.inf:
             log_e = log_observation[b, t, k] - shift[b, t]
-            value = np.log(u[k]) + np.log(h[k]) + log_e - np.log(evidence)
-            gamma[b, t, k] = value if value > -np.inf else 0.0
+            gamma[b, t, k] = np.log(u[k]) + np.log(h[k]) + log_e - np.log(evidence)
             n_small += 1
     return n_small
 
 
 @njit(**_OPTIONS)
 def smooth_steps(
-    h, before, weight, joint, column, matrix, n, e, u, n_moves, scale, gamma, pairs, columns, filled, counts
+    h, before, weight, joint, column, matrix, n, e, u, n_moves, scale, smallest, gamma, pairs, columns, filled, counts
 ):  # fmt: skip
     """The inner loop of `backward` over the rows of e and u (steps, W) from the last: how many before one to look at.
 
-    There gamma is written and h moved on (as after the first `n_moves` steps), unless the evidence is too small;
-    `before` is h_t, `weight` h_t * e_t and `joint` u_t * h_t * e_t. filled[0] of the rows of `pairs` and `columns` wait
+    There gamma is written and h moved on (as after the first `n_moves` steps), unless the evidence is too small. A look
+    is also wanted where a product u h e is below `smallest`; `before` is h_t, `weight` h_t * e_t and `joint` u_t * h_t * e_t. filled[0] of the rows of `pairs` and `columns` wait
     to be added to `counts`, which are of no interest if `matrix` varies.
     """
     width, n_steps = h.shape[0], e.shape[0]
@@ -99,7 +98,6 @@ def smooth_steps(
                 add_outer(pairs, columns, filled[0], counts)
                 filled[0] = 0
         inverse *= scale
-        smallest = SMALLEST_EVIDENCE * evidence
         look = False
         for k in range(n):
             gamma[i, k] = joint[k] * inverse
@@ -148,6 +146,7 @@ def backward(
     h, weight, joint, before, column = np.empty(width), np.empty(width), np.empty(width), np.empty(width), np.empty(width)
     pairs, columns, counts = np.empty((RANK, width)), np.empty((RANK, width)), np.empty((width, width))
     varying, filled = transposed.shape[1] > 1, np.zeros(1, np.int64)
+    smallest = SMALLEST_EVIDENCE if logarithms else 0.0
     n_small = 0
     for b in range(n_sequences):
         length = lengths[b]
@@ -177,7 +176,7 @@ def backward(
                 matrix = transposed[s, t : t + 1] if varying else transposed[s]
                 done = smooth_steps(
                     h, before, weight, joint, column, matrix, n, e, u, t + 1 if goes_on else t, weights[b],
-                    gamma[b, t + 1 - len(e) : t + 1], pairs, columns, filled, counts,
+                    smallest, gamma[b, t + 1 - len(e) : t + 1], pairs, columns, filled, counts,
                 )  # fmt: skip
                 t = t if varying else t - done
                 if t < 0:

@@ -213,7 +213,7 @@ def expectations(
 @njit(**_OPTIONS)
 def sample(log_transition, log_observation, shift, log_predicted, length, uniforms, states):
     """Draw paths (N, T) backwards: z_t ~ p(z_t | y_<=t) A[z_t, z_{t+1}], by inversion of the uniforms (N, T)."""
-    n = log_predicted.shape[1]
+    n = log_observation.shape[1]
     log_filtered, log_weight, weight = np.empty(n), np.empty(n), np.empty(n)
     for t in range(length - 1, -1, -1):
         r = t + 1 if log_transition.shape[1] > 1 else 0
