@@ -287,19 +287,18 @@ class HMM(LatentStateModel[Categorical]):
             self.assign(initial_probs=torch.full((k,), 1 / k, dtype=torch.float64))
 
     def _em_step(self, sequences: Sequences) -> Tensor:
-        posterior = self._posterior(sequences)
-        used = sequences.lengths > 0
-        gamma = posterior.log_gamma.exp()
+        posterior = hmm.expectations(*self._arguments(sequences))
+        refuse_impossible(posterior.impossible_at, sequences)
+        gamma = posterior.gamma  # 0 in padding
         objective = posterior.log_prob.sum() + self.log_prior()
-        if bool((gamma[sequences.inside].sum(0) < 1e-8).any()):
+        if bool((gamma.sum((0, 1)) < 1e-8).any()):
             warnings.warn(
                 "a state explains no data any more and keeps its last parameters; fewer states may be enough",
                 DegenerateWarning,
                 stacklevel=2,
             )
-        self._maximise_chain(gamma[used, 0].sum(0), posterior.xi_sum, sequences.inputs)
-        rows = sequences.inside
-        self.emission.maximise(sequences.values[rows], sequences.observed[rows], gamma[rows])
+        self._maximise_chain(gamma[:, 0].sum(0), posterior.xi_sum, sequences.inputs)
+        self.emission.maximise(*sequences.rows(sequences.values, sequences.observed, gamma))
         return objective
 
     def _maximise_chain(self, first: Tensor, pairs: Tensor, u: Tensor | None) -> None:

@@ -23,7 +23,7 @@ from probseq.kernels import hmm as scaled
 from probseq.kernels import hmm_adjoint as adjoint
 from probseq.kernels import hmm_log as careful
 from probseq.kernels.rows import width_of
-from probseq.ops.threads import group_of, n_groups, over_blocks
+from probseq.ops.threads import groups_of, n_groups, over_blocks
 
 Array = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -226,7 +226,7 @@ def run_backward(
     memory of forward.emission.
     """
     b, t, k = problem.log_observation.shape
-    place = group_of(b) if places is None else places
+    place = groups_of(b) if places is None else places
     n_places = n_groups(b) if places is None else b
     xi = np.zeros((n_places, problem.transition.shape[1], k, k))
     reuse = reuse and forward.emission.shape == (b, t, k) and problem.transition.shape[1] == 1

@@ -22,14 +22,24 @@ GROUPS = 8
 WORTHWHILE = 1 << 16
 
 
-def group_of(n_members: int) -> NDArray[np.int64]:
-    """The partial sum (n_members,) that each member adds to: contiguous, at most `GROUPS` of them."""
-    return np.arange(n_members, dtype=np.int64) * min(GROUPS, n_members) // max(n_members, 1)
-
-
 def n_groups(n_members: int) -> int:
     """How many partial sums there are."""
     return max(1, min(GROUPS, n_members))
+
+
+def group(member: int, n_members: int) -> int:
+    """The partial sum that a member adds to: contiguous stretches of members."""
+    return member * n_groups(n_members) // max(n_members, 1)
+
+
+def first_of(group: int, n_members: int) -> int:
+    """The first member of a group. Satisfies group(first_of(g)) == g and group(first_of(g) - 1) == g - 1."""
+    return -(-group * n_members // n_groups(n_members))
+
+
+def groups_of(n_members: int) -> NDArray[np.int64]:
+    """The group of every member, (n_members,)."""
+    return np.arange(n_members, dtype=np.int64) * n_groups(n_members) // max(n_members, 1)
 
 
 def over_blocks(run: Callable[[slice], Any], n_members: int, n_operations: int) -> list[Any]:
@@ -40,8 +50,7 @@ def over_blocks(run: Callable[[slice], Any], n_members: int, n_operations: int) 
     n_threads = min(torch.get_num_threads(), n_groups(n_members))
     if n_threads <= 1 or n_operations < WORTHWHILE:
         return [run(slice(0, n_members))]
-    groups = n_groups(n_members)
-    ends = [-(-(groups * i // n_threads) * n_members // groups) for i in range(n_threads + 1)]
+    ends = [first_of(n_groups(n_members) * i // n_threads, n_members) for i in range(n_threads + 1)]
     blocks = [slice(begin, end) for begin, end in zip(ends[:-1], ends[1:], strict=True)]
     others = [_pool(n_threads - 1).submit(run, block) for block in blocks[1:]]
     return [run(blocks[0]), *(other.result() for other in others)]
