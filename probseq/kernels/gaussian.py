@@ -9,8 +9,8 @@
 | whitener | (K, D, D) | W, lower triangular; only the diagonal is read when `diagonal`          |
 | table    | (N, K)    | log-densities; `weight` is the incoming gradient of the same shape      |
 
-Rows are handled in blocks, transposed so that the innermost loop runs over the rows of a block. The sums over rows may be
-reordered by the compiler, which needs no assumption about NaN or infinity, and come out the same every time.
+Rows are handled in blocks, transposed so that the innermost loop runs over the rows of a block. The sums over rows may
+be reordered by the compiler, which needs no assumption about NaN or infinity, and come out the same every time.
 """
 
 import math

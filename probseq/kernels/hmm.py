@@ -200,7 +200,7 @@ def forward(
     With `goes_on` (R = 1) the belief is moved once more behind the last step, so that these may be the first steps of a
     longer sequence. A sequence that needs logarithms gets status CAREFUL, and its numbers are then meaningless.
     """
-    n_sequences, n_steps, n = log_observation.shape
+    n_sequences, _, n = log_observation.shape
     width = belief.shape[1]
     keep = emission.size > 0
     n_block = max(1, BLOCK // width)

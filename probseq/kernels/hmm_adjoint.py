@@ -34,9 +34,9 @@ def add_outer(rows, columns, n_rows, out):
             r0, r1, r2, r3 = rows[0, i], rows[1, i], rows[2, i], rows[3, i]
             r4, r5, r6, r7 = rows[4, i], rows[5, i], rows[6, i], rows[7, i]
             for j in range(n):
-                out[i, j] += (
-                    (r0 * columns[0, j] + r1 * columns[1, j]) + (r2 * columns[2, j] + r3 * columns[3, j])
-                ) + ((r4 * columns[4, j] + r5 * columns[5, j]) + (r6 * columns[6, j] + r7 * columns[7, j]))
+                out[i, j] += ((r0 * columns[0, j] + r1 * columns[1, j]) + (r2 * columns[2, j] + r3 * columns[3, j])) + (
+                    (r4 * columns[4, j] + r5 * columns[5, j]) + (r6 * columns[6, j] + r7 * columns[7, j])
+                )
         return
     for q in range(n_rows):
         for i in range(n):
@@ -137,13 +137,18 @@ def backward(
     - weights (B,) multiply gamma and xi; places (B,) are the sequences' entries in xi (R = 1: sums over the steps).
     - later (B, 2, W) carries h and (h e / sum(h e)) of the step behind the last, whose second part is 0 where there is
       none; with `goes_on` (R = 1) they are left there for the steps before the first.
-    - `gamma` may be the memory of `emission` (R = 1): each row is read before it is overwritten.
     - with `logarithms`, an entry of gamma that may have left the range of numbers is written as its logarithm, which is
       negative; the number of these is returned.
     """
     n_sequences, _, n = log_observation.shape
     width = emission.shape[2]
-    h, weight, joint, before, column = np.empty(width), np.empty(width), np.empty(width), np.empty(width), np.empty(width)
+    h, weight, joint, before, column = (
+        np.empty(width),
+        np.empty(width),
+        np.empty(width),
+        np.empty(width),
+        np.empty(width),
+    )
     pairs, columns, counts = np.empty((RANK, width)), np.empty((RANK, width)), np.empty((width, width))
     varying, filled = transposed.shape[1] > 1, np.zeros(1, np.int64)
     smallest = SMALLEST_EVIDENCE if logarithms else 0.0

@@ -34,18 +34,16 @@ def vector_matrix(weight, matrix, r, out):
         w0, w1, w2, w3 = weight[0], weight[1], weight[2], weight[3]
         w4, w5, w6, w7 = weight[4], weight[5], weight[6], weight[7]
         for j in range(n):
-            out[j] = (
-                (w0 * matrix[r, 0, j] + w1 * matrix[r, 1, j]) + (w2 * matrix[r, 2, j] + w3 * matrix[r, 3, j])
-            ) + (
-                (w4 * matrix[r, 4, j] + w5 * matrix[r, 5, j])
-                + (w6 * matrix[r, 6, j] + w7 * matrix[r, 7, j])
+            out[j] = ((w0 * matrix[r, 0, j] + w1 * matrix[r, 1, j]) + (w2 * matrix[r, 2, j] + w3 * matrix[r, 3, j])) + (
+                (w4 * matrix[r, 4, j] + w5 * matrix[r, 5, j]) + (w6 * matrix[r, 6, j] + w7 * matrix[r, 7, j])
             )
         for i8 in range(8, n - 7, 8):
             w0, w1, w2, w3 = weight[i8], weight[i8 + 1], weight[i8 + 2], weight[i8 + 3]
             w4, w5, w6, w7 = weight[i8 + 4], weight[i8 + 5], weight[i8 + 6], weight[i8 + 7]
             for j in range(n):
                 out[j] += (
-                    (w0 * matrix[r, i8, j] + w1 * matrix[r, i8 + 1, j]) + (w2 * matrix[r, i8 + 2, j] + w3 * matrix[r, i8 + 3, j])
+                    (w0 * matrix[r, i8, j] + w1 * matrix[r, i8 + 1, j])
+                    + (w2 * matrix[r, i8 + 2, j] + w3 * matrix[r, i8 + 3, j])
                 ) + (
                     (w4 * matrix[r, i8 + 4, j] + w5 * matrix[r, i8 + 5, j])
                     + (w6 * matrix[r, i8 + 6, j] + w7 * matrix[r, i8 + 7, j])

@@ -42,9 +42,7 @@ def scatter(
     return torch.from_numpy(_moments(rows, seen, means, weights, diagonal)[2])
 
 
-def _moments(
-    rows: Tensor, seen: Tensor | None, means: Tensor, weights: Tensor, diagonal: bool
-) -> tuple[Any, Any, Any]:
+def _moments(rows: Tensor, seen: Tensor | None, means: Tensor, weights: Tensor, diagonal: bool) -> tuple[Any, Any, Any]:
     """Sums over n of w, w (x - mu) and w (x - mu)(x - mu)': (K,), (K, D), (K, D, D); in threads over the rows."""
     n, (k, d) = rows.shape[0], means.shape
     mask = np.zeros((0, 0)) if seen is None else array_of(seen.to(torch.float64))

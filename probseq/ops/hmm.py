@@ -40,6 +40,9 @@ from probseq.ops import hmm_arrays as arrays
 from probseq.ops.hmm_arrays import Forward, Problem
 from probseq.ops.modes import OnceDifferentiable, array_of, operator, refuse_forward_mode, untracked
 
+#: entries of the emission table up to which a differentiable call holds on to its work, 1 MB
+SAVED = 1 << 17
+
 
 class Filtered(NamedTuple):
     """Beliefs before and after each observation, (B, T, K), and log p(y_t | y_<t), (B, T)."""
@@ -113,16 +116,22 @@ def _shapes_of_value(
     log_initial: Tensor, log_transition: Tensor, log_observation: Tensor, lengths: Tensor
 ) -> tuple[Tensor, ...]:
     b, t, k = log_observation.shape
-    kept = (b, t, width_of(k)) if arrays.keeps(b, t, k, log_transition.shape[1]) else (b, 0, 0)
+    kept = (b, t, width_of(k)) if _saves(log_observation) else (b, 0, 0)
     made = (log_observation.new_empty(shape) for shape in ((b,), kept, kept, (b, t)))
     return (*made, torch.empty_like(lengths))
+
+
+def _saves(log_observation: Tensor) -> bool:
+    """Whether the value leaves its work for the adjoint; else that filters again, which fresh memory would cost too."""
+    b, t, k = log_observation.shape
+    return bool(b * t * width_of(k) <= SAVED)
 
 
 @operator("hmm_log_prob", f"({_INPUTS}) -> (Tensor, Tensor, Tensor, Tensor, Tensor)", _shapes_of_value)
 def _value(log_initial: Tensor, log_transition: Tensor, log_observation: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
     """log p(y) (B,), and for the adjoint: predicted, emission (B, T, W), shift (B, T) and status (B,)."""
     problem = _problem(log_initial, log_transition, log_observation, lengths)
-    forward = arrays.run_forward(problem, arrays.keeps(*log_observation.shape, log_transition.shape[1]))
+    forward = arrays.run_forward(problem, _saves(log_observation), fresh=True)
     workspaces = (forward.predicted, forward.emission, forward.shift, forward.status)
     return (_total(forward), *map(torch.from_numpy, workspaces))
 
@@ -140,13 +149,13 @@ def _shapes_of_adjoint(gradient: Tensor, *arguments: Tensor) -> tuple[Tensor, ..
 def _adjoint(gradient: Tensor, *arguments: Tensor) -> tuple[Tensor, ...]:
     """Gradients of sum(gradient * log_prob): gamma_0, xi and gamma, weighted by the incoming gradient."""
     problem = _problem(*arguments[:4])
+    b, t, _ = problem.log_observation.shape
     predicted, emission, shift, status = map(array_of, arguments[4:])
     forward = Forward(predicted, emission, shift, shift, status, status, shift)  # what a backward pass reads of it
-    b, t, _ = problem.log_observation.shape
+    if not emission.size:
+        forward = _forward_to_return(problem)
     shared = problem.transition.shape[0] != b
-    backward = arrays.run_backward(
-        problem, forward, array_of(gradient), places=None if shared else np.arange(b), reuse=False
-    )
+    backward = arrays.run_backward(problem, forward, array_of(gradient), places=None if shared else np.arange(b))
     xi = backward.xi.sum(0, keepdims=True) if shared else backward.xi
     first = backward.gamma[:, 0].copy() if t > 0 else np.zeros_like(problem.log_initial)
     return torch.from_numpy(first), torch.from_numpy(xi), torch.from_numpy(backward.gamma)
@@ -222,9 +231,14 @@ def expectations(
     return Expectations(_total(forward), *map(torch.from_numpy, made))
 
 
+def _forward_to_return(problem: Problem) -> Forward:
+    """A forward pass that a backward pass follows."""
+    return arrays.run_forward(problem, arrays.keeps(*problem.log_observation.shape, problem.transition.shape[1]))
+
+
 def _both(problem: Problem, *, logarithms: bool, places: Any) -> tuple[Forward, arrays.Backward]:
     """Forwards and back, every sequence with weight 1."""
-    forward = arrays.run_forward(problem, arrays.keeps(*problem.log_observation.shape, problem.transition.shape[1]))
+    forward = _forward_to_return(problem)
     ones = np.ones(len(problem.lengths))
     return forward, arrays.run_backward(problem, forward, ones, logarithms=logarithms, places=places)
 

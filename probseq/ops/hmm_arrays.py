@@ -3,17 +3,21 @@
     problem_of(...)  exponentials, offsets       run_forward(problem)                u_t, log p(y_t | y_<t)
                                                  run_backward(problem, forward)      gamma_t and the sum of xi_t
 
-The scaled recursions (`probseq.kernels.hmm`, `hmm_adjoint`) run first, in threads over the sequences. A sequence in which they could lose a state that matters comes back with status CAREFUL and is done again with
-logarithms (`hmm_log`), alone; one without any path that explains it gets status IMPOSSIBLE. Symbols and shapes are
-those of the kernels and of `probseq.ops.hmm`.
+The scaled recursions (`probseq.kernels.hmm`, `hmm_adjoint`) run first, in threads over the sequences. A sequence in
+which they could lose a state that matters comes back with status CAREFUL and is done again with logarithms (`hmm_log`),
+alone; one without any path that explains it gets status IMPOSSIBLE. Symbols and shapes are those of the kernels and of
+`probseq.ops.hmm`.
 
-A forward pass keeps e_t and u_t for the backward pass, 2 T W numbers, unless these are more than `KEPT`: then only u at
-every sqrt(T)-th step is kept, and the segments between are filtered again, last to first, while the backward pass goes
-through them (checkpointing, O(sqrt(T) W) memory beside the table and its result).
+A forward pass keeps e_t and u_t for the backward pass, in memory that is used again by the next call (fresh pages cost
+more than the recursions), unless these are more than `KEPT` numbers each: then only u at every sqrt(T)-th step is kept,
+and the segments between are filtered again, last to first, while the backward pass goes through them (checkpointing,
+O(sqrt(T) W) memory beside the table and its result).
 """
 
 from __future__ import annotations
 
+import math
+import threading
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,8 +32,9 @@ from probseq.ops.threads import groups_of, n_groups, over_blocks
 Array = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
-#: entries of the emission table up to which a forward pass keeps its work (32 MB) for the backward pass
-KEPT = 1 << 22
+#: entries of the emission table up to which a forward pass keeps its work (twice 8 MB) for the backward pass
+KEPT = 1 << 20
+_memory, _NOTHING = threading.local(), np.empty(0)
 
 
 def which(mask: NDArray[np.bool_]) -> list[int]:
@@ -129,12 +134,25 @@ def keeps(b: Any, t: Any, k: Any, n_times: Any) -> bool:
     return bool(n_times > 1 or b * t * width_of(k) <= KEPT)
 
 
-def run_forward(problem: Problem, keep: bool) -> Forward:
-    """Filter every sequence: scaled first, then with logarithms where scaling would lose a state."""
+def _workspace(shape: tuple[int, int, int], fresh: bool) -> Array:
+    """Room (2, *shape) for predicted and emission: this thread's own, used again by its next call, unless `fresh`."""
+    size = 2 * math.prod(shape)
+    if fresh or size > 2 * KEPT:
+        return np.empty((2, *shape))
+    room: Array = getattr(_memory, "room", _NOTHING)
+    if room.size < size:
+        room = _memory.room = np.empty(size)
+    return room[:size].reshape((2, *shape))
+
+
+def run_forward(problem: Problem, keep: bool, *, fresh: bool = False) -> Forward:
+    """Filter every sequence: scaled first, then with logarithms where scaling would lose a state.
+
+    What is kept is valid until the next call from the same thread, unless `fresh`.
+    """
     b, t, _ = problem.log_observation.shape
     normaliser, shift = np.ones((b, t)), np.zeros((b, t))
-    kept = (b, t, problem.belief.shape[1]) if keep else (b, 0, 0)
-    predicted, emission = np.empty(kept), np.empty(kept)
+    predicted, emission = _workspace((b, t, problem.belief.shape[1]) if keep else (b, 0, 0), fresh)
     status, belief = problem.status.copy(), problem.belief.copy()
 
     def run(rows: slice) -> None:
@@ -218,19 +236,16 @@ def run_backward(
     *,
     logarithms: bool = False,
     places: IntArray | None = None,
-    reuse: bool = True,
 ) -> Backward:
     """gamma and xi of every sequence times its weight (log gamma without, if asked for), 0 (-inf) where impossible.
 
-    Sequence b adds to xi[places[b]]; without places to partial sums that `threads` fixes. `reuse` lets gamma take the
-    memory of forward.emission.
+    Sequence b adds to xi[places[b]]; without places to partial sums that `threads` fixes.
     """
     b, t, k = problem.log_observation.shape
     place = groups_of(b) if places is None else places
     n_places = n_groups(b) if places is None else b
     xi = np.zeros((n_places, problem.transition.shape[1], k, k))
-    reuse = reuse and forward.emission.shape == (b, t, k) and problem.transition.shape[1] == 1
-    gamma = forward.emission if reuse else np.empty((b, t, k))
+    gamma = np.empty((b, t, k))
     status, transposed = forward.status.copy(), problem.transposed()
     passes = _whole if forward.emission.size or t == 0 else _checkpointed
 
@@ -250,9 +265,9 @@ def run_backward(
         if not logarithms:
             inside = gamma[sequence, : problem.lengths[sequence]]
             np.multiply(np.exp(inside), weight, out=inside)
-    nothing = -np.inf if logarithms else 0.0
-    gamma[status == scaled.IMPOSSIBLE] = nothing
-    fill_padding(problem, gamma, nothing)
+    zero = -np.inf if logarithms else 0.0
+    gamma[status == scaled.IMPOSSIBLE] = zero
+    fill_padding(problem, gamma, zero)
     return Backward(gamma, xi, status)
 
 
@@ -291,7 +306,7 @@ def _checkpointed(
         parts = [slice(start, min(start + size, length)) for start in range(0, length, size)]
         sets = one if transposed.shape[0] > 1 else slice(None)
         move, log_move = problem.transition[sets], problem.log_transition[sets]
-        nothing, work = np.empty((1, 0, 0)), np.empty((2, 1, size, width))
+        none, work = np.empty((1, 0, 0)), np.empty((2, 1, size, width))
         scratch = np.empty((2, 1, size))
         marks = np.empty((len(parts), 1, width))
         belief, state = problem.belief[one].copy(), status[one]
@@ -306,7 +321,7 @@ def _checkpointed(
 
         for mark, part in zip(marks, parts, strict=True):
             mark[...] = belief
-            filter_part(part, belief, nothing, nothing, part.stop < length)
+            filter_part(part, belief, none, none, part.stop < length)
         later, counts, place = _last_step(problem, one), np.zeros((1, *xi.shape[1:])), np.zeros(1, dtype=np.int64)
         for mark, part in zip(marks[::-1], parts[::-1], strict=True):
             e, u = work[:, :, : part.stop - part.start]

@@ -8,6 +8,7 @@ partial sums, which are fixed by the batch alone and added in order, so that one
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -51,7 +52,7 @@ def over_blocks(run: Callable[[slice], Any], n_members: int, n_operations: int) 
     if n_threads <= 1 or n_operations < WORTHWHILE:
         return [run(slice(0, n_members))]
     ends = [first_of(n_groups(n_members) * i // n_threads, n_members) for i in range(n_threads + 1)]
-    blocks = [slice(begin, end) for begin, end in zip(ends[:-1], ends[1:], strict=True)]
+    blocks = [slice(begin, end) for begin, end in itertools.pairwise(ends)]
     others = [_pool(n_threads - 1).submit(run, block) for block in blocks[1:]]
     return [run(blocks[0]), *(other.result() for other in others)]
 
