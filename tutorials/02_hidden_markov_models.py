@@ -51,7 +51,7 @@ def make(n_states: int) -> ps.HMM:
 # never goes down, and it stops at a hill that need not be the highest, hence restarts from several clusterings of the
 # data.
 #
-# The books' values of -log p(y), to check against, are 391.9189 for one state and 342.3183 for two.
+# The book's values of -log p(y), to check against, are 391.9189 for one state and 342.3183 for two.
 
 # %%
 sizes = [1, 2, 3] if options.smoke else [1, 2, 3, 4]
@@ -141,7 +141,7 @@ for k, z in scores.items():
 # %% [markdown]
 # ## What K states can remember
 #
-# At any moment, all that the model knows about the past is which state it is in. A choice among K is worth at most
+# Whatever the past tells the future, it tells through the state of the present. A choice among K is worth at most
 # log2 K bits, so no more than log2 K bits about the past can reach the future. Geoffrey Hinton's lectures put it as
 # an objection: what the first half of a sentence says about the second half (its syntax, its topic, the voice and
 # accent of the speaker) may be a hundred bits, and a hidden Markov model would need two to the hundredth states for
@@ -289,4 +289,4 @@ print(
 # of K brings about six tenths of a bit and four tenths of a nat per step, and the last chain, with thirty-two states,
 # is still more than a bit short of what two real numbers carry. That is the price of a memory that is a choice from
 # a list: it grows with the logarithm of the list. A linear dynamical system and a recurrent network keep their memory
-# in numbers that combine, and pay for each further bit only once.
+# in several numbers side by side, where another bit costs a part of one more number, and not twice the list.
