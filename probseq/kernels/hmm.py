@@ -43,7 +43,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from probseq.kernels.rows import exponentiate, maximum, total, vector_matrix
+from probseq.kernels.rows import exponentiate, extent, maximum, total, vector_matrix
 
 SCALED, CAREFUL, IMPOSSIBLE = 0, 1, 2
 SMALLEST_NORMALISER = 1e-100
@@ -126,11 +126,11 @@ def emit(log_observation, b, first, shift, e, rounded, bits):
 
 
 @njit(**_INLINE)
-def transport(weight, normaliser, matrix, r, n, out):
+def transport(weight, normaliser, matrix, r, width, n, out):
     """out = weight @ matrix[r] / normaliser; returns whether one of the first n entries is below SAFE_SUM."""
-    vector_matrix(weight, matrix, r, out)
+    vector_matrix(weight, matrix, r, width, out)
     scale = 1.0 / normaliser
-    for j in range(out.shape[0]):
+    for j in range(width):
         out[j] *= scale
     low = False
     for j in range(n):
@@ -158,24 +158,24 @@ def loses(out, weight, normaliser, source, log_observation, b, t, matrix, log_ma
 
 
 @njit(**_OPTIONS)
-def filter_steps(u, weight, matrix, n, e, kept, n_moves, normaliser):
+def filter_steps(size, u, weight, matrix, n, e, kept, n_moves, normaliser):
     """The inner loop of `forward` over the rows of e (steps, W): returns the one that needs a look, or their number.
 
     There u is moved on already (as after the first `n_moves` steps), and `weight` is u_t * e_t. `kept` gets u. The move
-    behind row i is by matrix[i], or by matrix[0] if that is all.
+    behind row i is by matrix[i], or by matrix[0] if that is all. `size` is W, as a number or as the length of a tuple.
     """
-    width = u.shape[0]
+    width = extent(size)
     varying = matrix.shape[0] > 1
     for i in range(e.shape[0]):
         for k in range(width):
             kept[i, k] = u[k]
             weight[k] = u[k] * e[i, k]
-        c = total(weight)
+        c = total(weight, width)
         normaliser[i] = c
         if not c >= SMALLEST_NORMALISER:
             return i
         if i < n_moves:
-            low = transport(weight, c, matrix, i if varying else 0, n, u)
+            low = transport(weight, c, matrix, i if varying else 0, width, n, u)
             if low:
                 return i
     return e.shape[0]
@@ -227,13 +227,28 @@ def forward(
             t = first
             while t < stop:
                 matrix = transition[s, t + 1 :] if varying and t + 1 < length else transition[s, :1]
-                t += filter_steps(
-                    u, weight, matrix, n, e[t - first :], kept[t - first :], n_moves - t, normaliser[b, t:]
-                )
+                rest, room, c = e[t - first :], kept[t - first :], normaliser[b, t:]
+                if width == 4:
+                    t += filter_steps((0, 0, 0, 0), u, weight, matrix, n, rest, room, n_moves - t, c)
+                elif width == 8:
+                    t += filter_steps((0, 0, 0, 0, 0, 0, 0, 0), u, weight, matrix, n, rest, room, n_moves - t, c)
+                else:
+                    t += filter_steps(width, u, weight, matrix, n, rest, room, n_moves - t, c)
                 if t < stop:
-                    c, r = normaliser[b, t], t + 1 if varying else 0
-                    if not c >= SMALLEST_NORMALISER or loses(
-                        u, weight, c, kept[t - first], log_observation, b, t, transition, log_transition, s, r, False
+                    r = t + 1 if varying else 0
+                    if not normaliser[b, t] >= SMALLEST_NORMALISER or loses(
+                        u,
+                        weight,
+                        normaliser[b, t],
+                        kept[t - first],
+                        log_observation,
+                        b,
+                        t,
+                        transition,
+                        log_transition,
+                        s,
+                        r,
+                        False,
                     ):
                         status[b] = CAREFUL
                         break

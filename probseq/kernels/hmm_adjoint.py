@@ -18,7 +18,7 @@ import numpy as np
 from numba import njit
 
 from probseq.kernels.hmm import CAREFUL, SCALED, SMALLEST_EVIDENCE, SMALLEST_NORMALISER, loses, transport
-from probseq.kernels.rows import total
+from probseq.kernels.rows import extent, total
 
 RANK = 8  # steps gathered before they are added to the K x K transition counts
 
@@ -68,15 +68,17 @@ def write_small_logarithms(joint, evidence, u, h, log_observation, shift, b, t, 
 
 @njit(**_OPTIONS)
 def smooth_steps(
-    h, before, weight, joint, column, matrix, n, e, u, n_moves, scale, smallest, gamma, pairs, columns, filled, counts
+    size, h, before, weight, joint, column, matrix, n, e, u, n_moves, scale, smallest, gamma, pairs, columns, filled,
+    counts,
 ):  # fmt: skip
     """The inner loop of `backward` over the rows of e and u (steps, W) from the last: how many before one to look at.
 
     There gamma is written and h moved on (as after the first `n_moves` steps), unless the evidence is too small. A look
-    is also wanted where a product u h e is below `smallest`; `before` is h_t, `weight` h_t * e_t and `joint` u_t * h_t * e_t. filled[0] of the rows of `pairs` and `columns` wait
-    to be added to `counts`, which are of no interest if `matrix` varies.
+    is also wanted where a product u h e is below `smallest`; `before` is h_t, `weight` h_t * e_t and `joint`
+    u_t * h_t * e_t. filled[0] of the rows of `pairs` and `columns` wait to be added to `counts`, which are of no
+    interest if `matrix` varies. `size` is W, as a number or as the length of a tuple.
     """
-    width, n_steps = h.shape[0], e.shape[0]
+    width, n_steps = extent(size), e.shape[0]
     varying = matrix.shape[0] > 1
     for done in range(n_steps):
         i = n_steps - 1 - done
@@ -84,7 +86,7 @@ def smooth_steps(
             before[k] = h[k]
             weight[k] = h[k] * e[i, k]
             joint[k] = u[i, k] * weight[k]
-        c, evidence = total(weight), total(joint)
+        c, evidence = total(weight, width), total(joint, width)
         if not (c >= SMALLEST_NORMALISER and evidence >= SMALLEST_EVIDENCE):
             return done
         inverse = 1.0 / evidence
@@ -106,7 +108,7 @@ def smooth_steps(
         for k in range(width):
             column[k] = weight[k] * inverse
         if done < n_moves:
-            look |= transport(weight, c, matrix, i if varying else 0, n, h)
+            look |= transport(weight, c, matrix, i if varying else 0, width, n, h)
         if look:
             return done
     return n_steps
@@ -179,14 +181,26 @@ def backward(
                             xi[places[b], t + 1], weights[b] / evidence, e[0], u[0], transition[s, t + 1], column, n
                         )
                 matrix = transposed[s, t : t + 1] if varying else transposed[s]
-                done = smooth_steps(
-                    h, before, weight, joint, column, matrix, n, e, u, t + 1 if goes_on else t, weights[b],
-                    smallest, gamma[b, t + 1 - len(e) : t + 1], pairs, columns, filled, counts,
-                )  # fmt: skip
+                low, n_moves = t + 1 - len(e), t + 1 if goes_on else t
+                if width == 4:
+                    done = smooth_steps(
+                        (0, 0, 0, 0), h, before, weight, joint, column, matrix, n, e, u, n_moves, weights[b],
+                        smallest, gamma[b, low : t + 1], pairs, columns, filled, counts,
+                    )  # fmt: skip
+                elif width == 8:
+                    done = smooth_steps(
+                        (0, 0, 0, 0, 0, 0, 0, 0), h, before, weight, joint, column, matrix, n, e, u, n_moves,
+                        weights[b], smallest, gamma[b, low : t + 1], pairs, columns, filled, counts,
+                    )  # fmt: skip
+                else:
+                    done = smooth_steps(
+                        width, h, before, weight, joint, column, matrix, n, e, u, n_moves, weights[b],
+                        smallest, gamma[b, low : t + 1], pairs, columns, filled, counts,
+                    )  # fmt: skip
                 t = t if varying else t - done
                 if t < 0:
                     break
-                c, evidence, r = total(weight), total(joint), t if varying else 0
+                c, evidence, r = total(weight, width), total(joint, width), t if varying else 0
                 unsafe = not (c >= SMALLEST_NORMALISER and evidence >= SMALLEST_EVIDENCE)
                 if unsafe or ((t > 0 or goes_on) and loses(
                     h, weight, c, before, log_observation, b, t, transposed, log_transition, s, r, True

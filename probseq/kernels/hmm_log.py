@@ -77,7 +77,7 @@ def normalise(log_weight, weight):
         return largest
     for k in range(n):
         weight[k] = np.exp(log_weight[k] - largest)
-    c = total(weight)
+    c = total(weight, n)
     log_c = np.log(c)
     for k in range(n):
         weight[k] /= c
@@ -90,7 +90,7 @@ def log_transport(
     log_weight, weight, matrix, log_matrix, offset, r, transposed, starts, sources, product, log_table, t
 ):
     """log_table[t] = log(weight @ matrix[0, r]): from ordinary numbers where those are safe, else term by term."""
-    vector_matrix(weight, matrix[0], r, product)
+    vector_matrix(weight, matrix[0], r, weight.shape[0], product)
     for j in range(product.shape[0]):
         if product[j] >= SAFE_SUM:
             log_table[t, j] = np.log(product[j])
@@ -231,7 +231,7 @@ def sample(log_transition, log_observation, shift, log_predicted, length, unifor
 @njit(**_OPTIONS)
 def invert(weight, uniform):
     """The first state whose cumulative weight exceeds uniform * sum(weight); never one of weight zero."""
-    threshold = uniform * total(weight)
+    threshold = uniform * total(weight, weight.shape[0])
     cumulative = 0.0
     chosen = 0
     for k in range(weight.shape[0]):

@@ -3,13 +3,15 @@
 What keeps their innermost loops in vector registers (each measured to cost a factor of two to five):
 - entries are read one by one, matrix[r, i, j]: a row taken as an array counts references, 5 ns each;
 - an index is a loop variable that starts at 0, never a sum with an unknown offset, which might be negative and would be
-  wrapped around; where only a part of an array is meant, the caller passes that part.
+  wrapped around; where only a part of an array is meant, the caller passes that part;
+- up to eight entries, the size of the loop is known to the compiler: `extent`.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+from numba import njit, types
+from numba.extending import overload
 
 # exp(x) = 2^q exp(r), q = round(x / log 2): adding ROUND leaves q in the last bits; log 2 in two parts, r exact
 LOG2_E, ROUND = 1.4426950408889634, 6755399441055744.0
@@ -20,15 +22,26 @@ _OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy", "fastmath": {"
 _INLINE = {**_OPTIONS, "inline": "always"}  # a call with array arguments counts references: 20 ns
 
 
+def extent(size):
+    """`size` itself, or the length of a tuple: a size that the compiler knows, which unrolls loops over few entries."""
+    return len(size) if isinstance(size, tuple) else size
+
+
+@overload(extent)
+def _extent(size):
+    if isinstance(size, types.BaseTuple):
+        return lambda size: len(size)
+    return lambda size: size
+
+
 def width_of(n_states):
     """The width of a row of weights in memory: 4, or the next multiple of 8."""
     return 4 if n_states <= 4 else -(-n_states // 8) * 8
 
 
 @njit(**_INLINE)
-def vector_matrix(weight, matrix, r, out):
-    """out = weight @ matrix[r] (n, n), several rows at a time so that the inner loop over targets vectorises."""
-    n = weight.shape[0]
+def vector_matrix(weight, matrix, r, n, out):
+    """out = weight @ matrix[r], all of size n, several rows at a time, the inner loop over targets."""
     i = 0
     if n >= 8:
         w0, w1, w2, w3 = weight[0], weight[1], weight[2], weight[3]
@@ -67,9 +80,8 @@ def vector_matrix(weight, matrix, r, out):
 
 
 @njit(**_INLINE)
-def total(row):
-    """sum(row) in independent partial sums, which the processor overlaps."""
-    n = row.shape[0]
+def total(row, n):
+    """sum(row[:n]) in independent partial sums, which the processor overlaps."""
     s0, s1, s2, s3, s4, s5, s6, s7 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
     for k in range(0, n - 7, 8):
         s0 += row[k]

@@ -92,8 +92,8 @@ def plain_filter(chain: Chain, b: int) -> tuple[np.ndarray, np.ndarray]:
 
 @njit
 def call_pieces(weight, matrix, out, table):
-    rows.vector_matrix(weight, matrix, 1, out)
-    return rows.total(weight), rows.maximum(table, 1, 0)
+    rows.vector_matrix(weight, matrix, 1, weight.shape[0], out)
+    return rows.total(weight, weight.shape[0]), rows.maximum(table, 1, 0)
 
 
 @njit
