@@ -39,6 +39,7 @@ from probseq.kernels.rows import width_of
 from probseq.ops import hmm_arrays as arrays
 from probseq.ops.hmm_arrays import Forward, Problem
 from probseq.ops.modes import OnceDifferentiable, array_of, operator, refuse_forward_mode, untracked
+from probseq.ops.threads import over_blocks
 
 #: entries of the emission table up to which a differentiable call holds on to its work, 1 MB
 SAVED = 1 << 17
@@ -233,7 +234,8 @@ def expectations(
 
 def _forward_to_return(problem: Problem) -> Forward:
     """A forward pass that a backward pass follows."""
-    return arrays.run_forward(problem, arrays.keeps(*problem.log_observation.shape, problem.transition.shape[1]))
+    b, t, k = problem.log_observation.shape
+    return arrays.run_forward(problem, arrays.keeps(b, t, k, problem.transition.shape[1]))
 
 
 def _both(problem: Problem, *, logarithms: bool, places: Any) -> tuple[Forward, arrays.Backward]:
@@ -259,7 +261,15 @@ def viterbi(
     arrays.check(*inputs)
     b, t, k = inputs[2].shape
     states, score = np.empty((b, t), dtype=np.int64), np.empty(b)
-    paths.decode(*inputs, np.empty((1, t, k)), states, score)  # pyright: ignore[reportCallIssue]
+
+    def run(rows: slice) -> None:
+        initial, moves, table, ends = inputs
+        moves = moves[rows] if moves.shape[0] > 1 else moves
+        paths.decode(
+            initial[rows], moves, table[rows], ends[rows], np.empty((1, t, k)), states[rows], score[rows]
+        )  # fmt: skip
+
+    over_blocks(run, b, b * t * k * k)
     return Path(torch.from_numpy(states), torch.from_numpy(score))
 
 
