@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from probseq import dirichlet
+from probseq.constraints import semidefinite
 from probseq.parameters import as_parameter
 
 
@@ -172,12 +173,10 @@ class NormalInverseWishart(Prior):
 
     def check(self, n_states: int, dim: int, tied: bool) -> None:
         """ValueError where the prior does not fit K states of D coordinates, or has no mode."""
-        means = torch.zeros(n_states, dim, dtype=torch.float64)
-        matrix, count = self.extra(means, tied)
-        if not torch.equal(matrix, matrix.mT) or float(torch.linalg.eigvalsh(matrix).min()) < -1e-12 * float(
-            matrix.abs().max()
-        ):
-            raise ValueError("scale of the prior must be symmetric and positive semidefinite")
+        count = self.extra(torch.zeros(n_states, dim, dtype=torch.float64), tied)[1]
+        wrong = semidefinite.complaint(self._matrix(dim))
+        if wrong is not None:
+            raise ValueError(f"scale of the prior must be symmetric and {semidefinite.words}; {wrong}")
         if bool((count < 0).any()):
             least = float((self.dofs - count).max())
             raise ValueError(f"dofs of the prior must be at least {least:g}, where the density has a mode")

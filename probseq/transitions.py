@@ -159,14 +159,19 @@ def mean_of_groups(rows: Tensor, tied_rows: list[int] | None) -> Tensor:
 # --------------------------------------------------------------------------------------------------- M-steps
 
 
+#: a row with less than this share of all expected moves has not been observed
+NO_COUNT = 1e-14
 #: steps of L-BFGS in one M-step
 CLIMB = 50
 
 
 def maximise_rows(rows: Tensor, counts: Tensor) -> Tensor:
-    """argmax sum counts * log rows over rows of probabilities; a row without counts stays as it is."""
+    """argmax sum counts * log rows over rows of probabilities; a row without counts stays as it is.
+
+    So does one whose counts, from a state that is all but never left, are rounding noise beside those of the others.
+    """
     mass = counts.sum(-1, keepdim=True)
-    return torch.where(mass > 0, counts / torch.where(mass > 0, mass, 1.0), rows)
+    return torch.where(mass > NO_COUNT * counts.sum(), counts / torch.where(mass > 0, mass, 1.0), rows)
 
 
 def maximise_rows_and_start(rows: Tensor, tied_rows: list[int] | None, counts: Tensor, first: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from torch import distributions as D
 
 from probseq import parameters as P
 from probseq.emissions.base import Emission, cluster, leading_size, positive, rows_of
-from probseq.emissions.gaussian import VARIANCE_FLOOR
+from probseq.emissions.floor import VARIANCE_FLOOR
 from probseq.emissions.special import climb
 from probseq.errors import say
 from probseq.parameters import Param

@@ -23,14 +23,12 @@ from torch.distributions import Distribution, Independent, MultivariateNormal, N
 
 from probseq import parameters as P
 from probseq.emissions.base import Emission, cluster, leading_size, positive, rows_of
-from probseq.errors import say
+from probseq.emissions.floor import Floor, lift, lift_matrix
 from probseq.ops import gaussian
 from probseq.parameters import Param, Parametric
 from probseq.priors import NormalInverseGamma, NormalInverseWishart, Prior, accept
 
 Covariance = Literal["full", "diag", "tied", "spherical"]
-#: the smallest variance an M-step may leave, relative to the variance of the column in the data
-VARIANCE_FLOOR = 1e-6
 
 
 class _Covs(Param):
@@ -212,15 +210,13 @@ class Gaussian(Emission):
         self.assign(means=means, covs=torch.diag_embed(variances))
 
     def maximise(self, values: Tensor, observed: Tensor, weights: Tensor) -> None:
-        count = observed.sum(0)
-        centre = (values * observed).sum(0) / count.clamp(min=1)
-        floor = VARIANCE_FLOOR * ((values - centre).square() * observed).sum(0) / count.clamp(min=1)
+        floor = Floor(values, observed, self.covariance == "spherical")
         if self.is_diagonal:
             self._maximise_diagonal(values, observed, weights, floor)
         else:
             self._maximise_full(values, observed, weights, floor)
 
-    def _maximise_diagonal(self, values: Tensor, observed: Tensor, weights: Tensor, floor: Tensor) -> None:
+    def _maximise_diagonal(self, values: Tensor, observed: Tensor, weights: Tensor, floor: Floor) -> None:
         seen = observed.to(values.dtype)
         mass = weights.mT @ seen
         self._assign_means(weights.mT @ (values * seen), mass)
@@ -228,16 +224,15 @@ class Gaussian(Emission):
         total = gaussian.scatter(values, every, self.means, weights, True).diagonal(dim1=-2, dim2=-1)
         if self.covariance == "spherical":
             total, mass = total.sum(-1, keepdim=True), mass.sum(-1, keepdim=True)
-            floor = floor.mean()
         if isinstance(self.prior, NormalInverseGamma):
             more, count = self.prior.extra(self.means, self.covariance == "spherical")
             total, mass = total + more, mass + count
         old = self.variances()[:, : total.shape[1]]
         variances = torch.where(mass > 0, total / torch.where(mass > 0, mass, 1.0), old)
-        variances = _lift(variances, floor).expand(self.n_states, self.dim)
+        variances = lift(variances, floor).expand(self.n_states, self.dim)
         self.assign(covs=torch.diag_embed(variances))
 
-    def _maximise_full(self, values: Tensor, observed: Tensor, weights: Tensor, floor: Tensor) -> None:
+    def _maximise_full(self, values: Tensor, observed: Tensor, weights: Tensor, floor: Floor) -> None:
         mass, tied = weights.sum(0), self.covariance == "tied"
         scatter = self._scatter(values, observed, weights, mass)
         scatter, mass = (scatter.sum(0), mass.sum()) if tied else (scatter, mass)
@@ -246,7 +241,7 @@ class Gaussian(Emission):
             scatter, mass = scatter + more, mass + count
         mass = mass[..., None, None]
         covs = torch.where(mass > 0, scatter / torch.where(mass > 0, mass, 1.0), self.covs)
-        self.assign(covs=_lift_matrix((covs + covs.mT) / 2, floor))
+        self.assign(covs=lift_matrix((covs + covs.mT) / 2, floor))
 
     def _scatter(self, values: Tensor, observed: Tensor, weights: Tensor, mass: Tensor) -> Tensor:
         """Maximise the means and return the weighted scatter around them, (K, D, D), what is hidden integrated out."""
@@ -289,32 +284,3 @@ def _log_normal(rows: Tensor, means: Tensor, factor: Tensor, diagonal: bool) -> 
     else:
         whitener = torch.linalg.solve_triangular(factor, torch.eye(factor.shape[-1], dtype=factor.dtype), upper=False)
     return gaussian.log_prob(rows, means, whitener, diagonal)
-
-
-def _lift(variances: Tensor, floor: Tensor) -> Tensor:
-    """Variances raised to a floor, said aloud."""
-    floor = torch.where(floor > 0, floor, VARIANCE_FLOOR)
-    if bool((variances < floor).any()):
-        _say_floor()
-    return torch.maximum(variances, floor)
-
-
-def _lift_matrix(covs: Tensor, floor: Tensor) -> Tensor:
-    """Covariances with the eigenvalues, in units of the floor, raised to 1."""
-    unit = torch.where(floor > 0, floor, VARIANCE_FLOOR).sqrt()
-    scaled = covs / unit / unit.unsqueeze(-1)
-    values, vectors = torch.linalg.eigh(scaled)
-    low = (values < 1).any(-1)
-    if not bool(low.any()):
-        return covs
-    _say_floor()
-    lifted = vectors * values.clamp(min=1).unsqueeze(-2) @ vectors.mT * unit * unit.unsqueeze(-1)
-    return torch.where(low[:, None, None], (lifted + lifted.mT) / 2, covs)
-
-
-def _say_floor() -> None:
-    say(
-        "variance floor",
-        f"a state's variance collapsed and was held at {VARIANCE_FLOOR:g} of the data's: "
-        "fewer states or a simpler covariance may be needed",
-    )
