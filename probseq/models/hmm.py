@@ -315,9 +315,13 @@ class HMM(LatentStateModel[Categorical]):
             counts = T.sum_of_groups(pairs.flatten(0, 1), ties, 1)
             weights = T.mean_of_groups(self.transition_weights, ties)
             if not all(held):
-                found = T.maximise_regression(rows.log(), weights, u.flatten(0, 1), counts, extra, held)
-                rows, weights = found[0].exp(), found[1]
-            self.assign(transition_matrix=T.spread(rows, ties), transition_weights=T.spread(weights, ties))
+                log_rows = T.mean_of_groups(self._log_transition(), ties)
+                extra = dirichlet.extra_counts(prior, torch.isfinite(log_rows).to(rows.dtype))
+                log_rows, weights = T.maximise_regression(log_rows, weights, u.flatten(0, 1), counts, extra, held)
+                if not held[0]:  # in logarithms: a move that underflows at u = 0 can be the likely one elsewhere
+                    with torch.no_grad():
+                        self._parameters["raw_transition_matrix"].copy_(log_rows)  # type: ignore[union-attr]
+            self.assign(transition_weights=T.spread(weights, ties))
             return
         counts = T.sum_of_groups(pairs.sum((0, 1)), ties) + extra
         if self.initial == "free":
