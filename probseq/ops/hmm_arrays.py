@@ -191,7 +191,7 @@ def _careful_forward(
         scaled.shift_rows(problem.log_observation, b, problem.lengths[b], shift[b])
         impossible_at[b] = careful.forward(
             problem.log_initial[b], problem.initial_offset[b], *problem.of(b), problem.log_observation[b],
-            shift[b], problem.lengths[b], row, log_normaliser[b],
+            shift[b], problem.lengths[b], row, np.empty_like(row), log_normaliser[b],
         )  # fmt: skip
     if impossible_at[b] >= 0:
         status[b] = scaled.IMPOSSIBLE
@@ -348,20 +348,25 @@ def _careful_expectations(
     transition, log_transition, offset = problem.of(b)
     shift = np.zeros(log_observation.shape[0])
     scaled.shift_rows(problem.log_observation, b, n, shift)
-    if not forward.predicted.size:
-        log_u = np.empty_like(log_observation)
-        careful.forward(
-            problem.log_initial[b], problem.initial_offset[b], transition, log_transition, offset, log_observation,
-            shift, n, log_u, np.empty(len(log_u)),
-        )  # fmt: skip
-    elif forward.status[b] == scaled.SCALED:
-        with np.errstate(all="ignore"):
-            log_u = np.log(forward.predicted[b])
-    else:
-        log_u = forward.predicted[b]
-    log_beta = np.empty_like(log_observation)
+    log_u, low_u = _careful_predicted(problem, b, forward, shift)
+    log_beta, low_beta = np.empty_like(log_observation), np.empty_like(log_observation)
     transposed = np.ascontiguousarray(transition.swapaxes(-1, -2))
-    careful.backward(transposed, log_transition, offset, log_observation, shift, n, log_beta)
+    careful.backward(transposed, log_transition, offset, log_observation, shift, n, log_beta, low_beta)
     careful.expectations(
-        transition, log_transition, offset, log_observation, shift, log_u, log_beta, n, weight, log_gamma, xi
-    )
+        transition, log_transition, offset, log_observation, shift, log_u, low_u, log_beta, low_beta, n, weight,
+        log_gamma, xi,
+    )  # fmt: skip
+
+
+def _careful_predicted(problem: Problem, b: int, forward: Forward, shift: Array) -> tuple[Array, Array]:
+    """log u_t of one sequence in two parts, (T, K): from kept weights if there are some, else filtered once more."""
+    low = np.zeros_like(problem.log_observation[b])
+    if forward.predicted.size and forward.status[b] == scaled.SCALED:
+        with np.errstate(all="ignore"):
+            return np.log(forward.predicted[b, :, : low.shape[1]]), low
+    high = np.empty_like(low)
+    careful.forward(
+        problem.log_initial[b], problem.initial_offset[b], *problem.of(b), problem.log_observation[b], shift,
+        problem.lengths[b], high, low, np.empty(len(shift)),
+    )  # fmt: skip
+    return high, low
