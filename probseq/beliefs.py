@@ -8,7 +8,7 @@ class of your own that does not say has one event axis per field.
 |------------------|------------------------|--------------------------------------------------------------------|
 | `Gaussian`       | LDS, AR                | `mean (n,)`, `cov (n, n)`, `diffuse_cov (n, n)` or None            |
 | `GaussianFactor` | square-root filters    | `mean (n,)`, `factor (n, n)` with cov = factor factor'             |
-| `Categorical`    | HMM                    | `log_probs (K,)`                                                   |
+| `Categorical`    | HMM                    | `log_probs (K,)`, `window (order, D)` of an AR-HMM or None         |
 | `Point`          | RNN                    | `state (H,)`, `previous (D,)`: the encoded observation fed back    |
 | `Window`         | feed-forward AR        | `values (order, D)`                                                |
 | `Mixture`        | switching models       | `log_weights (M,)`, `components`: a belief with batch `(*batch, M)`|
@@ -60,13 +60,14 @@ class GaussianFactor(NamedTuple):
 
 
 class Categorical(NamedTuple):
-    """A table of log-probabilities over K states."""
+    """A table of log-probabilities over K states; of an AR-HMM also the last rows, the newest first."""
 
     log_probs: Tensor
+    window: Tensor | None = None
 
     @property
     def event_dims(self) -> tuple[int, ...]:
-        return (1,)
+        return (1, 2)
 
     @property
     def probs(self) -> Tensor:

@@ -147,7 +147,7 @@ class Parametric(nn.Module):
         self.overrides: dict[str, Tensor] = {}
 
     def __setattr__(self, name: str, value: Any) -> None:
-        param = type(self)._declared.get(name)
+        param = self.params().get(name)
         if param is not None:  # torch would register another module's parameter under this name
             param.__set__(self, value)
         else:
@@ -161,10 +161,9 @@ class Parametric(nn.Module):
         for base in reversed(cls.__mro__):
             cls._declared.update({name: entry for name, entry in vars(base).items() if isinstance(entry, Param)})
 
-    @classmethod
-    def params(cls) -> dict[str, Param]:
+    def params(self) -> dict[str, Param]:
         """Every declared parameter by name, base classes first."""
-        return cls._declared
+        return type(self)._declared
 
     def declare(self, **values: Any) -> None:
         """Make room for every declared parameter and assign those values that are not None."""

@@ -75,7 +75,7 @@ def data_of(row: Row, case: Case, steps: int | None = None) -> tuple[Tensor, Ten
         y = y * case.scale
     if case.missing:
         gaps = torch.as_tensor(case.rng(1).random(tuple(y.shape)) < case.missing)
-        y[gaps if row.kind != "shares" else gaps[..., :1].expand_as(y)] = torch.nan  # whole rows only
+        y[gaps if row.kind not in ("shares", "parts") else gaps[..., :1].expand_as(y)] = torch.nan  # whole rows only
     return y, u
 
 
@@ -202,10 +202,11 @@ def law_04(row: Row, case: Case) -> None:
 def _enumerated_forecast(row: Row, model: Any, y: Tensor, u: Tensor | None) -> None:
     """p(y_{T+2} | y) is a quotient of two evidences, with y_{T+1} missing."""
     future = None if u is None else row.data(5, 2)[1]
-    says = model.forecast(y, 2, u, future_u=future).distribution
+    says = model.forecast(y, 2, u, future_u=future, n_samples=2, seed=0).distribution
     coming = y[:1] if not y[:1].isnan().any() else row.data(0, 1)[0]
     gap = torch.full_like(coming, torch.nan)
-    for h, ahead in enumerate((coming, torch.cat([gap, coming]))):
+    both = (coming, torch.cat([gap, coming]))
+    for h, ahead in enumerate(both if row.marginalises else both[:1]):
         inputs = None if u is None or future is None else torch.cat([u, future[: h + 1]])
         longer = row.exact(model, torch.cat([y, ahead]), inputs).log_prob
         near_log(says.log_prob(coming)[h], longer - row.exact(model, y, u).log_prob, f"forecast {h + 1}")
@@ -608,6 +609,8 @@ def law_15(row: Row, case: Case) -> None:
 def _rescaled(row: Row, belief: Any, scale: Tensor, shift: Tensor) -> Any:
     if row.belief_unit == "state":
         return belief
+    if row.belief_unit == "window":
+        return B.Categorical(belief.log_probs, scale * belief.window + shift)
     times = belief.mean.shape[-1] // row.dim
     s, b = scale.repeat(times), shift.repeat(times)
     return B.Gaussian(s * belief.mean + b, s.unsqueeze(-1) * belief.cov * s)
@@ -617,6 +620,8 @@ def _whitened(row: Row, belief: Any, scale: Tensor) -> Any:
     """In units of the scale, so that coordinates of different units are judged alike."""
     if row.belief_unit == "state":
         return belief
+    if row.belief_unit == "window":
+        return B.Categorical(belief.log_probs, belief.window / scale)
     s = scale.repeat(belief.mean.shape[-1] // row.dim)
     return B.Gaussian(belief.mean / s, belief.cov / s / s.unsqueeze(-1))
 

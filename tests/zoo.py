@@ -23,7 +23,7 @@ from probseq.parameters import parametric_modules
 from tests import reference
 from tests.poisson_gamma import PoissonGamma
 
-Kind = Literal["real", "count", "symbol", "binary", "angle", "mixed", "shares"]
+Kind = Literal["real", "count", "symbol", "binary", "angle", "mixed", "shares", "positive", "parts"]
 Data = tuple[Tensor, Tensor | None]
 
 
@@ -45,8 +45,8 @@ class Row:
     path_density: bool = True
     #: "enumeration" or "dense": an oracle for the whole posterior, which handles missing entries
     oracle: Literal["enumeration", "dense"] | None = None
-    #: what `rescale` does to a belief: nothing ("state") or the same as to the data ("data")
-    belief_unit: Literal["state", "data"] = "state"
+    #: what `rescale` does to a belief: nothing ("state"), the same as to the data ("data"), or that to its window
+    belief_unit: Literal["state", "data", "window"] = "state"
     #: only one factor common to all coordinates keeps the model in its family
     common_scale: bool = False
     #: a posterior belief that a step without observation leaves behind, where it does not marginalise
@@ -75,6 +75,10 @@ class Row:
             y = rng.uniform(-np.pi, np.pi, size=shape)
         elif self.kind == "shares":  # rows of counts that sum to 6
             y = rng.multinomial(6, np.full(self.dim, 1 / self.dim), size=shape[:-1]).astype(float)
+        elif self.kind == "positive":
+            y = rng.gamma(2.0, size=shape)
+        elif self.kind == "parts":  # positive rows that sum to 1
+            y = rng.dirichlet(np.full(self.dim, 2.0), size=shape[:-1])
         elif self.kind == "mixed":  # a real number, then symbols
             numbers, symbols = rng.normal(size=shape[:-1]) + 0.3, rng.integers(0, self.n_symbols, size=shape)
             y = np.concatenate([numbers[..., None], symbols[..., 1:]], -1)
@@ -87,7 +91,7 @@ class Row:
         """The oracle for one sequence: `Enumerated` or `Conditioned`."""
         if self.oracle == "enumeration":
             if isinstance(model, ps.HSMM):
-                return reference.hsmm_oracle(model, y.numpy())
+                return reference.hsmm_oracle(model, y.numpy(), None if u is None else u.numpy())
             return reference.hmm_oracle(model, y.numpy(), None if u is None else u.numpy())
         return self.joint(model, len(y), u).condition(y.numpy())
 
@@ -226,11 +230,69 @@ def side_by_side_emission(rng: np.random.Generator, k: int) -> Any:
     return ps.emissions.Product(gaussian_emission(1, "diag")(rng, k), student_emission(1)(rng, k))
 
 
+def regression_emission(dim: int, kind: str = "full", inputs: int = 2) -> Callable[[np.random.Generator, int], Any]:
+    def make(rng: np.random.Generator, k: int) -> Any:
+        covs = covariance(rng, dim, k) * (np.eye(dim) if kind == "diag" else 1.0)
+        weights, intercepts = rng.normal(size=(k, dim, inputs)), rng.normal(size=(k, dim))
+        return ps.emissions.LinearRegression(
+            weights=weights,
+            intercepts=intercepts,
+            covs=covs,
+            covariance=kind,  # type: ignore[arg-type]
+        )
+
+    return make
+
+
+def autoregressive_emission(dim: int, order: int, kind: str = "full") -> Callable[[np.random.Generator, int], Any]:
+    def make(rng: np.random.Generator, k: int) -> Any:
+        return ps.emissions.Autoregressive(
+            coefficients=rng.normal(size=(k, order, dim, dim)) / (2 * order * dim),
+            intercepts=rng.normal(size=(k, dim)),
+            covs=covariance(rng, dim, k) * (np.eye(dim) if kind == "diag" else 1.0),
+            initial_window=rng.normal(size=(order, dim)),
+            covariance=kind,  # type: ignore[arg-type]
+        )
+
+    return make
+
+
+def window_rule(model: Any, belief: Any, y: Tensor, observed: Tensor) -> Any:
+    """What was not seen enters the window as its expectation given what was seen up to now."""
+    row = np.where(observed.numpy(), y.numpy(), np.nan)
+    window, weights = reference.array(belief.window), reference.array(belief.log_probs)
+    pairs = [reference.conditional(model.emission, k, row, window) for k in range(model.n_states)]
+    joint = weights + np.array([density for density, _ in pairs])
+    after = joint - np.logaddexp.reduce(joint)
+    newest = np.where(np.isnan(row), np.exp(after) @ np.array([mean for _, mean in pairs]), row)
+    return type(belief)(torch.as_tensor(after), torch.as_tensor(np.concatenate([newest[None], window[:-1]])))
+
+
+def gamma_emission(rng: np.random.Generator, k: int) -> Any:
+    concentration, rate = rng.uniform(0.8, 4.0, size=(2, k, 2))
+    return ps.emissions.FromDistribution(torch.distributions.Gamma, concentration=concentration, rate=rate)
+
+
+def torch_student_emission(rng: np.random.Generator, k: int) -> Any:
+    parts = {"df": rng.uniform(2, 9, (k, 2)), "loc": rng.normal(size=(k, 2)), "scale": rng.uniform(0.5, 2, (k, 2))}
+    return ps.emissions.FromDistribution(torch.distributions.StudentT, **parts)
+
+
+def dirichlet_emission(rng: np.random.Generator, k: int) -> Any:
+    return ps.emissions.FromDistribution(torch.distributions.Dirichlet, concentration=rng.uniform(0.8, 4, (k, 3)))
+
+
+def mixed_driven_emission(rng: np.random.Generator, k: int) -> Any:
+    return ps.emissions.Product(regression_emission(1, inputs=1)(rng, k), symbols=categorical_emission(rng, k))
+
+
 def permute_states(model: Any, order: list[int]) -> ps.HMM:
     """The same HMM with state i called order^-1(i)."""
     emission = copy.deepcopy(model.emission)
     for _, part in parametric_modules(emission):
-        for name in part.params():
+        for name, param in part.params().items():
+            if param.shape[0] != "n_states":
+                continue
             value = reference.array(getattr(part, name))
             blocks = value.reshape(model.n_states, -1, *value.shape[1:])  # one per state
             setattr(part, name, blocks[order].reshape(value.shape))
@@ -241,7 +303,7 @@ def permute_states(model: Any, order: list[int]) -> ps.HMM:
         initial=model.initial,
         initial_probs=reference.array(model.initial_probs)[order] if free else None,
         transition_matrix=reference.array(model.transition_matrix)[both],
-        transition_weights=reference.array(model.transition_weights)[both] if model.input_dim else None,
+        transition_weights=reference.array(model.transition_weights)[both] if model.n_drivers else None,
         tied_rows=None if model.tied_rows is None else [model.tied_rows[i] for i in order],
         initial_prior=None if alphas[0] is None else reference.array(alphas[0])[order],
         transition_prior=None if alphas[1] is None else reference.array(alphas[1])[both],
@@ -262,6 +324,11 @@ def hmm_row(name: str, make: Callable[[int], Any], kind: Kind, dim: int, **trait
         relabel=permute_states,
         **traits,
     )
+
+
+def windowed_row(name: str, make: Callable[[int], Any], dim: int) -> Row:
+    row = hmm_row(name, make, "real", dim, belief_unit="window", missing_rule=window_rule)
+    return replace(row, marginalises=False)
 
 
 HMM_ROWS = [
@@ -305,6 +372,15 @@ HMM_ROWS = [
         input_dim=1,
         n_symbols=4,
     ),
+    hmm_row("regression-full", lambda s: hmm(s, regression_emission(2)), "real", 2, input_dim=2),
+    hmm_row("regression-diag", lambda s: hmm(s, regression_emission(2, "diag")), "real", 2, input_dim=2),
+    hmm_row("all-driven", lambda s: chain(s, regression_emission(1), input_dim=2), "real", 1, input_dim=2),
+    hmm_row("product-driven", lambda s: hmm(s, mixed_driven_emission), "mixed", 2, input_dim=1, n_symbols=4),
+    windowed_row("autoregressive-1", lambda s: hmm(s, autoregressive_emission(1, 1, "diag")), 1),
+    windowed_row("autoregressive-2", lambda s: hmm(s, autoregressive_emission(2, 2), 2), 2),
+    hmm_row("torch-gamma", lambda s: hmm(s, gamma_emission), "positive", 2),
+    hmm_row("torch-student", lambda s: hmm(s, torch_student_emission, 2), "real", 2),
+    hmm_row("torch-dirichlet", lambda s: hmm(s, dirichlet_emission, 2), "parts", 3),
     hmm_row("one-state", lambda s: hmm(s, gaussian_emission(2, "full"), 1), "real", 2),
 ]
 
@@ -360,6 +436,7 @@ HSMM_ROWS = [
     hsmm_row("gaussian-negative", lambda s: hsmm(s, gaussian_emission(1), "negative", 2), "real", 1),
     hsmm_row("categorical-poisson", lambda s: hsmm(s, categorical_emission, "poisson"), "symbol", 1, n_symbols=4),
     hsmm_row("poisson-negative", lambda s: hsmm(s, poisson_emission, "negative"), "count", 2),
+    hsmm_row("regression", lambda s: hsmm(s, regression_emission(1), "table", 2), "real", 1, input_dim=2),
     hsmm_row("one-state", lambda s: hsmm(s, gaussian_emission(2, "full"), "poisson", 1), "real", 2),
 ]
 

@@ -113,13 +113,7 @@ class Gaussian(Emission):
 
     def factor(self) -> Tensor:
         """Lower triangular L with L L' == covs, (K, D, D)."""
-        if "covs" in self.overrides:
-            return torch.linalg.cholesky(self.overrides["covs"])
-        raw = type(self).covs.raw(self)
-        if self.is_diagonal:
-            return torch.diag_embed((0.5 * raw).exp().expand(self.n_states, self.dim))
-        lower = raw.tril(-1) + torch.diag_embed(raw.diagonal(dim1=-2, dim2=-1).exp())
-        return lower.expand(self.n_states, self.dim, self.dim)
+        return factor_of(self)
 
     def log_prob(self, values: Tensor, observed: Tensor | None = None) -> Tensor:
         rows, seen = rows_of(values, observed)
@@ -246,6 +240,17 @@ class Gaussian(Emission):
         return filled, left
 
 
+def factor_of(emission: Any) -> Tensor:
+    """Lower triangular L with L L' == covs, (K, D, D), of an emission with a `covariance` type."""
+    if "covs" in emission.overrides:
+        return torch.linalg.cholesky(emission.overrides["covs"])
+    raw = type(emission).covs.raw(emission)
+    if emission.is_diagonal:
+        return torch.diag_embed((0.5 * raw).exp().expand(emission.n_states, emission.dim))
+    lower = raw.tril(-1) + torch.diag_embed(raw.diagonal(dim1=-2, dim2=-1).exp())
+    return lower.expand(emission.n_states, emission.dim, emission.dim)
+
+
 def _log_normal(rows: Tensor, means: Tensor, factor: Tensor, diagonal: bool) -> Tensor:
     """log N(row_n; means_k, factor_k factor_k'), (N, K)."""
     if diagonal:
@@ -255,30 +260,30 @@ def _log_normal(rows: Tensor, means: Tensor, factor: Tensor, diagonal: bool) -> 
     return gaussian.log_prob(rows, means, whitener, diagonal)
 
 
-def _lift(variances: Tensor, floor: Tensor) -> Tensor:
+def _lift(variances: Tensor, floor: Tensor, share: float = VARIANCE_FLOOR) -> Tensor:
     """Variances raised to a floor, said aloud."""
-    floor = torch.where(floor > 0, floor, VARIANCE_FLOOR)
+    floor = torch.where(floor > 0, floor, share)
     if bool((variances < floor).any()):
-        _say_floor()
+        _say_floor(share)
     return torch.maximum(variances, floor)
 
 
-def _lift_matrix(covs: Tensor, floor: Tensor) -> Tensor:
+def _lift_matrix(covs: Tensor, floor: Tensor, share: float = VARIANCE_FLOOR) -> Tensor:
     """Covariances with the eigenvalues, in units of the floor, raised to 1."""
-    unit = torch.where(floor > 0, floor, VARIANCE_FLOOR).sqrt()
+    unit = torch.where(floor > 0, floor, share).sqrt()
     scaled = covs / unit / unit.unsqueeze(-1)
     values, vectors = torch.linalg.eigh(scaled)
     low = (values < 1).any(-1)
     if not bool(low.any()):
         return covs
-    _say_floor()
+    _say_floor(share)
     lifted = vectors * values.clamp(min=1).unsqueeze(-2) @ vectors.mT * unit * unit.unsqueeze(-1)
     return torch.where(low[:, None, None], (lifted + lifted.mT) / 2, covs)
 
 
-def _say_floor() -> None:
+def _say_floor(share: float) -> None:
     warnings.warn(
-        f"a state's variance collapsed and was held at {VARIANCE_FLOOR:g} of the data's: "
+        f"a state's variance collapsed and was held at {share:g} of the data's: "
         "fewer states or a simpler covariance may be needed",
         DegenerateWarning,
         stacklevel=2,

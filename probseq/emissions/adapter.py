@@ -1,0 +1,379 @@
+"""Any torch distribution as an emission: y_t | z_t = k ~ Distribution(its arguments of state k).
+
+    FromDistribution(torch.distributions.Gamma, dim=2)                                    # from sizes
+    FromDistribution(torch.distributions.Gamma, concentration=[[2.0], [9.0]], rate=[[1.0], [3.0]])
+    FromDistribution(torch.distributions.Binomial, dim=1, constants={"total_count": 10})
+
+| symbol    | shape      |                                                                                       |
+|-----------|------------|---------------------------------------------------------------------------------------|
+| argument  | (K, D)     | of a univariate distribution: coordinates are independent given the state             |
+| argument  | (K, ...)   | of a multivariate one, ... as the distribution wants it for one row                   |
+| constant  |            | an argument that is the same for all states and never learned                         |
+
+Arguments live where the distribution's own `arg_constraints` say, by torch's `transform_to`. What a row may be is
+said by its `support`. A univariate distribution integrates missing coordinates out exactly; a row of a multivariate
+one is observed or missing as a whole, and where some of its entries are missing it counts as missing.
+
+There is no closed M-step: it climbs the expected log-probability by L-BFGS and moves only if that rose, a generalised
+EM, which never falls (Dempster, Laird and Rubin 1977). The start is the same climb, from clusters of the rows.
+
+A file names the distribution by module and name. Loading looks it up in `torch.distributions` or among the modules
+that are imported already, and accepts nothing but a subclass of torch's `Distribution`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch import distributions as D
+from torch.distributions import constraints
+
+from probseq import constraints as C
+from probseq.emissions.base import Emission, cluster, positive, rows_of
+from probseq.emissions.location import LOCATION_SCALE, guesses
+from probseq.parameters import Param, Parametric, as_parameter
+from probseq.transitions import climb
+
+#: of equivalent arguments the one that is learned
+PREFERRED = {"probs": "logits", "covariance_matrix": "scale_tril", "precision_matrix": "scale_tril"}
+#: sets for which this library has a constraint of its own, with the same map
+OWN = {
+    "Real": C.real,
+    "GreaterThan": C.nonnegative,
+    "GreaterThanEq": C.nonnegative,
+    "Simplex": C.simplex,
+    "Interval": C.probability,
+    "PositiveDefinite": C.definite,
+}
+WORDS = {
+    "positive": "positive numbers",
+    "nonnegative": "numbers of 0 or more",
+    "nonnegative_integer": "counts 0, 1, 2, ...",
+    "positive_integer": "counts 1, 2, ...",
+    "unit_interval": "numbers in [0, 1]",
+    "boolean": "0 or 1",
+    "simplex": "rows of non-negative numbers that sum to 1",
+}
+#: climbs of a start until it settles, and what counts as settled, relative
+ROUNDS, SETTLED = 10, 1e-8
+
+
+class Mapped(C.Constraint):
+    """A constraint of torch with its own map from unconstrained numbers."""
+
+    def __init__(self, constraint: constraints.Constraint) -> None:
+        self.torch_constraint = constraint
+        self.map = D.transform_to(constraint)
+        self.words = f"in {constraint!r}"
+
+    def forward(self, raw: Tensor) -> Tensor:
+        return self.map(raw)
+
+    def inverse(self, value: Tensor) -> Tensor:
+        return self.map.inv(value)
+
+    def complaint(self, value: Tensor) -> str | None:
+        return None if bool(self.torch_constraint.check(value).all()) else "an entry lies outside"
+
+    def degrees_of_freedom(self, raw: Tensor) -> int:
+        if isinstance(self.torch_constraint, type(constraints.lower_cholesky)):
+            n = raw.shape[-1]
+            return raw[..., 0, 0].numel() * n * (n + 1) // 2
+        return raw.numel()
+
+
+class _Argument(Param):
+    """One argument of a distribution for all states."""
+
+    def __init__(self, name: str, constraint: constraints.Constraint, shape: tuple[int, ...]) -> None:
+        super().__init__(_own_or_mapped(constraint), "n_states", *shape)
+        self.torch_constraint = constraint
+        self.__set_name__(FromDistribution, name)
+
+    def __reduce__(self) -> Any:
+        return _Argument, (self.name, self.torch_constraint, self.shape[1:])  # a copy must share the library's constraints
+
+    def complaint(self, instance: Parametric, value: Tensor) -> str | None:
+        wrong = super().complaint(instance, value)
+        if wrong is None and not bool(self.torch_constraint.check(value).all()):
+            return f"must be in {self.torch_constraint!r}"
+        return wrong
+
+
+def _own_or_mapped(constraint: constraints.Constraint) -> C.Constraint:
+    inner = getattr(constraint, "base_constraint", constraint)
+    name = type(inner).__name__.lstrip("_")
+    standard = name not in ("GreaterThan", "GreaterThanEq", "Interval") or getattr(inner, "lower_bound", 0) == 0
+    if name == "Interval":
+        standard = standard and getattr(inner, "upper_bound", 1) == 1
+    return OWN[name] if name in OWN and standard else Mapped(constraint)
+
+
+class FromDistribution(Emission):
+    """The emission of a distribution class; see the module. `dim` is the length of a row.
+
+    Keyword arguments are those of the distribution, arrays with a first axis over states; from sizes all that the
+    distribution needs are learned. `arguments` lists (name, shape for one state) where that does not follow from
+    `dim`, `constants` fixes arguments.
+    """
+
+    def __init__(
+        self,
+        distribution: type[D.Distribution] | str,
+        dim: int | None = None,
+        *,
+        constants: Mapping[str, Any] | Iterable[Any] = (),
+        arguments: Iterable[Any] | None = None,
+        **values: Any,
+    ) -> None:
+        self._own: dict[str, Param] = {}
+        kind = find(distribution) if isinstance(distribution, str) else distribution
+        if not (isinstance(kind, type) and issubclass(kind, D.Distribution)):
+            raise TypeError(f"distribution must be a class of torch.distributions such as Gamma, got {distribution!r}")
+        fixed = {str(name): value for name, value in dict(constants).items()}
+        known = {str(n): c for n, c in dict(kind.arg_constraints).items()}  # type: ignore[arg-type]
+        unknown = (set(values) | set(fixed)) - set(known)
+        if unknown:
+            raise TypeError(f"{kind.__name__} has no arguments {sorted(unknown)}; it has {sorted(known)}")
+        given = {name: as_parameter(name, value) for name, value in values.items()}
+        any_kind: Any = kind
+        if not isinstance(any_kind.support, constraints.Constraint):
+            raise TypeError(f"{kind.__name__} does not say its support by itself, so it makes no emission")
+        multivariate = any_kind.support.event_dim > 0
+        n_states = next((len(value) for value in given.values() if value.ndim), None)
+        shapes = _shapes(kind, known, given, fixed, arguments, dim, multivariate)
+        width = _width(given, known, dim, multivariate)
+        Emission.__init__(self, width, n_states, given)
+        self.kind, self.constants, self.multivariate = kind, fixed, multivariate
+        self._own = {name: _Argument(name, known[name], shape) for name, shape in shapes.items()}
+        self.real_valued = kind in LOCATION_SCALE and {"loc", "scale"} <= set(self._own)
+        if n_states is not None:
+            self.bind(n_states)
+
+    def bind(self, n_states: int) -> None:
+        if self._own:  # not before the arguments are known
+            super().bind(n_states)
+
+    def params(self) -> dict[str, Param]:
+        return self.__dict__.get("_own", {})
+
+    def __getattr__(self, name: str) -> Any:
+        own = self.__dict__.get("_own", {})
+        return own[name].__get__(self, type(self)) if name in own else super().__getattr__(name)
+
+    def sizes(self) -> dict[str, Any]:
+        shapes = [[name, list(param.shape[1:])] for name, param in self._own.items()]
+        name = f"{self.kind.__module__}.{self.kind.__qualname__}"
+        return {"distribution": name, "dim": self.dim, "constants": list(self.constants.items()), "arguments": shapes}
+
+    def extra_repr(self) -> str:
+        return f"{self.kind.__name__}, dim={self.dim}"
+
+    # ---- what it says
+
+    def _of_states(self) -> D.Distribution:
+        """The distribution of every state: batch (K, D), or (K,) with rows as events."""
+        arguments = {name: getattr(self, name) for name in self._own}
+        fixed = {name: torch.as_tensor(value, dtype=torch.float64) for name, value in self.constants.items()}
+        return self.kind(**arguments, **fixed, validate_args=False)  # type: ignore[call-arg]
+
+    def distribution(self) -> D.Distribution:
+        one = self._of_states()
+        return one if self.multivariate else D.Independent(one, 1)
+
+    def log_prob(self, values: Tensor, observed: Tensor | None = None) -> Tensor:
+        rows, seen = rows_of(values, observed)
+        law = self._of_states()
+        if self.multivariate:
+            seen = None if seen is None else seen.all(-1, keepdim=True)
+        if seen is not None:
+            rows = torch.where(seen, rows, inside(law, rows))
+        terms = law.log_prob(rows.unsqueeze(-2))
+        if bool((terms == torch.inf).any()):
+            raise ValueError(f"y lies where the density of {self.kind.__name__} is infinite; leave such values out")
+        if self.multivariate:
+            table = terms if seen is None else torch.where(seen, terms, 0.0)
+        else:
+            table = (terms if seen is None else torch.where(seen.unsqueeze(-2), terms, 0.0)).sum(-1)
+        return table.reshape(*values.shape[:-1], self.n_states)
+
+    def invalid(self, values: Tensor) -> tuple[Tensor, str] | None:
+        support: Any = self.kind.support
+        if constraints.is_dependent(support):
+            if self.unset:
+                return None
+            support = self._of_states().support
+            allowed = support.check(values.unsqueeze(-2))
+            allowed = allowed.any(-1, keepdim=True) if self.multivariate else allowed.any(-2)
+            return ~allowed.expand_as(values), f"values in {support!r} of a state"
+        allowed = support.check(values)
+        allowed = allowed.unsqueeze(-1) if self.multivariate else allowed
+        return ~allowed.expand_as(values), _in_words(support)
+
+    def rescale(self, scale: Tensor, shift: Tensor) -> None:
+        if not self.real_valued:
+            raise ValueError(f"{self.kind.__name__} emissions have no unit to rescale")
+        if "loc" not in self.unset:
+            setattr(self, "loc", scale * getattr(self, "loc") + shift)  # noqa: B009, B010
+        if "scale" not in self.unset:
+            setattr(self, "scale", scale * getattr(self, "scale"))  # noqa: B009, B010
+
+    # ---- learning
+
+    def start(self, values: Tensor, observed: Tensor, seed: int) -> None:
+        """Weighted maximum likelihood from clusters, climbed from the best of a few first guesses."""
+        count = observed.sum(0).clamp(min=1)
+        mean = (values * observed).sum(0) / count
+        spread = (((values - mean).square() * observed).sum(0) / count).sqrt()
+        spread = torch.where(spread > 0, spread, 1.0)
+        weights = cluster((values - mean) / spread, observed, self.n_states, seed)
+        weights = 0.9 * weights + 0.1 / self.n_states
+        whole = observed.all(-1, keepdim=True).expand_as(observed) if self.multivariate else observed
+        best, most = None, -torch.inf
+        for guess in guesses(self._own, self.n_states, values, whole, weights):
+            with torch.no_grad():
+                for name, raw in guess.items():
+                    if not self.is_frozen(name):
+                        self._parameters[f"raw_{name}"].copy_(raw)  # type: ignore[union-attr]
+                        self.unset.discard(name)
+            score = self._expected(values, observed, weights)
+            if best is None or score > most:
+                best, most = self.snapshot(), score
+        assert best is not None
+        self.restore(best)
+        for _ in range(ROUNDS):
+            before = most
+            self.maximise(values, observed, weights)
+            most = self._expected(values, observed, weights)
+            if most - before <= SETTLED * abs(most):
+                break
+
+    def _expected(self, values: Tensor, observed: Tensor, weights: Tensor) -> float:
+        """sum w log p, -inf where it is no number."""
+        with torch.no_grad():
+            table = self.log_prob(values, observed)
+            total = float(torch.where(weights > 0, weights * table, 0.0).sum())
+        return total if total == total else -torch.inf
+
+    def maximise(self, values: Tensor, observed: Tensor, weights: Tensor) -> None:
+        """L-BFGS on the expected log-probability in the unconstrained numbers; the old ones unless it rose."""
+        free = {name: param for name, param in self._own.items() if not self.is_frozen(name)}
+        raws = [self._parameters[param.raw_name].detach() for param in free.values()]  # type: ignore[union-attr]
+        if not raws:
+            return
+        sizes = [raw.numel() for raw in raws]
+
+        def place(vector: Tensor) -> dict[str, Tensor]:
+            parts = vector.split(sizes)
+            return {
+                name: param.forward(self, part.reshape(raw.shape))
+                for (name, param), part, raw in zip(free.items(), parts, raws, strict=True)
+            }
+
+        def score(vector: Tensor) -> Tensor:
+            self.overrides = {**kept, **place(vector)}
+            table = self.log_prob(values, observed)
+            return torch.where(weights > 0, weights * table, 0.0).sum()
+
+        kept = self.overrides
+        try:
+            best = climb(torch.cat([raw.flatten() for raw in raws]), score, float(weights.sum()))
+        finally:
+            self.overrides = kept
+        with torch.no_grad():
+            for raw, part, param in zip(raws, best.split(sizes), free.values(), strict=True):
+                self._parameters[param.raw_name].copy_(part.reshape(raw.shape))  # type: ignore[union-attr]
+
+
+def find(name: str) -> type[D.Distribution]:
+    """The distribution class of a dotted name, from torch.distributions or a module that is imported already."""
+    module, _, leaf = name.rpartition(".")
+    home = sys.modules.get(module or "torch.distributions")
+    kind = None if home is None else vars(home).get(leaf)
+    if not (isinstance(kind, type) and issubclass(kind, D.Distribution)):
+        raise ValueError(f"distribution {name!r} is not known here; import the module that defines it first")
+    return kind
+
+
+def inside(law: D.Distribution, rows: Tensor) -> Tensor:
+    """Numbers that the distribution allows, to stand where nothing was observed."""
+    try:
+        with torch.no_grad():
+            place: Callable[[Tensor], Tensor] = D.transform_to(law.support)  # type: ignore[arg-type]
+            numbers = place(torch.zeros((*law.batch_shape, *law.event_shape), dtype=torch.float64))
+    except NotImplementedError:  # counts: 0 is one
+        return torch.zeros_like(rows)
+    return numbers[0].expand_as(rows)
+
+
+def _in_words(support: Any) -> str:
+    named = {id(getattr(constraints, name)): text for name, text in WORDS.items()}
+    return named.get(id(support), f"values in {support!r}")
+
+
+def _shapes(
+    kind: type[D.Distribution],
+    known: dict[str, Any],
+    given: dict[str, Tensor],
+    fixed: dict[str, Any],
+    arguments: Iterable[Any] | None,
+    dim: int | None,
+    multivariate: bool,
+) -> dict[str, tuple[int, ...]]:
+    """The learned arguments and their shapes for one state."""
+    if arguments is not None:
+        shapes = {str(name): tuple(int(size) for size in shape) for name, shape in arguments}
+    elif given:
+        absent = [name for name in _required(kind) if name in known and name not in {*given, *fixed}]
+        if absent:
+            raise TypeError(f"{kind.__name__} also needs {', '.join(absent)}")
+        shapes = {name: tuple(value.shape[1:]) for name, value in given.items()}
+    else:
+        width = positive("dim", dim)
+        shapes = {}
+        for name in _needed(kind, known, fixed):
+            if not multivariate and known[name].event_dim:
+                raise ValueError(
+                    f"{name} of {kind.__name__} has a shape that does not follow from dim; "
+                    f"give its values, or arguments=[({name!r}, shape for one state)]"
+                )
+            shapes[name] = (width,) * (known[name].event_dim if multivariate else 1)
+    for name in shapes:
+        if name not in known:
+            raise TypeError(f"{kind.__name__} has no argument {name!r}; it has {sorted(known)}")
+        try:
+            D.transform_to(known[name])
+        except NotImplementedError as error:
+            raise ValueError(
+                f"{name} of {kind.__name__} cannot be learned; pass constants={{{name!r}: ...}}"
+            ) from error
+    return shapes
+
+
+def _required(kind: type[D.Distribution]) -> list[str]:
+    """Arguments without a default."""
+    signature = inspect.signature(kind.__init__).parameters
+    return [name for name, one in signature.items() if one.default is inspect.Parameter.empty]
+
+
+def _needed(kind: type[D.Distribution], known: dict[str, Any], fixed: dict[str, Any]) -> list[str]:
+    """Arguments in the order of the constructor, one of each group of equivalents, without the constants."""
+    ordered = [name for name in inspect.signature(kind.__init__).parameters if name in known]
+    replaced = {PREFERRED[name] for name in ordered if PREFERRED.get(name) in ordered}
+    return [name for name in ordered if not (PREFERRED.get(name) in replaced or name in fixed)]
+
+
+def _width(given: dict[str, Tensor], known: dict[str, Any], dim: int | None, multivariate: bool) -> int:
+    for name, value in given.items():
+        axes = known[name].event_dim + (0 if multivariate else 1)
+        if value.ndim < 1 + axes:
+            wanted = "(n_states, ...)" if multivariate else "(n_states, dim)"
+            raise ValueError(f"{name} must have shape {wanted}, got {tuple(value.shape)}")
+        if dim is None and axes:
+            dim = value.shape[-1] if multivariate else value.shape[1]
+    return positive("dim", dim)
