@@ -129,9 +129,9 @@ def _adapted(emission: Any, k: int, row: Array, seen: NDArray[np.bool_]) -> floa
     if name == "Gamma":
         shape, rate = array(emission.concentration)[k][seen], array(emission.rate)[k][seen]
         return float(scipy.stats.gamma.logpdf(row[seen], shape, scale=1 / rate).sum())
-    if name == "StudentT":
-        df, loc, scale = (array(getattr(emission, part))[k][seen] for part in ("df", "loc", "scale"))
-        return float(scipy.stats.t.logpdf(row[seen], df, loc, scale).sum())
+    if name == "Gumbel":
+        loc, scale = array(emission.loc)[k][seen], array(emission.scale)[k][seen]
+        return float(scipy.stats.gumbel_r.logpdf(row[seen], loc, scale).sum())
     if name == "Dirichlet":
         alpha = array(emission.concentration)[k]
         log_beta = scipy.special.gammaln(alpha).sum() - scipy.special.gammaln(alpha.sum())

@@ -273,9 +273,9 @@ def gamma_emission(rng: np.random.Generator, k: int) -> Any:
     return ps.emissions.FromDistribution(torch.distributions.Gamma, concentration=concentration, rate=rate)
 
 
-def torch_student_emission(rng: np.random.Generator, k: int) -> Any:
-    parts = {"df": rng.uniform(2, 9, (k, 2)), "loc": rng.normal(size=(k, 2)), "scale": rng.uniform(0.5, 2, (k, 2))}
-    return ps.emissions.FromDistribution(torch.distributions.StudentT, **parts)
+def gumbel_emission(rng: np.random.Generator, k: int) -> Any:
+    loc, scale = rng.normal(size=(k, 2)), rng.uniform(0.5, 2, (k, 2))
+    return ps.emissions.FromDistribution(torch.distributions.Gumbel, loc=loc, scale=scale)
 
 
 def dirichlet_emission(rng: np.random.Generator, k: int) -> Any:
@@ -379,7 +379,7 @@ HMM_ROWS = [
     windowed_row("autoregressive-1", lambda s: hmm(s, autoregressive_emission(1, 1, "diag")), 1),
     windowed_row("autoregressive-2", lambda s: hmm(s, autoregressive_emission(2, 2), 2), 2),
     hmm_row("torch-gamma", lambda s: hmm(s, gamma_emission), "positive", 2),
-    hmm_row("torch-student", lambda s: hmm(s, torch_student_emission, 2), "real", 2),
+    hmm_row("torch-gumbel", lambda s: hmm(s, gumbel_emission, 2), "real", 2),
     hmm_row("torch-dirichlet", lambda s: hmm(s, dirichlet_emission, 2), "parts", 3),
     hmm_row("one-state", lambda s: hmm(s, gaussian_emission(2, "full"), 1), "real", 2),
 ]

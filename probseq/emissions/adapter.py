@@ -59,6 +59,13 @@ WORDS = {
     "boolean": "0 or 1",
     "simplex": "rows of non-negative numbers that sum to 1",
 }
+#: distributions with a finite density where their support ends
+FINITE_AT_EDGES = (D.Exponential, D.HalfNormal, D.HalfCauchy, D.ContinuousBernoulli)
+EDGES = {
+    id(constraints.nonnegative): ", not 0 itself",
+    id(constraints.unit_interval): ", not its ends",
+    id(constraints.simplex): ", none of them 0",
+}
 #: climbs of a start until it settles, and what counts as settled, relative
 ROUNDS, SETTLED = 10, 1e-8
 
@@ -191,16 +198,26 @@ class FromDistribution(Emission):
         law = self._of_states()
         if self.multivariate:
             seen = None if seen is None else seen.all(-1, keepdim=True)
-        if seen is not None:
-            rows = torch.where(seen, rows, inside(law, rows))
-        terms = law.log_prob(rows.unsqueeze(-2))
-        if bool((terms == torch.inf).any()):
-            raise ValueError(f"y lies where the density of {self.kind.__name__} is infinite; leave such values out")
-        if self.multivariate:
-            table = terms if seen is None else torch.where(seen, terms, 0.0)
-        else:
-            table = (terms if seen is None else torch.where(seen.unsqueeze(-2), terms, 0.0)).sum(-1)
-        return table.reshape(*values.shape[:-1], self.n_states)
+        possible = law.support.check(rows.unsqueeze(-2)) & ~self._at_edge(rows.unsqueeze(-2))  # type: ignore[union-attr]
+        known = possible.unsqueeze(-1) if self.multivariate else possible
+        known = known if seen is None else known & seen.unsqueeze(-2)
+        terms = law.log_prob(torch.where(known, rows.unsqueeze(-2), inside(law)))
+        terms = torch.where(possible, terms, -torch.inf)
+        if not self.multivariate:
+            terms = (terms if seen is None else torch.where(seen.unsqueeze(-2), terms, 0.0)).sum(-1)
+        elif seen is not None:
+            terms = torch.where(seen, terms, 0.0)
+        return terms.reshape(*values.shape[:-1], self.n_states)
+
+    def _at_edge(self, values: Tensor) -> Tensor:
+        """Where rows lie on the edge of the support and the density there may be infinite, (*batch, D) or (*batch,)."""
+        edges = {id(constraints.nonnegative): (0.0,), id(constraints.unit_interval): (0.0, 1.0)}
+        edges[id(constraints.simplex)] = (0.0,)
+        marks = torch.zeros_like(values, dtype=torch.bool)
+        if self.kind not in FINITE_AT_EDGES:
+            for edge in edges.get(id(self.kind.support), ()):
+                marks = marks | (values == edge)
+        return marks.any(-1) if self.multivariate else marks
 
     def invalid(self, values: Tensor) -> tuple[Tensor, str] | None:
         support: Any = self.kind.support
@@ -211,9 +228,10 @@ class FromDistribution(Emission):
             allowed = support.check(values.unsqueeze(-2))
             allowed = allowed.any(-1, keepdim=True) if self.multivariate else allowed.any(-2)
             return ~allowed.expand_as(values), f"values in {support!r} of a state"
-        allowed = support.check(values)
+        allowed = support.check(values) & ~self._at_edge(values)
         allowed = allowed.unsqueeze(-1) if self.multivariate else allowed
-        return ~allowed.expand_as(values), _in_words(support)
+        inner = "" if self.kind in FINITE_AT_EDGES else EDGES.get(id(support), "")
+        return ~allowed.expand_as(values), _in_words(support) + inner
 
     def rescale(self, scale: Tensor, shift: Tensor) -> None:
         if not self.real_valued:
@@ -300,15 +318,15 @@ def find(name: str) -> type[D.Distribution]:
     return kind
 
 
-def inside(law: D.Distribution, rows: Tensor) -> Tensor:
-    """Numbers that the distribution allows, to stand where nothing was observed."""
+def inside(law: D.Distribution) -> Tensor:
+    """Numbers that the distribution of each state allows, (K, D), to stand where nothing was observed."""
+    zeros = torch.zeros((*law.batch_shape, *law.event_shape), dtype=torch.float64)
     try:
         with torch.no_grad():
             place: Callable[[Tensor], Tensor] = D.transform_to(law.support)  # type: ignore[arg-type]
-            numbers = place(torch.zeros((*law.batch_shape, *law.event_shape), dtype=torch.float64))
-    except NotImplementedError:  # counts: 0 is one
-        return torch.zeros_like(rows)
-    return numbers[0].expand_as(rows)
+            return place(zeros)
+    except NotImplementedError:  # counts: 0 is one, or 1
+        return zeros if bool(law.support.check(zeros).all()) else zeros + 1  # type: ignore[union-attr]
 
 
 def _in_words(support: Any) -> str:

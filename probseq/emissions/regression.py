@@ -160,6 +160,7 @@ class Regression(Conditional):
 
     # ---- learning
 
+    @torch.no_grad()
     def maximise(self, values: Tensor, observed: Tensor, weights: Tensor, x: Tensor | None = None) -> None:
         inputs = self._need(x)
         count = observed.sum(0).clamp(min=1)
@@ -231,6 +232,7 @@ class Regression(Conditional):
         self.assign_slopes(slopes)
         self.assign(intercepts=intercepts)
 
+    @torch.no_grad()
     def start(self, values: Tensor, observed: Tensor, seed: int, x: Tensor | None = None) -> None:
         """The best of a few mixtures of regressions."""
         inputs = self._need(x)
