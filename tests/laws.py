@@ -75,7 +75,7 @@ def data_of(row: Row, case: Case, steps: int | None = None) -> tuple[Tensor, Ten
         y = y * case.scale
     if case.missing:
         gaps = torch.as_tensor(case.rng(1).random(tuple(y.shape)) < case.missing)
-        y[gaps if row.kind not in ("shares", "parts") else gaps[..., :1].expand_as(y)] = torch.nan  # whole rows only
+        y[gaps[..., :1].expand_as(y) if row.whole_rows else gaps] = torch.nan
     return y, u
 
 

@@ -61,6 +61,11 @@ class Row:
     def scalable(self) -> bool:
         return self.kind == "real"
 
+    @property
+    def whole_rows(self) -> bool:
+        """A row is observed or missing as a whole."""
+        return self.kind in ("shares", "parts")
+
     def data(self, seed: int, steps: int, batch: tuple[int, ...] = ()) -> Data:
         """Legal y (*batch, T, D) and u (*batch, T, P) or None, a function of the seed."""
         rng = np.random.default_rng([seed, 17])
