@@ -103,7 +103,11 @@ class _Argument(Param):
         self.__set_name__(FromDistribution, name)
 
     def __reduce__(self) -> Any:
-        return _Argument, (self.name, self.torch_constraint, self.shape[1:])  # a copy must share the library's constraints
+        return _Argument, (
+            self.name,
+            self.torch_constraint,
+            self.shape[1:],
+        )  # a copy must share the library's constraints
 
     def complaint(self, instance: Parametric, value: Tensor) -> str | None:
         wrong = super().complaint(instance, value)
@@ -148,10 +152,7 @@ class FromDistribution(Emission):
         if unknown:
             raise TypeError(f"{kind.__name__} has no arguments {sorted(unknown)}; it has {sorted(known)}")
         given = {name: as_parameter(name, value) for name, value in values.items()}
-        any_kind: Any = kind
-        if not isinstance(any_kind.support, constraints.Constraint):
-            raise TypeError(f"{kind.__name__} does not say its support by itself, so it makes no emission")
-        multivariate = any_kind.support.event_dim > 0
+        multivariate = _event_dim(kind) > 0
         n_states = next((len(value) for value in given.values() if value.ndim), None)
         shapes = _shapes(kind, known, given, fixed, arguments, dim, multivariate)
         width = _width(given, known, dim, multivariate)
@@ -327,6 +328,17 @@ def inside(law: D.Distribution) -> Tensor:
             return place(zeros)
     except NotImplementedError:  # counts: 0 is one, or 1
         return zeros if bool(law.support.check(zeros).all()) else zeros + 1  # type: ignore[union-attr]
+
+
+def _event_dim(kind: Any) -> int:
+    """The number of axes of one draw, 0 or 1."""
+    try:
+        n_axes = int(kind.support.event_dim)
+    except (NotImplementedError, AttributeError) as error:
+        raise TypeError(f"{kind.__name__} does not say its support by itself, so it makes no emission") from error
+    if n_axes > 1:
+        raise TypeError(f"{kind.__name__} draws arrays with {n_axes} axes, rows have one")
+    return n_axes
 
 
 def _in_words(support: Any) -> str:

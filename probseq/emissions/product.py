@@ -37,10 +37,10 @@ class Product(Conditional):
         for name, part in parts.items():
             if not isinstance(part, Emission):
                 raise ValueError(f"{name} must be an emission such as probseq.emissions.Gaussian(1), got {part!r}")
-        if len({id(part) for part in parts.values()}) < len(parts):
-            raise ValueError("the parts of a Product must be different objects, got one twice")
             if isinstance(part, Conditional) and part.order:
                 raise ValueError(f"{name} reads the rows before, which a Product does not keep; use it alone")
+        if len({id(part) for part in parts.values()}) < len(parts):
+            raise ValueError("the parts of a Product must be different objects, got one twice")
         states = {name: part.n_states for name, part in parts.items() if part.n_states}
         if len(set(states.values())) > 1:
             raise ValueError(f"the number of states must be the same in all parts, got {states}")

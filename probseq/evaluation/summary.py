@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from probseq.base import StateSpaceModel
+from probseq.evaluation.compare import likelihood_kind
 from probseq.evaluation.inference import standard_errors
 from probseq.learning.history import History
 from probseq.parameters import freeze, parametric_modules
@@ -67,10 +68,10 @@ def summary(
     """
     fixed = {fixed} if isinstance(fixed, str) else set(fixed)
     found: dict[str, Any] = {}
-    held = fixed
+    held, kind = fixed, str(model.likelihood_kind)
     if y is not None:
         data = model._door(y, u, lengths, least=1).flat()
-        held = fixed | model._unidentified(data)
+        held, kind = fixed | model._unidentified(data), likelihood_kind(model, data)
         with torch.no_grad():
             found = {"log_prob": float(model.log_prob(data).sum()), "n_steps": int(data.seen.sum())}
         found |= {"aic": model.aic(data, fixed=fixed), "bic": model.bic(data, fixed=fixed)}
@@ -80,7 +81,7 @@ def summary(
     return Summary(
         family=type(model).__name__,
         sizes={name: _short(value) for name, value in model.sizes().items()},
-        likelihood_kind=model.likelihood_kind,
+        likelihood_kind=kind,
         n_parameters=n_parameters,
         history=model.history,
         parameters=_values(model),

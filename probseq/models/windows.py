@@ -27,6 +27,8 @@ def windows_of(model: Any, sequences: Sequences, initial: Any) -> Tensor:
         first = emission.initial_window.expand(len(y), -1, -1)
     else:
         first = initial.window
+    if first is None:
+        raise ValueError(f"initial must carry a window of the {emission.order} rows before, got None")
     if sequences.complete:
         return emission.windows(y, first)
     belief = model.initial_belief((len(y),), step_input(u, 0)) if initial is None else initial

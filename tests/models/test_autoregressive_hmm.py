@@ -272,7 +272,7 @@ def test_a_belief_without_window_is_refused():
     model = example(15)
     y = np.zeros((3, 2))
     belief = ps.beliefs.Categorical(model.initial_belief().log_probs.detach())
-    with pytest.raises(ValueError, match="initial must be|read a window"):
+    with pytest.raises(ValueError, match="initial must carry a window of the 2 rows before"):
         model.filter(y, initial=belief)
     with pytest.raises(ValueError, match="read a window of the 2 rows before"):
         model.emit(belief)
