@@ -23,8 +23,6 @@ that are imported already, and accepts nothing but a subclass of torch's `Distri
 
 from __future__ import annotations
 
-import inspect
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -33,23 +31,12 @@ from torch import Tensor
 from torch import distributions as D
 from torch.distributions import constraints
 
-from probseq import constraints as C
-from probseq.emissions.base import Emission, cluster, positive, rows_of
+from probseq.emissions.arguments import Argument, event_axes, find, shapes_of, width_of
+from probseq.emissions.base import Emission, cluster, rows_of
 from probseq.emissions.location import LOCATION_SCALE, guesses
-from probseq.parameters import Param, Parametric, as_parameter
+from probseq.parameters import Param, as_parameter
 from probseq.transitions import climb
 
-#: of equivalent arguments the one that is learned
-PREFERRED = {"probs": "logits", "covariance_matrix": "scale_tril", "precision_matrix": "scale_tril"}
-#: sets for which this library has a constraint of its own, with the same map
-OWN = {
-    "Real": C.real,
-    "GreaterThan": C.nonnegative,
-    "GreaterThanEq": C.nonnegative,
-    "Simplex": C.simplex,
-    "Interval": C.probability,
-    "PositiveDefinite": C.definite,
-}
 WORDS = {
     "positive": "positive numbers",
     "nonnegative": "numbers of 0 or more",
@@ -68,61 +55,6 @@ EDGES = {
 }
 #: climbs of a start until it settles, and what counts as settled, relative
 ROUNDS, SETTLED = 10, 1e-8
-
-
-class Mapped(C.Constraint):
-    """A constraint of torch with its own map from unconstrained numbers."""
-
-    def __init__(self, constraint: constraints.Constraint) -> None:
-        self.torch_constraint = constraint
-        self.map = D.transform_to(constraint)
-        self.words = f"in {constraint!r}"
-
-    def forward(self, raw: Tensor) -> Tensor:
-        return self.map(raw)
-
-    def inverse(self, value: Tensor) -> Tensor:
-        return self.map.inv(value)
-
-    def complaint(self, value: Tensor) -> str | None:
-        return None if bool(self.torch_constraint.check(value).all()) else "an entry lies outside"
-
-    def degrees_of_freedom(self, raw: Tensor) -> int:
-        if isinstance(self.torch_constraint, type(constraints.lower_cholesky)):
-            n = raw.shape[-1]
-            return raw[..., 0, 0].numel() * n * (n + 1) // 2
-        return raw.numel()
-
-
-class _Argument(Param):
-    """One argument of a distribution for all states."""
-
-    def __init__(self, name: str, constraint: constraints.Constraint, shape: tuple[int, ...]) -> None:
-        super().__init__(_own_or_mapped(constraint), "n_states", *shape)
-        self.torch_constraint = constraint
-        self.__set_name__(FromDistribution, name)
-
-    def __reduce__(self) -> Any:
-        return _Argument, (
-            self.name,
-            self.torch_constraint,
-            self.shape[1:],
-        )  # a copy must share the library's constraints
-
-    def complaint(self, instance: Parametric, value: Tensor) -> str | None:
-        wrong = super().complaint(instance, value)
-        if wrong is None and not bool(self.torch_constraint.check(value).all()):
-            return f"must be in {self.torch_constraint!r}"
-        return wrong
-
-
-def _own_or_mapped(constraint: constraints.Constraint) -> C.Constraint:
-    inner = getattr(constraint, "base_constraint", constraint)
-    name = type(inner).__name__.lstrip("_")
-    standard = name not in ("GreaterThan", "GreaterThanEq", "Interval") or getattr(inner, "lower_bound", 0) == 0
-    if name == "Interval":
-        standard = standard and getattr(inner, "upper_bound", 1) == 1
-    return OWN[name] if name in OWN and standard else Mapped(constraint)
 
 
 class FromDistribution(Emission):
@@ -146,19 +78,20 @@ class FromDistribution(Emission):
         kind = find(distribution) if isinstance(distribution, str) else distribution
         if not (isinstance(kind, type) and issubclass(kind, D.Distribution)):
             raise TypeError(f"distribution must be a class of torch.distributions such as Gamma, got {distribution!r}")
-        fixed = {str(name): value for name, value in dict(constants).items()}
-        known = {str(n): c for n, c in dict(kind.arg_constraints).items()}  # type: ignore[arg-type]
+        fixed = {str(n): torch.as_tensor(value, dtype=torch.float64).tolist() for n, value in dict(constants).items()}
+        constraint_of: Any = kind.arg_constraints
+        known: dict[str, Any] = dict(constraint_of)
         unknown = (set(values) | set(fixed)) - set(known)
         if unknown:
             raise TypeError(f"{kind.__name__} has no arguments {sorted(unknown)}; it has {sorted(known)}")
         given = {name: as_parameter(name, value) for name, value in values.items()}
-        multivariate = _event_dim(kind) > 0
+        multivariate = event_axes(kind) > 0
         n_states = next((len(value) for value in given.values() if value.ndim), None)
-        shapes = _shapes(kind, known, given, fixed, arguments, dim, multivariate)
-        width = _width(given, known, dim, multivariate)
+        own = shapes_of(kind, known, given, fixed, arguments, dim, multivariate)
+        width = width_of(given, known, dim, multivariate)
         Emission.__init__(self, width, n_states, given)
         self.kind, self.constants, self.multivariate = kind, fixed, multivariate
-        self._own = {name: _Argument(name, known[name], shape) for name, shape in shapes.items()}
+        self._own = {name: Argument(name, known[name], shape) for name, shape in own.items()}
         self.real_valued = kind in LOCATION_SCALE and {"loc", "scale"} <= set(self._own)
         if n_states is not None:
             self.bind(n_states)
@@ -309,16 +242,6 @@ class FromDistribution(Emission):
                 self._parameters[param.raw_name].copy_(part.reshape(raw.shape))  # type: ignore[union-attr]
 
 
-def find(name: str) -> type[D.Distribution]:
-    """The distribution class of a dotted name, from torch.distributions or a module that is imported already."""
-    module, _, leaf = name.rpartition(".")
-    home = sys.modules.get(module or "torch.distributions")
-    kind = None if home is None else vars(home).get(leaf)
-    if not (isinstance(kind, type) and issubclass(kind, D.Distribution)):
-        raise ValueError(f"distribution {name!r} is not known here; import the module that defines it first")
-    return kind
-
-
 def inside(law: D.Distribution) -> Tensor:
     """Numbers that the distribution of each state allows, (K, D), to stand where nothing was observed."""
     zeros = torch.zeros((*law.batch_shape, *law.event_shape), dtype=torch.float64)
@@ -330,80 +253,6 @@ def inside(law: D.Distribution) -> Tensor:
         return zeros if bool(law.support.check(zeros).all()) else zeros + 1  # type: ignore[union-attr]
 
 
-def _event_dim(kind: Any) -> int:
-    """The number of axes of one draw, 0 or 1."""
-    try:
-        n_axes = int(kind.support.event_dim)
-    except (NotImplementedError, AttributeError) as error:
-        raise TypeError(f"{kind.__name__} does not say its support by itself, so it makes no emission") from error
-    if n_axes > 1:
-        raise TypeError(f"{kind.__name__} draws arrays with {n_axes} axes, rows have one")
-    return n_axes
-
-
 def _in_words(support: Any) -> str:
     named = {id(getattr(constraints, name)): text for name, text in WORDS.items()}
     return named.get(id(support), f"values in {support!r}")
-
-
-def _shapes(
-    kind: type[D.Distribution],
-    known: dict[str, Any],
-    given: dict[str, Tensor],
-    fixed: dict[str, Any],
-    arguments: Iterable[Any] | None,
-    dim: int | None,
-    multivariate: bool,
-) -> dict[str, tuple[int, ...]]:
-    """The learned arguments and their shapes for one state."""
-    if arguments is not None:
-        shapes = {str(name): tuple(int(size) for size in shape) for name, shape in arguments}
-    elif given:
-        absent = [name for name in _required(kind) if name in known and name not in {*given, *fixed}]
-        if absent:
-            raise TypeError(f"{kind.__name__} also needs {', '.join(absent)}")
-        shapes = {name: tuple(value.shape[1:]) for name, value in given.items()}
-    else:
-        width = positive("dim", dim)
-        shapes = {}
-        for name in _needed(kind, known, fixed):
-            if not multivariate and known[name].event_dim:
-                raise ValueError(
-                    f"{name} of {kind.__name__} has a shape that does not follow from dim; "
-                    f"give its values, or arguments=[({name!r}, shape for one state)]"
-                )
-            shapes[name] = (width,) * (known[name].event_dim if multivariate else 1)
-    for name in shapes:
-        if name not in known:
-            raise TypeError(f"{kind.__name__} has no argument {name!r}; it has {sorted(known)}")
-        try:
-            D.transform_to(known[name])
-        except NotImplementedError as error:
-            raise ValueError(
-                f"{name} of {kind.__name__} cannot be learned; pass constants={{{name!r}: ...}}"
-            ) from error
-    return shapes
-
-
-def _required(kind: type[D.Distribution]) -> list[str]:
-    """Arguments without a default."""
-    signature = inspect.signature(kind.__init__).parameters
-    return [name for name, one in signature.items() if one.default is inspect.Parameter.empty]
-
-
-def _needed(kind: type[D.Distribution], known: dict[str, Any], fixed: dict[str, Any]) -> list[str]:
-    """Arguments in the order of the constructor, one of each group of equivalents, without the constants."""
-    ordered = [name for name in inspect.signature(kind.__init__).parameters if name in known]
-    replaced = {PREFERRED[name] for name in ordered if PREFERRED.get(name) in ordered}
-    return [name for name in ordered if not (PREFERRED.get(name) in replaced or name in fixed)]
-
-
-def _width(given: dict[str, Tensor], known: dict[str, Any], dim: int | None, multivariate: bool) -> int:
-    for name, value in given.items():
-        axes = known[name].event_dim + (0 if multivariate else 1)
-        if value.ndim < 1 + axes:
-            wanted = "(n_states, ...)" if multivariate else "(n_states, dim)"
-            raise ValueError(f"{name} must have shape {wanted}, got {tuple(value.shape)}")
-        if dim is None and axes:
-            dim = value.shape[-1] if multivariate else value.shape[1]
-    return positive("dim", dim)

@@ -17,8 +17,7 @@ where r are the residuals. Unobserved coordinates of y are integrated out of the
 completed by its regression on the observed residuals and the covariance that is left is added (Little and Rubin 2002,
 sec. 11.2), but for diagonal covariances, where every coordinate has the least squares of its own observed rows.
 
-The start is the best of a few mixtures of regressions after some steps of EM: from clusters of (y, x), from clusters
-of the residuals of one regression for all, and from blocks in time (DeSarbo and Cron 1988, J. Classification 5).
+The start is the best of a few mixtures of regressions (`probseq.emissions.regression_start`).
 
 References: Hamilton (1990), J. Econometrics 45; Fridman (1994), Hidden Markov model regression, IMA preprint 1195.
 """
@@ -26,7 +25,6 @@ References: Hamilton (1990), J. Econometrics 45; Fridman (1994), Hidden Markov m
 from __future__ import annotations
 
 import abc
-import warnings
 from typing import Any, get_args
 
 import torch
@@ -34,17 +32,15 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
 
 from probseq import parameters as P
-from probseq.emissions.base import cluster, positive, rows_of
+from probseq.emissions.base import positive, rows_of
 from probseq.emissions.conditional import Conditional
 from probseq.emissions.gaussian import Covariance, _Covs, _lift, _lift_matrix, _log_normal, factor_of
-from probseq.errors import DegenerateWarning
+from probseq.emissions.least_squares import least_squares
+from probseq.emissions.regression_start import start_mixture
 from probseq.parameters import Param
-from probseq.randomness import generator
 
 #: the smallest variance an M-step may leave, relative to that of the column: regressions explain more than means do
 RESIDUAL_FLOOR = 1e-8
-#: EM steps of a start, and how much of its partition is believed at first
-START_STEPS, SHARPNESS = 5, 0.9
 
 
 class Regression(Conditional):
@@ -235,51 +231,7 @@ class Regression(Conditional):
     @torch.no_grad()
     def start(self, values: Tensor, observed: Tensor, seed: int, x: Tensor | None = None) -> None:
         """The best of a few mixtures of regressions."""
-        inputs = self._need(x)
-        mean = (values * observed).sum(0) / observed.sum(0).clamp(min=1)
-        filled = torch.where(observed, values, mean)
-        one = least_squares(inputs, filled, filled.new_ones(len(filled)), None, None, (False, False))
-        residual = filled - inputs @ one[0].mT - one[1]
-        cov = residual.mT @ residual / len(filled)
-        spread = (filled - mean).square().mean(0)
-        cov = cov + RESIDUAL_FLOOR * torch.diag(torch.where(spread > 0, spread, 1.0))
-        begun = (one[0].expand(self.n_states, -1, -1), one[1].expand(self.n_states, -1), self._typed(cov))
-        everywhere = torch.ones_like(observed)
-        partitions = [
-            cluster(_standard(torch.cat([filled, inputs], -1)), everywhere.any(-1, keepdim=True), self.n_states, seed),
-            cluster(_standard(residual), everywhere, self.n_states, seed),
-            blocks(len(filled), self.n_states, seed),
-        ]
-        best, most = None, -torch.inf
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DegenerateWarning)
-            for partition in partitions if self.n_states > 1 else partitions[:1]:
-                score = self._mix(
-                    values, observed, inputs, SHARPNESS * partition + (1 - SHARPNESS) / self.n_states, begun
-                )
-                if best is None or score > most:
-                    best, most = self.snapshot(), score
-        assert best is not None
-        self.restore(best)
-
-    def _typed(self, cov: Tensor) -> Tensor:
-        """One covariance for all states, of the type wanted, (K, D, D)."""
-        if self.is_diagonal:
-            variances = cov.diagonal()
-            cov = torch.diag(variances.mean().expand_as(variances) if self.covariance == "spherical" else variances)
-        return cov.expand(self.n_states, self.dim, self.dim)
-
-    def _mix(self, values: Tensor, observed: Tensor, x: Tensor, weights: Tensor, begun: Any) -> float:
-        """EM of a mixture of regressions from a partition; its log-likelihood."""
-        self.assign_slopes(begun[0])
-        self.assign(intercepts=begun[1], covs=begun[2])
-        score = torch.tensor(-torch.inf)
-        for _ in range(START_STEPS):
-            self.maximise(values, observed, weights, x)
-            joint = self.log_prob(values, observed, x) + weights.mean(0).log()
-            score = joint.logsumexp(-1, keepdim=True)
-            weights = (joint - score).exp()
-        return float(score.sum())
+        start_mixture(self, values, observed, self._need(x), seed)
 
     def rescale(self, scale: Tensor, shift: Tensor) -> None:
         if self.covariance == "spherical" and not bool((scale == scale[0]).all()):
@@ -340,49 +292,3 @@ class LinearRegression(Regression):
             self.weights = scale.unsqueeze(-1) * self.weights
         if "intercepts" not in self.unset:
             self.intercepts = scale * self.intercepts + shift
-
-
-def least_squares(
-    x: Tensor, y: Tensor, w: Tensor, slopes: Tensor | None, intercept: Tensor | None, held: tuple[bool, bool]
-) -> tuple[Tensor, Tensor]:
-    """B (D, q) and c (D,) that minimise sum_n w_n |y_n - B x_n - c|^2; of the two those `held` stay.
-
-    The shortest solution in units of each column of x where it is not unique; the old ones where all weights are 0.
-    """
-    mass = w.sum()
-    if not bool(mass > 0) and slopes is not None and intercept is not None:
-        return slopes, intercept
-    share = w / mass
-    if held[0] and slopes is not None and intercept is not None:
-        return slopes, intercept if held[1] else share @ (y - x @ slopes.mT)
-    if held[1] and intercept is not None:
-        return _solve(x, y - intercept, share), intercept
-    middle, level = share @ x, share @ y
-    found = _solve(x - middle, y - level, share)
-    return found, level - found @ middle
-
-
-def _solve(x: Tensor, y: Tensor, share: Tensor) -> Tensor:
-    """argmin_B sum_n share_n |y_n - B x_n|^2, (D, q), by the normal equations with a diagonal of ones."""
-    heavy = x * share.unsqueeze(-1)
-    gram, cross = heavy.mT @ x, heavy.mT @ y
-    unit = gram.diagonal().sqrt()
-    unit = torch.where(unit > 0, unit, 1.0)
-    rank = 10 * len(unit) * torch.finfo(x.dtype).eps
-    inverse = torch.linalg.pinv(gram / unit / unit.unsqueeze(-1), rtol=rank, hermitian=True)
-    return (inverse @ (cross / unit.unsqueeze(-1)) / unit.unsqueeze(-1)).mT
-
-
-def _standard(columns: Tensor) -> Tensor:
-    """Columns with mean 0 and variance 1, constant ones 0."""
-    away = columns - columns.mean(0)
-    spread = away.square().mean(0).sqrt()
-    return away / torch.where(spread > 0, spread, 1.0)
-
-
-def blocks(n_rows: int, n_states: int, seed: int) -> Tensor:
-    """Responsibilities (N, K) of rows in time order, cut into blocks whose states are drawn."""
-    n_blocks = min(4 * n_states, max(n_rows, 1))
-    drawn = torch.randperm(n_blocks, generator=generator(seed)) % n_states
-    place = torch.arange(n_rows) * n_blocks // max(n_rows, 1)
-    return torch.nn.functional.one_hot(drawn[place], n_states).to(torch.float64)

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 
 from probseq.base import StateSpaceModel
-from probseq.evaluation.compare import likelihood_kind
 from probseq.evaluation.inference import standard_errors
 from probseq.learning.history import History
 from probseq.parameters import freeze, parametric_modules
+from probseq.sequences import Sequences
 
 
 @dataclass(frozen=True, repr=False)
@@ -87,6 +87,15 @@ def summary(
         parameters=_values(model),
         **found,
     )
+
+
+def likelihood_kind(model: StateSpaceModel[Any], data: Sequences) -> str:
+    """What the log scores are: the model's own kind, or "approximate" across gaps that it cannot integrate out."""
+    data = data.flat()
+    gap = (~data.observed & data.inside.unsqueeze(-1)).any(-1)
+    later = data.seen.flip(-1).cumsum(-1).flip(-1) > data.seen.long()
+    matters = not model.marginalises and model.reads_observations and bool((gap & later).any())
+    return "approximate" if matters and model.likelihood_kind == "exact" else model.likelihood_kind
 
 
 class _Named:

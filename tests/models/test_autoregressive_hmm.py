@@ -10,7 +10,7 @@ import torch
 
 import probseq as ps
 from probseq.evaluation import choose_n_states
-from probseq.evaluation.compare import likelihood_kind
+from probseq.evaluation.summary import likelihood_kind
 from tests import reference, zoo
 
 
