@@ -1,18 +1,21 @@
 """Hidden Markov models whose emissions read the rows before: windows of whole sequences, and EM across gaps.
 
 With complete data windows are lagged rows, known beforehand; across gaps a window holds what the filter expected, so
-that it is found step by step and moves with the parameters.
+that it is found step by step and moves with the parameters: by a compiled recursion, and where gradients are wanted by
+the four steps.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from probseq import beliefs as B
 from probseq.emissions.autoregressive import Autoregressive
+from probseq.kernels import windows as kernel
 from probseq.sequences import Sequences, step_input
 
 #: an EM step across gaps is halved at most this often
@@ -31,8 +34,10 @@ def windows_of(model: Any, sequences: Sequences, initial: Any) -> Tensor:
         raise ValueError(f"initial must carry a window of the {emission.order} rows before, got None")
     if sequences.complete:
         return emission.windows(y, first)
-    belief = model.initial_belief((len(y),), step_input(u, 0)) if initial is None else initial
-    windows = [first]
+    start = model.initial_belief((len(y),), step_input(u, 0)) if initial is None else initial
+    if not torch.is_grad_enabled():
+        return _filled(model, sequences, start)
+    belief, windows = start, [first]
     for t in range(sequences.n_steps):
         updated, _ = model.update(belief, y[:, t], sequences.observed[:, t], step_input(u, t))
         windows.append(torch.where(inside[:, t, None, None], updated.window, windows[-1]))
@@ -40,6 +45,22 @@ def windows_of(model: Any, sequences: Sequences, initial: Any) -> Tensor:
             moved = model.predict(updated, step_input(u, t + 1))
             belief = B.Categorical(moved.log_probs, windows[-1])
     return torch.stack(windows, 1)
+
+
+def _filled(model: Any, sequences: Sequences, start: B.Categorical) -> Tensor:
+    """The same by compiled recursion, without gradients."""
+    emission: Autoregressive = model.emission
+    y, n_states = sequences.values, emission.n_states
+    moves = model._log_moves(sequences.inputs if sequences.n_steps else None)
+    moves = moves.reshape(1, 1, n_states, n_states) if moves.ndim == 2 else moves
+    assert start.window is not None
+    windows = y.new_empty(len(y), y.shape[1] + 1, emission.order, emission.dim)
+    windows[:, 0] = start.window
+    parts = (y, sequences.observed, sequences.lengths, start.log_probs, moves)
+    parts += (emission.slopes(), emission.intercepts, emission.covs)
+    fill: Any = kernel.fill
+    fill(*(np.ascontiguousarray(part.detach().numpy()) for part in parts), windows.numpy())
+    return windows
 
 
 def start_windows(emission: Autoregressive, sequences: Sequences) -> Tensor:
