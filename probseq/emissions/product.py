@@ -91,6 +91,9 @@ class Product(Conditional):
         tables = [part.log_prob(y, o) for part, y, o in zip(self._given(x), self._split(values), seen, strict=True)]
         return torch.stack(tables).sum(0)
 
+    def log_prior(self) -> Tensor:
+        return torch.stack([part.log_prior() for part in self.parts]).sum()
+
     def distribution(self, x: Tensor | None = None) -> D.Distribution:
         parts = [part.distribution() for part in self._given(x)]
         batch = torch.broadcast_shapes(*(part.batch_shape for part in parts))

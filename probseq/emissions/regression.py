@@ -34,7 +34,8 @@ from torch.distributions import Distribution, Independent, MultivariateNormal, N
 from probseq import parameters as P
 from probseq.emissions.base import positive, rows_of
 from probseq.emissions.conditional import Conditional
-from probseq.emissions.gaussian import Covariance, _Covs, _lift, _lift_matrix, _log_normal, factor_of
+from probseq.emissions.floor import Floor, lift, lift_matrix
+from probseq.emissions.gaussian import Covariance, _Covs, _log_normal, factor_of
 from probseq.emissions.least_squares import least_squares
 from probseq.emissions.regression_start import start_mixture
 from probseq.parameters import Param
@@ -159,15 +160,13 @@ class Regression(Conditional):
     @torch.no_grad()
     def maximise(self, values: Tensor, observed: Tensor, weights: Tensor, x: Tensor | None = None) -> None:
         inputs = self._need(x)
-        count = observed.sum(0).clamp(min=1)
-        centre = (values * observed).sum(0) / count
-        floor = RESIDUAL_FLOOR * ((values - centre).square() * observed).sum(0) / count
+        floor = Floor(values, observed, self.covariance == "spherical", RESIDUAL_FLOOR)
         if self.is_diagonal:
             self._maximise_diagonal(values, observed, weights, inputs, floor)
         else:
             self._maximise_full(values, observed, weights, inputs, floor)
 
-    def _maximise_diagonal(self, values: Tensor, seen: Tensor, weights: Tensor, x: Tensor, floor: Tensor) -> None:
+    def _maximise_diagonal(self, values: Tensor, seen: Tensor, weights: Tensor, x: Tensor, floor: Floor) -> None:
         """Every coordinate by its own observed rows."""
         if bool(seen.all()):
             self._locate([(values, weights[:, k]) for k in range(self.n_states)], x)
@@ -181,13 +180,13 @@ class Regression(Conditional):
         ]
         total = torch.stack([weights[:, k] @ square for k, square in enumerate(squares)])
         if self.covariance == "spherical":
-            total, mass, floor = total.sum(-1, keepdim=True), mass.sum(-1, keepdim=True), floor.mean()
+            total, mass = total.sum(-1, keepdim=True), mass.sum(-1, keepdim=True)
         old = self.covs.diagonal(dim1=-2, dim2=-1)[:, : total.shape[1]]
         variances = torch.where(mass > 0, total / torch.where(mass > 0, mass, 1.0), old)
-        variances = _lift(variances, floor, RESIDUAL_FLOOR).expand(self.n_states, self.dim)
+        variances = lift(variances, floor).expand(self.n_states, self.dim)
         self.assign(covs=torch.diag_embed(variances))
 
-    def _maximise_full(self, values: Tensor, seen: Tensor, weights: Tensor, x: Tensor, floor: Tensor) -> None:
+    def _maximise_full(self, values: Tensor, seen: Tensor, weights: Tensor, x: Tensor, floor: Floor) -> None:
         """Least squares on completed rows, and the scatter of their residuals with the covariance left."""
         targets, left = [values] * self.n_states, torch.zeros_like(self.covs)
         if not bool(seen.all()):
@@ -207,7 +206,7 @@ class Regression(Conditional):
         else:
             there = mass[:, None, None] > 0
             covs = torch.where(there, scatter / torch.where(there, mass[:, None, None], 1.0), self.covs)
-        self.assign(covs=_lift_matrix((covs + covs.mT) / 2, floor, RESIDUAL_FLOOR))
+        self.assign(covs=lift_matrix((covs + covs.mT) / 2, floor))
 
     def _locate(self, problems: list[tuple[Tensor, Tensor]], x: Tensor) -> None:
         """Slopes and intercepts of every state from its rows and their weights."""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from probseq.emissions.base import cluster
 from probseq.emissions.least_squares import least_squares
-from probseq.errors import DegenerateWarning
+from probseq.errors import DegenerateWarning, each_once
 from probseq.randomness import generator
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def start_mixture(emission: Regression, values: Tensor, observed: Tensor, x: Ten
             cluster(standard(residual), everywhere, k, seed),
         ]
     best, most = None, -torch.inf
-    with warnings.catch_warnings():
+    with each_once(), warnings.catch_warnings():
         warnings.simplefilter("ignore", DegenerateWarning)
         for partition in partitions:
             weights = SHARPNESS * partition + (1 - SHARPNESS) / k
