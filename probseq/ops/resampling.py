@@ -1,0 +1,51 @@
+"""Resampling: from weighted particles to equally weighted ones, unbiasedly.
+
+Whatever the scheme, particle k gets N w_k copies on average, and that is all that the unbiasedness of a particle
+filter's likelihood asks for. The schemes differ in how far a single count strays from its mean: `multinomial` the
+most, then `residual` and `stratified`, `systematic` by less than one copy.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from probseq.kernels import resampling as kernel
+from probseq.ops.modes import array_of
+
+Scheme = Literal["systematic", "stratified", "multinomial", "residual"]
+SCHEMES: tuple[str, ...] = get_args(Scheme)
+
+
+@torch.no_grad()
+def ancestors(
+    weights: Float[Tensor, "*batch particle"],
+    uniforms: Float[Tensor, "*batch particle"],
+    scheme: Scheme = "systematic",
+) -> Int[Tensor, "*batch particle"]:
+    """Indices of the particles to go on from, given independent uniforms in [0, 1).
+
+    Satisfies E[#(ancestors == k)] == N weights[k] / sum(weights). `systematic` reads the first uniform only.
+    """
+    if scheme not in SCHEMES:
+        raise ValueError(f"resampling must be one of {SCHEMES}, got {scheme!r}")
+    size = weights.shape[-1]
+    rows, drawn = weights.reshape(-1, size), uniforms.reshape(-1, size)
+    chosen = torch.empty(rows.shape, dtype=torch.int64)
+    if scheme == "residual":
+        kernel.residual(array_of(rows), array_of(drawn), chosen.numpy())
+    else:
+        kernel.invert(array_of(rows), array_of(_points(drawn, scheme)), chosen.numpy())
+    return chosen.reshape(weights.shape)
+
+
+def _points(uniforms: Tensor, scheme: Scheme) -> Tensor:
+    """Sorted points in [0, 1) at which the cumulative weights are inverted."""
+    if scheme == "multinomial":
+        return uniforms.sort(-1).values
+    size = uniforms.shape[-1]
+    inside = uniforms[:, :1] if scheme == "systematic" else uniforms
+    return (torch.arange(size, dtype=uniforms.dtype) + inside) / size
