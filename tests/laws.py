@@ -628,7 +628,8 @@ def law_15_fit(row: Row, case: Case) -> None:
     for method in row.fit_methods:
         fits = []
         for s in (2.0**-26, 1.0, 2.0**26):
-            model = build(describe(row.make(case.seed)))
+            given_values = row.make(case.seed)
+            model = given_values.rescale(s) if row.own_unit else build(describe(given_values))
             options = {"max_iterations": 3, "seed": case.seed, "method": method}
             quietly(lambda m=model, s=s, o=options: m.fit(s * y, u, **o))
             jacobian = float((~y.isnan()).sum()) * math.log(s)
@@ -805,6 +806,8 @@ def _unless(condition: Callable[[Row], Any], reason: str) -> Callable[[Row], str
 
 
 _latent = _unless(lambda row: row.latent, "no latent state")
+_paths = _unless(lambda row: row.latent and row.oracle, "no latent state, or no oracle for its posterior")
+_differentiable = _unless(lambda row: row.differentiable, "an estimate without a gradient")
 _oracle = _unless(lambda row: row.oracle, "no brute-force oracle: law 4b instead")
 _no_oracle = _unless(lambda row: not row.oracle, "has a brute-force oracle: law 4")
 _marginalises = _unless(lambda row: row.marginalises, "does not marginalise: law 6c instead")
@@ -826,8 +829,8 @@ LAWS = [
     Law("06c", "an unobserved middle follows the rule", law_06_rule, _rule),
     Law("07", "resuming and streaming", law_07, examples=3),
     Law("08", "smoothed equals filtered at the end", law_08, _latent),
-    Law("09", "decoded and drawn paths", law_09, _latent, 3),
-    Law("10", "gradients", law_10, examples=3),
+    Law("09", "decoded and drawn paths", law_09, _paths, 3),
+    Law("10", "gradients", law_10, _differentiable, 3),
     Law("10b", "forward and second order raise", law_10_forward, _compiled, 1),
     Law("11", "EM never falls", law_11, _em, 3),
     Law("12", "files, pickles and copies", law_12, examples=2),
