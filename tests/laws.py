@@ -815,6 +815,7 @@ _rule = _unless(lambda row: row.missing_rule, "marginalises: law 6b")
 _compiled = _unless(lambda row: row.compiled, "plain torch, where forward mode and second derivatives work")
 _em = _unless(lambda row: "em" in row.fit_methods, "no EM")
 _scalable = _unless(lambda row: row.scalable, "discrete data have no unit")
+_fitted = _unless(lambda row: row.scalable and row.fit_methods, "discrete data have no unit, or nothing to fit")
 _states = _unless(lambda row: row.relabel, "no discrete states")
 
 LAWS = [
@@ -837,6 +838,6 @@ LAWS = [
     Law("13", "one-step forecast", law_13, examples=3),
     Law("14", "every length", law_14, examples=2),
     Law("15", "units", law_15, _scalable, 3),
-    Law("15b", "fits in other units", law_15_fit, _scalable, 1),
+    Law("15b", "fits in other units", law_15_fit, _fitted, 1),
     Law("15c", "renamed states", law_15_relabel, _states, 3),
 ]

@@ -30,8 +30,6 @@ def ancestors(
 
     Satisfies E[#(ancestors == k)] == N weights[k] / sum(weights). `systematic` reads the first uniform only.
     """
-    if scheme not in SCHEMES:
-        raise ValueError(f"resampling must be one of {SCHEMES}, got {scheme!r}")
     size = weights.shape[-1]
     rows, drawn = weights.reshape(-1, size), uniforms.reshape(-1, size)
     chosen = torch.empty(rows.shape, dtype=torch.int64)
