@@ -6,6 +6,17 @@
 | points    | (B, N) | in [0, 1); sorted for `invert`                          |
 | ancestors | (B, N) | indices of the particles to go on from, in order        |
 
+`trace` draws the state from which a path came, for backward simulation:
+
+| array       | shape     |                                                                  |
+|-------------|-----------|------------------------------------------------------------------|
+| log_weights | (B, N)    | of the particles                                                 |
+| moved       | (B, N, n) | where the transition takes them, in units of the transition noise |
+| reached     | (B, M, n) | where the paths went on, in the same units                       |
+| free        | (B,)      | true where nothing comes after: the weights alone decide         |
+| points      | (B, M)    | in [0, 1)                                                        |
+| chosen      | (B, M)    | indices of particles                                             |
+
 Reference: Douc, Cappe and Moulines (2005), Comparison of resampling schemes for particle filtering.
 """
 
@@ -54,3 +65,23 @@ def residual(weights, points, ancestors):
             left[k] = expected - copies
         if taken < size:
             sweep(left, left.sum(), np.sort(points[b, taken:]), ancestors[b, taken:])
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def trace(log_weights, moved, reached, free, points, chosen):
+    """Draw k with probability in proportion to exp(log_weights_k - |reached - moved_k|^2 / 2), for every path."""
+    size, width = moved.shape[1], moved.shape[2]
+    scores = np.empty(size)
+    for b in range(moved.shape[0]):
+        for i in range(reached.shape[1]):
+            highest = -np.inf
+            for k in range(size):
+                score = log_weights[b, k]
+                if not free[b]:
+                    for j in range(width):
+                        away = reached[b, i, j] - moved[b, k, j]
+                        score -= 0.5 * away * away
+                scores[k] = score
+                highest = max(highest, score)
+            shares = np.exp(scores - highest)
+            sweep(shares, shares.sum(), points[b, i : i + 1], chosen[b, i : i + 1])

@@ -51,7 +51,7 @@ from probseq.models.additive_noise import (
 from probseq.models.linear_gaussian import LOG_2PI, LinearGaussianModel, _whitener, symmetric
 from probseq.ops import semidefinite
 from probseq.ops.linearise import Regression
-from probseq.ops.resampling import SCHEMES, Scheme, ancestors
+from probseq.ops.resampling import SCHEMES, Scheme, ancestors, origins
 from probseq.randomness import fresh_seed
 from probseq.sequences import Sequences, step_input
 
@@ -306,25 +306,21 @@ class ParticleFilter(LatentStateModel[Particles]):
         parts, inside, u = self.parts(), sequences.inside, sequences.inputs
         filtered = self._filter(sequences, None).updated
         size, steps = len(sequences.lengths), sequences.n_steps
-        shape = (steps, n_paths, size, 1)
-        uniforms = torch.rand(shape, dtype=torch.float64, generator=randomness).transpose(1, 2)
+        uniforms = torch.rand((steps, n_paths, size), dtype=torch.float64, generator=randomness).mT
         unit = semidefinite.cholesky(parts.transition_cov)
         if steps > 1 and bool((unit.diagonal() == 0).any()):
             raise ValueError("transition_cov is singular, so no other particle could have led to a path's next state")
         path: list[Tensor] = []
         for t in reversed(range(steps)):
-            log_weights = filtered.log_weights[:, t].unsqueeze(1)
+            values, log_weights = filtered.values[:, t], filtered.log_weights[:, t]
             if path:
-                moved = parts.transition(filtered.values[:, t], None if u is None else u[:, t + 1].unsqueeze(1))
-                ends = (torch.linalg.solve_triangular(unit, x.mT, upper=False).mT for x in (path[-1], moved))
-                away = torch.cdist(*ends, compute_mode="donot_use_mm_for_euclid_dist").square() / 2
-                log_weights = log_weights - torch.where(inside[:, t + 1, None, None], away, 0.0)
-            reached = (log_weights - log_weights.amax(-1, keepdim=True)).exp().cumsum(-1)
-            reached = reached.expand(-1, n_paths, -1).contiguous()
-            points = (uniforms[t] * reached[..., -1:]).contiguous()
-            chosen = torch.searchsorted(reached, points, right=True)
-            values = filtered.values[:, t]
-            path.append(values.gather(1, chosen.clamp(max=self.n_particles - 1).expand(-1, -1, values.shape[-1])))
+                moved = parts.transition(values, None if u is None else u[:, t + 1].unsqueeze(1))
+                coming, free = path[-1], ~inside[:, t + 1]
+            else:
+                moved, coming, free = values, values[:, :1].expand(-1, n_paths, -1), inside.new_ones(size)
+            ends = (torch.linalg.solve_triangular(unit, x.mT, upper=False).mT for x in (moved, coming))
+            chosen = origins(log_weights, *ends, free, uniforms[t])
+            path.append(values.gather(1, chosen.unsqueeze(-1).expand(-1, -1, values.shape[-1])))
         if not path:
             return torch.zeros(n_paths, size, 0, parts.initial_mean.shape[-1], dtype=torch.float64)
         return torch.stack(path[::-1], 2).movedim(1, 0)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from probseq.kernels import resampling as kernel
@@ -38,6 +38,24 @@ def ancestors(
     else:
         kernel.invert(array_of(rows), array_of(_points(drawn, scheme)), chosen.numpy())
     return chosen.reshape(weights.shape)
+
+
+@torch.no_grad()
+def origins(
+    log_weights: Float[Tensor, "batch particle"],
+    moved: Float[Tensor, "batch particle state"],
+    reached: Float[Tensor, "batch path state"],
+    free: Bool[Tensor, " batch"],
+    uniforms: Float[Tensor, "batch path"],
+) -> Int[Tensor, "batch path"]:
+    """Draw the particle that every path came from: k in proportion to W_k N(reached; moved_k, I), or W_k where `free`.
+
+    One step of backward simulation (Godsill, Doucet and West 2004), in units of the transition noise.
+    """
+    chosen = torch.empty(uniforms.shape, dtype=torch.int64)
+    ends = (array_of(moved), array_of(reached))
+    kernel.trace(array_of(log_weights), *ends, array_of(free), array_of(uniforms), chosen.numpy())
+    return chosen
 
 
 def _points(uniforms: Tensor, scheme: Scheme) -> Tensor:
