@@ -86,7 +86,7 @@ def test_singular_covariances():
         model = zoo.linear_in_disguise(linear, rule)
         torch.testing.assert_close(model.log_prob(y), linear.log_prob(y), rtol=1e-9, atol=1e-9)
         close(model.smooth(y).mean, linear.smooth(y).mean, 1e-8)
-    known = ps.LDS(**{**parts, "initial_cov": np.zeros((3, 3))})
+    known = ps.LDS(**{**parts, "initial_cov": np.zeros((3, 3)), "emission_cov": np.zeros((2, 2))})
     with pytest.raises(SingularInnovation):
         zoo.linear_in_disguise(known, ps.Cubature()).log_prob(y)
 
