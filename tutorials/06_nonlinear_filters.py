@@ -212,9 +212,9 @@ print(
 # %% [markdown]
 # ## Reading the numbers
 #
-# From a known start the belief is never wider than a third of a radian. Over such a width a sine is almost straight,
-# and the four filters agree to the third decimal, in their errors and in their scores. The particles are no better,
-# and cost more; the tangent is no worse. The filters are worth having all the same: the error is a third of what
+# From a known start the belief is never wider than a few tenths of a radian. Over such a width a sine is almost
+# straight, and the four filters agree within two thousandths, in their errors and in their scores. The particles are
+# no better, and cost more; the tangent is hardly worse. The filters are worth having all the same: the error is a third of what
 # single pictures give.
 #
 # From a vague start they part. In the swing of the picture the pendulum began high up, beyond the horizontal. The
