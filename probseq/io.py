@@ -27,10 +27,11 @@ from probseq.functions import StateFunction
 from probseq.learning.history import History
 from probseq.ops.linearise import Linearisation
 from probseq.parameters import allocation_limit, parametric_modules
+from probseq.priors import Prior
 
 FORMAT = 1
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
-ROOTS: tuple[type[Any], ...] = (StateSpaceModel, Emission, Duration, Cell, Head, StateFunction, Linearisation)
+ROOTS: tuple[type[Any], ...] = (StateSpaceModel, Emission, Duration, Cell, Head, StateFunction, Linearisation, Prior)
 
 
 def known_classes() -> dict[str, type[Any]]:

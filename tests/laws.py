@@ -630,6 +630,9 @@ def law_15_fit(row: Row, case: Case) -> None:
         for s in (2.0**-26, 1.0, 2.0**26):
             given_values = row.make(case.seed)
             model = given_values.rescale(s) if row.own_unit else build(describe(given_values))
+            for part in model.modules():  # a prior has the unit of the data
+                if isinstance(part, ps.emissions.Emission) and part.prior is not None:
+                    part.prior = part.prior.rescale(torch.full((row.dim,), s).double(), torch.zeros(row.dim).double())
             options = {"max_iterations": 3, "seed": case.seed, "method": method}
             quietly(lambda m=model, s=s, o=options: m.fit(s * y, u, **o))
             jacobian = float((~y.isnan()).sum()) * math.log(s)
