@@ -184,7 +184,8 @@ def draw(name: str, index: int, axes: plt.Axes, reach: float) -> None:
         axes.fill_between(times, mean - width, mean + width, color=color, alpha=0.2, lw=0)
         axes.plot(times, mean, color=color, lw=1, label=rule)
     axes.plot(times, angles[index], color="black", lw=1.5, ls="--", label="truth")
-    axes.plot(times, y[index, :, 0].clamp(-1, 1).asin(), ".", color="tab:orange", ms=3, label="arcsin of the picture")
+    single = y[index, :, 0].clamp(-1, 1).asin()
+    axes.plot(times, single, ".", color="tab:orange", ms=3, label="arcsin of the picture")
     axes.set_ylim(-reach, reach)
     axes.set_ylabel("angle (rad)")
     axes.set_title(name, loc="left", fontsize="medium")
@@ -214,8 +215,8 @@ print(
 #
 # From a known start the belief is never wider than a few tenths of a radian. Over such a width a sine is almost
 # straight, and the four filters agree within two thousandths, in their errors and in their scores. The particles are
-# no better, and cost more; the tangent is hardly worse. The filters are worth having all the same: the error is a third of what
-# single pictures give.
+# no better, and cost more; the tangent is hardly worse. The filters are worth having all the same: the error is a
+# third of what single pictures give.
 #
 # From a vague start they part. In the swing of the picture the pendulum began high up, beyond the horizontal. The
 # camera's pictures fit a low pendulum just as well, and for half a second the cloud of particles has two parts. The
