@@ -633,7 +633,8 @@ def law_15_fit(row: Row, case: Case) -> None:
     for method in row.fit_methods:
         fits = []
         for s in (2.0**-26, 1.0, 2.0**26):
-            model = build(describe(row.make(case.seed)))
+            given_values = row.make(case.seed)
+            model = given_values.rescale(s) if row.own_unit else build(describe(given_values))
             for part in model.modules():  # a prior has the unit of the data
                 if isinstance(part, ps.emissions.Emission) and part.prior is not None:
                     part.prior = part.prior.rescale(torch.full((row.dim,), s).double(), torch.zeros(row.dim).double())
@@ -813,6 +814,8 @@ def _unless(condition: Callable[[Row], Any], reason: str) -> Callable[[Row], str
 
 
 _latent = _unless(lambda row: row.latent, "no latent state")
+_paths = _unless(lambda row: row.latent and row.oracle, "no latent state, or no oracle for its posterior")
+_differentiable = _unless(lambda row: row.differentiable, "an estimate without a gradient")
 _oracle = _unless(lambda row: row.oracle, "no brute-force oracle: law 4b instead")
 _no_oracle = _unless(lambda row: not row.oracle, "has a brute-force oracle: law 4")
 _marginalises = _unless(lambda row: row.marginalises, "does not marginalise: law 6c instead")
@@ -820,6 +823,7 @@ _rule = _unless(lambda row: row.missing_rule, "marginalises: law 6b")
 _compiled = _unless(lambda row: row.compiled, "plain torch, where forward mode and second derivatives work")
 _em = _unless(lambda row: "em" in row.fit_methods, "no EM")
 _scalable = _unless(lambda row: row.scalable, "discrete data have no unit")
+_fitted = _unless(lambda row: row.scalable and row.fit_methods, "discrete data have no unit, or nothing to fit")
 _states = _unless(lambda row: row.relabel, "no discrete states")
 
 LAWS = [
@@ -834,14 +838,14 @@ LAWS = [
     Law("06c", "an unobserved middle follows the rule", law_06_rule, _rule),
     Law("07", "resuming and streaming", law_07, examples=3),
     Law("08", "smoothed equals filtered at the end", law_08, _latent),
-    Law("09", "decoded and drawn paths", law_09, _latent, 3),
-    Law("10", "gradients", law_10, examples=3),
+    Law("09", "decoded and drawn paths", law_09, _paths, 3),
+    Law("10", "gradients", law_10, _differentiable, 3),
     Law("10b", "forward and second order raise", law_10_forward, _compiled, 1),
     Law("11", "EM never falls", law_11, _em, 3),
     Law("12", "files, pickles and copies", law_12, examples=2),
     Law("13", "one-step forecast", law_13, examples=3),
     Law("14", "every length", law_14, examples=2),
     Law("15", "units", law_15, _scalable, 3),
-    Law("15b", "fits in other units", law_15_fit, _scalable, 1),
+    Law("15b", "fits in other units", law_15_fit, _fitted, 1),
     Law("15c", "renamed states", law_15_relabel, _states, 3),
 ]

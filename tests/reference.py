@@ -6,6 +6,7 @@
 | `joint_of_lds`        | LDS               | one dense Gaussian over all states and observations                   |
 | `joint_of_ar`         | AR                | the same by the recursion on observations, pre-sample values included |
 | `four_step_loop`      | every family      | the executable specification, one sequence at a time                  |
+| `grid_posterior`      | one nonlinear state | filter and smoother on a dense grid                                 |
 | `grid`, `counts_grid` | densities, counts | points and weights for sums over the next observation                 |
 
 Arrays are numpy, `y` is (T, D) with NaN where missing, inputs `u` are (T, P).
@@ -423,3 +424,52 @@ def binary_grid(dim: int) -> tuple[Tensor, Tensor]:
     """All binary vectors, (2 ** D, D), and unit weights."""
     nodes = torch.tensor(list(itertools.product((0.0, 1.0), repeat=dim)), dtype=torch.float64)
     return nodes, torch.ones(len(nodes), dtype=torch.float64)
+
+
+# ------------------------------------------------------------------------------- nonlinear models with one state
+
+
+@dataclass(frozen=True)
+class GridPosterior:
+    """What a dense grid says about one state: evidence per step, filtered and smoothed moments."""
+
+    log_probs: Array  # (T,)
+    mean: Array  # (T,)
+    var: Array
+    smoothed_mean: Array
+    smoothed_var: Array
+
+
+def grid_posterior(model: Any, y: Array, low: float, high: float, points: int = 1500) -> GridPosterior:
+    """Filter and smoother by the trapezoid rule on a grid of a single state: no approximation but the spacing."""
+    line = np.linspace(low, high, points)
+    width = line[1] - line[0]
+    states = torch.as_tensor(line[:, None])
+    moved, said = array(model.move(states))[:, 0], array(model.observe(states))
+    q, r = float(array(model.transition_cov)[0, 0]), array(model.emission_cov)
+    kernel = scipy.stats.norm.pdf(line[:, None], moved[None, :], math.sqrt(q)) * width  # to, from
+    density = scipy.stats.norm.pdf(line, array(model.initial_mean)[0], math.sqrt(array(model.initial_cov)[0, 0]))
+    emitted, filtered, scores = [], [], []
+    for t, row in enumerate(y):
+        density = kernel @ density if t else density
+        seen = ~np.isnan(row)
+        law = scipy.stats.multivariate_normal(np.zeros(int(seen.sum())), r[np.ix_(seen, seen)]) if seen.any() else None
+        emitted.append(np.ones(points) if law is None else law.pdf(row[seen] - said[:, seen]).reshape(points))
+        density = density * emitted[-1]
+        scores.append(math.log(density.sum() * width))
+        density = density / (density.sum() * width)
+        filtered.append(density)
+    coming, smoothed = np.ones(points), [filtered[-1]]
+    for t in reversed(range(len(y) - 1)):
+        coming = kernel.T @ (emitted[t + 1] * coming)
+        coming = coming / coming.max()
+        both = filtered[t] * coming
+        smoothed.append(both / (both.sum() * width))
+    return GridPosterior(
+        np.array(scores), *_grid_moments(filtered, line, width), *_grid_moments(smoothed[::-1], line, width)
+    )
+
+
+def _grid_moments(densities: list[Array], line: Array, width: float) -> tuple[Array, Array]:
+    means = np.array([(p * line).sum() * width for p in densities])
+    return means, np.array([(p * (line - m) ** 2).sum() * width for p, m in zip(densities, means, strict=True)])

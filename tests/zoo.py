@@ -52,6 +52,10 @@ class Row:
     #: a posterior belief that a step without observation leaves behind, where it does not marginalise
     missing_rule: Callable[[Any, Any, Tensor, Tensor], Any] | None = None
     fit_methods: tuple[str, ...] = ()
+    #: functions that were given tie the model to one unit of the data, so that a fit from sizes depends on it
+    own_unit: bool = False
+    #: log_prob has a gradient
+    differentiable: bool = True
     #: the log-likelihood is one of the compiled ops: no second derivative, no forward mode
     compiled: bool = False
     #: the model with its states or symbols renamed by a permutation
@@ -101,6 +105,7 @@ class Row:
         return self.joint(model, len(y), u).condition(y.numpy())
 
     def joint(self, model: Any, steps: int, u: Tensor | None) -> reference.Joint:
+        model = linear_twin(model) if isinstance(model, ps.NonlinearGaussian) else model
         unroll = reference.joint_of_ar if isinstance(model, ps.AR) else reference.joint_of_lds
         return unroll(model, steps, None if u is None else u.numpy())
 
@@ -593,6 +598,166 @@ LINEAR_ROWS = [
 ]
 
 
+# ------------------------------------------------------------------------------- nonlinear models, and particles
+
+
+class Affine(ps.StateFunction):
+    """matrix z + input_matrix u"""
+
+    def __init__(self, rows: int, columns: int, inputs: int = 0) -> None:
+        super().__init__()
+        self.matrix = torch.nn.Parameter(torch.eye(rows, columns, dtype=torch.float64))
+        self.input_matrix = torch.nn.Parameter(torch.zeros(rows, inputs, dtype=torch.float64))
+
+    def sizes(self) -> dict[str, Any]:
+        return dict(zip(("rows", "columns", "inputs"), (*self.matrix.shape, self.input_matrix.shape[1]), strict=True))
+
+    def forward(self, z: Tensor, u: Tensor | None = None) -> Tensor:
+        return z @ self.matrix.mT if u is None else z @ self.matrix.mT + u @ self.input_matrix.mT
+
+
+class Swing(ps.StateFunction):
+    """One Euler step of a pendulum, state (angle, velocity)."""
+
+    def __init__(self, step: float = 0.3) -> None:
+        super().__init__()
+        self.step = step
+        self.gravity = torch.nn.Parameter(torch.tensor(2.0, dtype=torch.float64))
+
+    def sizes(self) -> dict[str, Any]:
+        return {"step": self.step}
+
+    def forward(self, z: Tensor) -> Tensor:
+        angle, velocity = z.unbind(-1)
+        return torch.stack([angle + self.step * velocity, velocity - self.step * self.gravity * angle.sin()], -1)
+
+
+class Shadow(ps.StateFunction):
+    """What a camera below sees of the pendulum, and a speedometer."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        angle, velocity = z.unbind(-1)
+        return torch.stack([angle.sin(), velocity + 0.3 * velocity.square()], -1)
+
+
+def affine(matrix: Any, input_matrix: Any = None) -> Affine:
+    function = Affine(*matrix.shape, 0 if input_matrix is None else input_matrix.shape[1])
+    with torch.no_grad():
+        function.matrix.copy_(torch.as_tensor(matrix))
+        if input_matrix is not None:
+            function.input_matrix.copy_(torch.as_tensor(input_matrix))
+    return function
+
+
+def linear_in_disguise(lds: ps.LDS, linearize: Any) -> ps.NonlinearGaussian:
+    """A linear dynamical system as two functions that happen to be affine."""
+    names = ("transition_cov", "emission_cov", "initial_mean", "initial_cov")
+    drives = (lds.transition_input_matrix, lds.emission_input_matrix) if lds.input_dim else (None, None)
+    with torch.no_grad():
+        return ps.NonlinearGaussian(
+            transition=affine(lds.transition_matrix, drives[0]),
+            emission=affine(lds.emission_matrix, drives[1]),
+            linearize=linearize,
+            input_dim=lds.input_dim,
+            **{name: getattr(lds, name) for name in names},
+        )
+
+
+def linear_twin(model: Any) -> ps.LDS:
+    """The linear dynamical system that a model of affine functions is."""
+    scale = model.emission_scale.unsqueeze(-1)
+    with torch.no_grad():
+        return ps.LDS(
+            transition_matrix=model.transition.matrix,
+            transition_input_matrix=model.transition.input_matrix,
+            emission_matrix=scale * model.emission.matrix,
+            emission_input_matrix=scale * model.emission.input_matrix,
+            emission_offset=model.emission_shift,
+            **{
+                name: getattr(model, name) for name in ("transition_cov", "emission_cov", "initial_mean", "initial_cov")
+            },
+        )
+
+
+def pendulum(seed: int, linearize: Any) -> ps.NonlinearGaussian:
+    rng = np.random.default_rng([seed, 12])
+    return ps.NonlinearGaussian(
+        transition=Swing(),
+        emission=Shadow(),
+        transition_cov=0.1 * covariance(rng, 2),
+        emission_cov=0.5 * covariance(rng, 2),
+        initial_mean=rng.normal(size=2),
+        initial_cov=covariance(rng, 2),
+        linearize=linearize,
+    )
+
+
+def cubature_rule(model: Any, belief: Any, y: Tensor, observed: Tensor) -> Any:
+    """The textbook's update with covariances, on the observed coordinates alone."""
+    mean, cov = reference.array(belief.mean), reference.array(belief.cov)
+    arms = np.sqrt(2) * np.linalg.cholesky(cov).T
+    points = mean + np.concatenate([arms, -arms])
+    seen = observed.numpy()
+    values = reference.array(model.observe(torch.as_tensor(points)))[:, seen]
+    said = values.mean(0)
+    inner = (values - said).T @ (values - said) / 4 + reference.array(model.emission_cov)[np.ix_(seen, seen)]
+    cross = (points - mean).T @ (values - said) / 4
+    gain = np.linalg.solve(inner, cross.T).T if seen.any() else np.zeros((2, 0))
+    moved = mean + gain @ (y.numpy()[seen] - said)
+    return type(belief)(torch.as_tensor(moved), torch.as_tensor(cov - gain @ inner @ gain.T))
+
+
+def nonlinear_row(name: str, make: Callable[[int], Any], dim: int, **traits: Any) -> Row:
+    fixed: dict[str, Any] = {"likelihood_kind": "approximate", "latent": True, "fit_methods": ("gradient",)}
+    return Row(f"nonlinear-{name}", make, "real", dim, own_unit=True, **{**fixed, **traits})
+
+
+def disguised_row(name: str, make: Callable[[int], Any], linearize: Any, dim: int, **traits: Any) -> Row:
+    traits = {"marginalises": True, "oracle": "dense", **traits}
+    return nonlinear_row(f"linear-{name}", lambda s: linear_in_disguise(make(s), linearize), dim, **traits)
+
+
+NONLINEAR_ROWS = [
+    disguised_row("unscented-inputs", lds_inputs, ps.UnscentedTransform(), 1, input_dim=1),
+    disguised_row("extended-singular", lds_singular, ps.ExtendedKalman(), 1, path_density=False),
+    disguised_row("cubature", lambda s: ps.LDS(**lds_parts(s, 3, 2)), ps.Cubature(), 2),
+    nonlinear_row("pendulum-cubature", lambda s: pendulum(s, ps.Cubature()), 2, missing_rule=cubature_rule),
+    nonlinear_row("pendulum-iterated", lambda s: pendulum(s, ps.ExtendedKalman(iterations=2)), 2),
+]
+
+
+def bootstrap(seed: int) -> ps.ParticleFilter:
+    return ps.ParticleFilter(pendulum(seed, ps.UnscentedTransform()), 16, ess_threshold=0.8, seed=seed)
+
+
+def guided(seed: int) -> ps.ParticleFilter:
+    return ps.ParticleFilter(lds_inputs(seed), 16, proposal="guided", resampling="stratified", seed=seed)
+
+
+def reweighting_rule(model: Any, belief: Any, y: Tensor, observed: Tensor) -> Any:
+    """Particles stay where they are; what was observed of y weighs them."""
+    seen = observed.numpy()
+    means = reference.array(model.model.observe(belief.values))[:, seen]
+    cov = reference.array(model.model.emission_cov)[np.ix_(seen, seen)]
+    scores = np.array([reference.log_normal(y.numpy()[seen], mean, cov) if seen.any() else 0.0 for mean in means])
+    total = reference.array(belief.log_weights) + scores
+    return belief._replace(log_weights=torch.as_tensor(total - np.logaddexp.reduce(total)), origins=None)
+
+
+PARTICLE_ROWS = [
+    Row(
+        "particles-bootstrap",
+        bootstrap,
+        "real",
+        2,
+        likelihood_kind="estimate",
+        missing_rule=reweighting_rule,
+        differentiable=False,
+    ),
+    Row("particles-guided", guided, "real", 1, 1, likelihood_kind="estimate", differentiable=False),
+]
+
+
 # -------------------------------------------------------------------------------------------- recurrent networks
 
 CELLS: dict[str, Callable[[], Any]] = {
@@ -673,6 +838,8 @@ ROWS: list[Row] = [
     *HMM_ROWS,
     *HSMM_ROWS,
     *LINEAR_ROWS,
+    *NONLINEAR_ROWS,
+    *PARTICLE_ROWS,
     *RNN_ROWS,
     Row("poisson-gamma", poisson_gamma, "count", missing_rule=unchanged_rule, fit_methods=("gradient",)),
 ]
