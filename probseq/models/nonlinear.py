@@ -73,7 +73,7 @@ class NonlinearGaussian(AdditiveNoiseModel):
     """
 
     likelihood_kind = "approximate"
-    marginalises: ClassVar[bool] = True
+    marginalises = True
     real_valued = True
 
     transition_cov = Param(P.semidefinite, "state_dim", "state_dim")
