@@ -27,7 +27,7 @@ Reference: Sarkka and Svensson, Bayesian Filtering and Smoothing, 2nd ed. (2023)
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
