@@ -131,6 +131,12 @@ def _put_back(model: StateSpaceModel[Any], fixed: Iterable[str], before: Snapsho
         for name, parameter in model.named_parameters():
             if not parameter.requires_grad and not before.tensors[name].isnan().any():
                 parameter.copy_(before.tensors[name])
+        for path, module in parametric_modules(model):
+            for name, held in module.held_entries.items():
+                raw_name = module.params()[name].raw_name
+                raw = module._parameters[raw_name]
+                assert raw is not None
+                raw[held] = before.tensors[f"{path}.{raw_name}" if path else raw_name][held]
 
 
 def _one(

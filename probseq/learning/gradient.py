@@ -17,10 +17,7 @@ from probseq.base import StateSpaceModel
 from probseq.errors import SingularInnovation, StateOverflow
 from probseq.learning.optimizers import Adam, cap_norm
 from probseq.learning.problem import Problem, Run
-
-
-def free_parameters(model: StateSpaceModel[Any]) -> list[torch.nn.Parameter]:
-    return [p for p in model.parameters() if p.requires_grad and p.numel()]
+from probseq.parameters import free_entries
 
 
 def run_lbfgs(model: StateSpaceModel[Any], problem: Problem, max_iterations: int, tolerance: float) -> Run:
@@ -28,8 +25,7 @@ def run_lbfgs(model: StateSpaceModel[Any], problem: Problem, max_iterations: int
     from scipy.optimize import minimize
 
     run = Run(model)
-    parameters = free_parameters(model)
-    masks = [torch.isfinite(p.detach()) for p in parameters]
+    parameters, masks = map(list, zip(*free_entries(model), strict=True)) if free_entries(model) else ([], [])
     run.record(problem.train_score(), model.snapshot(), problem.validation_score())
     if not sum(int(mask.sum()) for mask in masks):
         run.settled(True, "nothing to learn")
@@ -96,7 +92,8 @@ def run_adam(
 ) -> Run:
     """Adam on shuffled batches of whole sequences, the gradient's norm capped, until validation stops rising."""
     run = Run(model)
-    parameters = free_parameters(model)
+    free = free_entries(model)
+    parameters = [p for p, _ in free]
     optimiser = Adam(parameters, learning_rate)
     data = problem.train
     run.record(problem.train_score(), model.snapshot(), problem.validation_score())
@@ -113,6 +110,7 @@ def run_adam(
                     value = model._log_prob(batch).sum() + model.log_prior() * (len(rows) / len(order))
                     loss = -value / max(int(batch.seen.sum()), 1)
                     found = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+                    found = [torch.where(mask, g, 0.0) for g, (_, mask) in zip(found, free, strict=True)]
                 gradients, norm = cap_norm(found, max_gradient_norm)
                 total += float(value.detach())
                 if math.isfinite(norm):
