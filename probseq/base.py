@@ -72,6 +72,8 @@ class StateSpaceModel(Parametric, abc.ABC, Generic[BeliefT]):
     fit_methods: ClassVar[tuple[str, ...]] = ("gradient",)
     #: what climbs the gradient unless `fit(optimizer=...)` says otherwise
     optimizer: ClassVar[Literal["lbfgs", "adam"]] = "lbfgs"
+    #: whether EM extrapolates its steps
+    em_accelerates: ClassVar[bool] = False
     #: the share of the data that `fit` holds back by default
     validation_share: ClassVar[float | None] = None
     #: only one factor common to all coordinates keeps the model in its family

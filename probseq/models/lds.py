@@ -48,6 +48,7 @@ class LDS(LinearGaussianModel):
     """
 
     fit_methods: ClassVar[tuple[str, ...]] = ("em", "gradient")
+    em_accelerates: ClassVar[bool] = True
 
     transition_matrix = TransitionParam(P.real, "state_dim", "state_dim")
     transition_cov = CovarianceParam("state_dim")

@@ -81,7 +81,10 @@ def maximise(model: LDS, sequences: Sequences, mean: Tensor, cov: Tensor, lag_on
 def _maximise(model: LDS, names: tuple[str, ...], noise: str, regression: Regression) -> None:
     d = regression.target.shape[1]
     blocks = [getattr(model, name).reshape(d, -1) for name in names]
-    old, free = torch.cat(blocks, -1), torch.cat([_free(model, name, block) for name, block in zip(names, blocks)], -1)
+    old, free = (
+        torch.cat(blocks, -1),
+        torch.cat([_free(model, name, block) for name, block in zip(names, blocks, strict=True)], -1),
+    )
     weights = old
     if bool(free.any()):
         weights = _best_weights(regression, old, free, _ridge(model, names, blocks), getattr(model, noise))

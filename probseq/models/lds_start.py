@@ -7,11 +7,11 @@
 What future inputs explain is taken off past and future first, so that driven and free motion do not mix. s_t is the
 state that is predicted before u_t acts, hence B = A^-1 B' and D = D' - C B here, where u_t moves z_t itself. The noise
 follows from the gain: with Lambda = Cov(e) and W = P C' = A^-1 K Lambda, R = Lambda - C W and Q = P - A P A' +
-K Lambda K' for the P of least rank with P C' = W, both cut to what is positive semidefinite.
+K Lambda K' for the P of least rank with P C' = W, damped where C W is small and cut to positive semidefinite.
 
 Sequences of any lengths add up in the moments; gaps are filled by straight lines, and the past before a beginning by
-the mean. Of this start, the same with half of Lambda for R, and states that are plain delay coordinates, the most
-probable is taken. Where the matrices of the motion are given, only the size of the noise is searched.
+the mean. Of such starts, more and less damped, and one whose states are plain delay coordinates, the most probable is
+taken. Where the matrices of the motion are given, only the size of the noise is searched.
 
 References: Larimore (1990), Proc. 29th IEEE CDC (canonical variates); Van Overschee and De Moor, Subspace
 Identification for Linear Systems (1996), ch. 4; Katayama, Subspace Methods for System Identification (2005), ch. 8.
@@ -27,6 +27,7 @@ from torch import Tensor
 
 from probseq.errors import SingularInnovation, StateOverflow
 from probseq.models.linear_gaussian import symmetric
+from probseq.parameters import Snapshot
 from probseq.randomness import generator
 from probseq.sequences import Sequences
 
@@ -35,6 +36,10 @@ if TYPE_CHECKING:
 
 #: the least variance of a start, relative to the variance of the data or states
 FLOOR = 0.01
+#: lengths of the windows, at least twice what the states need, and how the noise is damped
+HORIZONS, DAMPINGS = (4, 12), (0.1, 0.4, 0.0)
+#: how often gaps are filled anew by the best start there is
+PASSES = 3
 #: most numbers in a window of the past
 WIDEST = 300
 #: noise levels tried where the motion is given, relative to the variance of the data
@@ -44,8 +49,23 @@ LEVELS = (1e-3, 1e-2, 0.1, 0.5)
 def start(model: LDS, sequences: Sequences, seed: int) -> None:
     """Set the free parameters of the model to the most probable of the starts."""
     before = model.snapshot()
+    best, most = _most_probable(model, sequences, _filled(sequences), seed)
+    gaps = not sequences.complete and not _motion_is_given(model)
+    for _ in range(PASSES if gaps and most > -float("inf") else 0):
+        again, higher = _most_probable(model, sequences, _expected(model, sequences), seed, before)
+        if not higher > most:
+            break
+        best, most = again, higher
+    model.restore(best)
+
+
+def _most_probable(
+    model: LDS, sequences: Sequences, filled: Tensor, seed: int, before: Snapshot | None = None
+) -> tuple[Snapshot, float]:
+    """The best of the candidates from values without gaps, where the model is left, and its log-probability."""
+    before = model.snapshot() if before is None else before
     best, most = None, -float("inf")
-    for candidate in _candidates(model, sequences, seed):
+    for candidate in _candidates(model, _Data.of(sequences, filled), seed):
         model.restore(before)
         _assign(model, candidate)
         try:
@@ -56,6 +76,18 @@ def start(model: LDS, sequences: Sequences, seed: int) -> None:
             best, most = model.snapshot(), score
     assert best is not None
     model.restore(best)
+    return best, most
+
+
+def _expected(model: LDS, sequences: Sequences) -> Tensor:
+    """Values with each gap filled by what the smoothed states say."""
+    offset = model.emission_offset_at(sequences.inputs)
+    expected = model._smooth(sequences).mean @ model.emission_matrix.mT
+    return torch.where(sequences.observed, sequences.values, expected if offset is None else expected + offset)
+
+
+def _motion_is_given(model: LDS) -> bool:
+    return model.is_frozen("transition_matrix") or model.is_frozen("emission_matrix")
 
 
 def _assign(model: LDS, values: dict[str, Tensor]) -> None:
@@ -75,22 +107,23 @@ class _Data(NamedTuple):
     inside: Tensor
 
     @classmethod
-    def of(cls, sequences: Sequences) -> _Data:
-        y, inside = _filled(sequences), sequences.inside
+    def of(cls, sequences: Sequences, y: Tensor) -> _Data:
+        inside = sequences.inside
         u = y.new_zeros(*y.shape[:2], 0) if sequences.inputs is None else sequences.inputs
         y_mean, u_mean = y[inside].mean(0), u[inside].mean(0)
         return cls((y - y_mean) * inside.unsqueeze(-1), (u - u_mean) * inside.unsqueeze(-1), y_mean, u_mean, inside)
 
 
-def _candidates(model: LDS, sequences: Sequences, seed: int) -> list[dict[str, Tensor]]:
-    data, n = _Data.of(sequences), model.state_dim
-    delay = _system(_delay_states(data, n, seed), data, n, 0.0)
-    if model.is_frozen("transition_matrix") or model.is_frozen("emission_matrix"):
-        return [delay, *_noise_levels(model, delay, data)]
-    states = _subspace_states(data, n, seed if model.started else None)
-    if states is None:
-        return [delay]
-    return [_system(states, data, n, share) for share in (1.0, 0.5, 0.0)] + [delay]
+def _candidates(model: LDS, data: _Data, seed: int) -> list[dict[str, Tensor]]:
+    n, order = model.state_dim, -(-model.state_dim // model.obs_dim)
+    found = [_system(_delay_states(data, n, seed), data, n, 0.0)]
+    if _motion_is_given(model):
+        return [*found, *_noise_levels(model, found[0], data)]
+    for horizon in sorted({max(2 * order + 1, least) for least in HORIZONS}):
+        states = _subspace_states(data, n, horizon, seed if model.started else None)
+        if states is not None:
+            found += [_system(states, data, n, damping) for damping in DAMPINGS]
+    return found
 
 
 def _noise_levels(model: LDS, delay: dict[str, Tensor], data: _Data) -> list[dict[str, Tensor]]:
@@ -117,11 +150,10 @@ def _noise_levels(model: LDS, delay: dict[str, Tensor], data: _Data) -> list[dic
 # ---- states from data
 
 
-def _subspace_states(data: _Data, n: int, seed: int | None) -> Tensor | None:
+def _subspace_states(data: _Data, n: int, h: int, seed: int | None) -> Tensor | None:
     """s_0 .. s_T, (B, T + 1, n), in units of about 1; None where the data are too short. A seed perturbs them."""
     m, p = data.y.shape[-1], data.u.shape[-1]
     longest = int(data.inside.sum(-1).max())
-    h = max(2 * -(-n // m) + 1, 6)
     h = max(min(h, longest // 3, WIDEST // (m + p)), -(-n // m) + 1)
     past = _past(data, h)
     rows = data.inside.unfold(1, h, 1).all(-1) if longest >= h else data.inside[:, :0]
@@ -165,12 +197,12 @@ def _delay_states(data: _Data, n: int, seed: int) -> Tensor:
 # ---- a system from states
 
 
-def _system(states: Tensor, data: _Data, n: int, share: float) -> dict[str, Tensor]:
-    """Matrices by regression on states s_0 .. s_T; with share > 0 these are predicted states, and the gain tells the
-    noise, of which the emission gets at least 1 - share."""
+def _system(states: Tensor, data: _Data, n: int, damping: float) -> dict[str, Tensor]:
+    """Matrices by regression on states s_0 .. s_T; with damping > 0 these are predicted states, and their gain tells
+    the noise, else it is what the regressions leave."""
     m, inside = data.y.shape[-1], data.inside
     now, y, u = states[:, :-1][inside], data.y[inside], data.u[inside]
-    pairs = inside[:, 1:] if share == 0 else inside
+    pairs = inside[:, 1:] if damping == 0 else inside
     before, after, driven = states[:, :-1][:, : pairs.shape[1]][pairs], states[:, 1:][:, : pairs.shape[1]][pairs], None
     driven = data.u[:, : pairs.shape[1]][pairs]
     weights = _least_squares(torch.cat([before, driven], -1), after).mT
@@ -180,11 +212,11 @@ def _system(states: Tensor, data: _Data, n: int, share: float) -> dict[str, Tens
     error = y - torch.cat([now, u], -1) @ seen.mT
     residual = after - torch.cat([before, driven], -1) @ weights.mT
     spread, innovation = now.mT @ now / max(len(now), 1), error.mT @ error / max(len(error), 1)
-    if share == 0:
+    if damping == 0:
         noise, emission_noise = residual.mT @ residual / max(len(residual), 1), innovation
     else:
         gain = _least_squares(error, residual).mT
-        noise, emission_noise = _noise(matrix, emission, gain, innovation, share)
+        noise, emission_noise = _noise(matrix, emission, gain, innovation, damping)
     limit = 1 - 1 / (1 + int(inside.sum(-1).max()))
     radius = float(torch.linalg.eigvals(matrix).abs().max())
     matrix = matrix * (limit / radius) if radius > limit else matrix
@@ -206,20 +238,18 @@ def _system(states: Tensor, data: _Data, n: int, share: float) -> dict[str, Tens
     }
 
 
-def _noise(matrix: Tensor, emission: Tensor, gain: Tensor, innovation: Tensor, share: float) -> tuple[Tensor, Tensor]:
+def _noise(matrix: Tensor, emission: Tensor, gain: Tensor, innovation: Tensor, damping: float) -> tuple[Tensor, Tensor]:
     """Q and R of a system whose one-step predictor has this gain and innovation covariance."""
-    reach = torch.linalg.lstsq(matrix, gain @ innovation, driver="gelsd").solution
     root = _semidefinite_root(innovation)
     inverse = torch.linalg.pinv(root)
-    values, vectors = torch.linalg.eigh(symmetric(inverse @ emission @ reach @ inverse.mT))
-    known = values.clamp(0.0, share)  # the part of the innovation that the state explains, direction by direction
+    reach = torch.linalg.lstsq(matrix, gain @ innovation, driver="gelsd").solution @ inverse.mT
+    shares, vectors = torch.linalg.eigh(symmetric(inverse @ emission @ reach))
+    reach = reach @ vectors
+    cov = (reach / shares.clamp(min=damping)) @ reach.mT
+    shares, vectors = torch.linalg.eigh(symmetric(inverse @ emission @ cov @ emission.mT @ inverse.mT))
     inner = root @ vectors
-    explained = (inner * known) @ inner.mT
-    keep = values > 1e-3
-    back = torch.linalg.pinv(emission @ reach, hermitian=False) if bool(keep.any()) else torch.zeros_like(innovation)
-    cov = symmetric(reach @ back @ explained @ back.mT @ reach.mT)
-    step = gain @ innovation @ gain.mT
-    return _positive(cov - matrix @ cov @ matrix.mT + step), _positive(innovation - explained)
+    noise = cov - matrix @ cov @ matrix.mT + gain @ innovation @ gain.mT
+    return _positive(noise), symmetric((inner * (1 - shares).clamp(min=0.1)) @ inner.mT)
 
 
 def _least_squares(x: Tensor, y: Tensor) -> Tensor:
@@ -253,7 +283,7 @@ def _floored(cov: Tensor, total: Tensor) -> Tensor:
 
 
 def _filled(sequences: Sequences) -> Tensor:
-    """Values with each gap bridged by a straight line in time, level beyond the ends; the mean where nothing is seen."""
+    """Values with each gap bridged by a line in time, level beyond the ends; the mean where nothing is seen."""
     import numpy as np
 
     values, seen = sequences.values.detach(), sequences.observed
