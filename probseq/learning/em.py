@@ -28,27 +28,26 @@ ROUNDING = 1e-9
 
 def run_em(model: StateSpaceModel[Any], problem: Problem, max_iterations: int, tolerance: float) -> Run:
     """EM until the gain per observed step stays below `tolerance` nats."""
-    run = Run(model)
+    run, leaps = Run(model), _Leaps(model)
     fell = 0.0
-    leaps = _Leaps(model) if model.em_accelerates else None
     with torch.no_grad(), run.progress(max_iterations, "EM") as bar:
         for _ in bar:
-            before = model.snapshot()
-            leapt = leaps is not None and leaps.fallback is not None
+            before, leapt = model.snapshot(), leaps.fallback is not None
             previous = run.objective[-1] if run.objective else None
             try:
                 objective = float(model._em_step(problem.train))
-            except (SingularInnovation, StateOverflow, ValueError) as error:
-                if leaps is not None and leapt:
+            except (SingularInnovation, StateOverflow) as error:
+                if leapt:
                     leaps.refuse()
                     continue
-                if not run.objective or not isinstance(error, (SingularInnovation, StateOverflow)):
+                if not run.objective:
                     raise
                 run.reason = f"the model became degenerate: {error}"
                 break
-            if leaps is not None and leapt and previous is not None and not objective >= previous:
+            if leapt and previous is not None and not objective >= previous:
                 leaps.refuse()
                 continue
+            leaps.fallback = None
             run.record(objective, before, problem.validation_score(before))
             if previous is not None:
                 gain = objective - previous
@@ -57,10 +56,12 @@ def run_em(model: StateSpaceModel[Any], problem: Problem, max_iterations: int, t
                     break
             if run.is_overfitting(patience=10):
                 break
-            if leaps is not None:
+            if model.em_accelerates:
                 leaps.visit(before)
         else:
             run.reason = run.reason or "max_iterations"
+    if leaps.fallback is not None:  # a leap that was never valued
+        model.restore(leaps.fallback)
     if fell:
         warnings.warn(f"EM lowered its objective by up to {fell:.3g} nats", ConvergenceWarning, stacklevel=2)
     if run.reason.startswith("the model became degenerate"):
@@ -82,7 +83,6 @@ class _Leaps:
 
     def visit(self, before: Snapshot) -> None:
         """Note a step from `before` to where the model is; after the second one, leap."""
-        self.fallback = None
         after = self.vector()
         if not self.path:
             now = self.model.snapshot()

@@ -24,44 +24,72 @@ def run_lbfgs(model: StateSpaceModel[Any], problem: Problem, max_iterations: int
     """scipy's L-BFGS-B on the mean log-probability per observed step."""
     from scipy.optimize import minimize
 
-    run = Run(model)
-    parameters, masks = map(list, zip(*free_entries(model), strict=True)) if free_entries(model) else ([], [])
-    run.record(problem.train_score(), model.snapshot(), problem.validation_score())
-    if not sum(int(mask.sum()) for mask in masks):
+    run, loss = Run(model), _Loss(model, problem)
+    start = loss.vector()
+    run.record(loss.objective(start), model.snapshot(), problem.validation_score())
+    if not len(start):
         run.settled(True, "nothing to learn")
         return run
-
-    def put(vector: np.ndarray[Any, Any]) -> None:
-        values = torch.as_tensor(vector)
-        with torch.no_grad():
-            for p, mask, part in zip(parameters, masks, values.split([int(m.sum()) for m in masks]), strict=True):
-                p[mask] = part.to(p.dtype)
-
-    def objective(vector: np.ndarray[Any, Any]) -> tuple[float, np.ndarray[Any, Any]]:
-        put(vector)
-        value, gradients = value_and_gradient(model, problem, parameters)
-        if value is None:
-            return abs(run.objective[0]) / problem.n_steps * 1e3 + 1e3, np.zeros_like(vector)
-        flat = [g[mask].to(torch.float64) for g, mask in zip(gradients, masks, strict=True)]
-        return -value / problem.n_steps, -torch.cat(flat).numpy() / problem.n_steps
-
     with run.progress(max_iterations, "L-BFGS") as bar:
 
         def after(vector: np.ndarray[Any, Any]) -> None:
-            put(vector)
             bar.update()
-            run.record(problem.train_score(), model.snapshot(), problem.validation_score())
+            run.record(loss.objective(vector), model.snapshot(), problem.validation_score())
             if run.is_overfitting(patience=10):
                 raise StopIteration
 
-        start = torch.cat([p.detach()[mask].to(torch.float64) for p, mask in zip(parameters, masks, strict=True)])
         options = {"maxiter": max_iterations, "ftol": tolerance * 1e-3, "gtol": tolerance, "maxcor": 20}
-        result = minimize(objective, start.numpy(), jac=True, method="L-BFGS-B", callback=after, options=options)
+        result = minimize(loss, start, jac=True, method="L-BFGS-B", callback=after, options=options)
         if not run.reason:
             run.converged = bool(result.status != 1)
             run.reason = "max_iterations" if result.status == 1 else str(result.message).strip().lower()
     model.restore(run.best)
     return run
+
+
+class _Loss:
+    """Minus the objective per observed step, with its gradient, of the free numbers of a model as one vector."""
+
+    def __init__(self, model: StateSpaceModel[Any], problem: Problem) -> None:
+        self.model, self.problem, self.n_steps = model, problem, problem.n_steps
+        self.free = free_entries(model)
+        self.parameters = [p for p, _ in self.free]
+        self.sizes = [int(mask.sum()) for _, mask in self.free]
+        self.last: tuple[bytes, float, np.ndarray[Any, Any]] | None = None
+        self.refused = 0.0
+
+    def vector(self) -> np.ndarray[Any, Any]:
+        parts = [p.detach()[mask].to(torch.float64) for p, mask in self.free]
+        return torch.cat(parts).numpy() if parts else np.zeros(0)
+
+    def objective(self, vector: np.ndarray[Any, Any]) -> float:
+        """log p(train) plus log prior, where the model is left; what was valued last is remembered."""
+        if not len(vector) or self(vector)[0] == self.refused:
+            score = self.problem.train_score()
+            self.refused, self.last = self.refused or abs(score) / self.n_steps * 1e3 + 1e3, None
+            return score
+        return -self(vector)[0] * self.n_steps
+
+    def __call__(self, vector: np.ndarray[Any, Any]) -> tuple[float, np.ndarray[Any, Any]]:
+        key = vector.tobytes()
+        if self.last is None or self.last[0] != key:
+            self._put(vector)
+            self.last = (key, *self._value(vector))
+        return self.last[1], self.last[2].copy()
+
+    def _value(self, vector: np.ndarray[Any, Any]) -> tuple[float, np.ndarray[Any, Any]]:
+        value, gradients = value_and_gradient(self.model, self.problem, self.parameters)
+        if value is None:
+            return self.refused, np.zeros_like(vector)
+        flat = [g[mask].to(torch.float64) for g, (_, mask) in zip(gradients, self.free, strict=True)]
+        if not self.refused:
+            self.refused = abs(value) / self.n_steps * 1e3 + 1e3
+        return -value / self.n_steps, -torch.cat(flat).numpy() / self.n_steps
+
+    def _put(self, vector: np.ndarray[Any, Any]) -> None:
+        with torch.no_grad():
+            for (p, mask), part in zip(self.free, torch.as_tensor(vector).split(self.sizes), strict=True):
+                p[mask] = part.to(p.dtype)
 
 
 def value_and_gradient(

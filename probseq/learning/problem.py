@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -73,13 +74,20 @@ def split(model: StateSpaceModel[Any], data: Sequences, validation: Any) -> Prob
     return Problem(model, data, validation, False)
 
 
+@functools.cache
+def _thread_pools() -> Any:
+    """The libraries with threads of their own that are loaded; looking for them takes longer than a short fit."""
+    import scipy.linalg  # pyright: ignore[reportUnusedImport] # loads the last of them
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
+
+
 @contextmanager
 def one_thread() -> Generator[None]:
     """Inside, matrix libraries use one thread: the matrices of exact families are small, and threads only wait."""
-    from threadpoolctl import threadpool_limits
-
     threads = torch.get_num_threads()
-    with threadpool_limits(1):
+    with _thread_pools().limit(limits=1):
         torch.set_num_threads(1)
         try:
             yield
