@@ -77,7 +77,7 @@ def split(model: StateSpaceModel[Any], data: Sequences, validation: Any) -> Prob
 @functools.cache
 def _thread_pools() -> Any:
     """The libraries with threads of their own that are loaded; looking for them takes longer than a short fit."""
-    import scipy.linalg  # pyright: ignore[reportUnusedImport] # loads the last of them
+    import scipy.linalg  # noqa: F401  # pyright: ignore[reportUnusedImport]  (it loads the last of them)
     from threadpoolctl import ThreadpoolController
 
     return ThreadpoolController()

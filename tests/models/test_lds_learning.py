@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import probseq as ps
-from probseq.models.lds_parameters import spectral_radius, stable_step
+from probseq.models.lds_parameters import spectral_radius
 from probseq.priors import InverseWishart, Normal
 
 
