@@ -65,8 +65,9 @@ def auxiliary_residuals(model: LinearGaussianModel, y: Any, u: Any = None, *, le
 @torch.no_grad()
 def _disturbances(model: LinearGaussianModel, flat: Any) -> tuple[Disturbances, Tensor, Tensor]:
     """Of a flat batch, and the diagonals of R and Q that go with it."""
-    system, y, observed, lengths = model._arguments(flat)
-    smoothed = kalman.smooth(system, y, observed, lengths)
+    arguments = model._arguments(flat)
+    system, y = arguments[:2]
+    smoothed = kalman.smooth(*arguments)
     mean, cov, lag_one = smoothed.mean, smoothed.cov, smoothed.lag_one_cov
     full = system.full(len(y))
     emission, motion = full.emission_matrix, full.transition_matrix

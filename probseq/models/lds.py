@@ -4,6 +4,11 @@
     y_t ~ N(emission_matrix z_t + emission_input_matrix u_t + emission_offset, emission_cov)
     z_{t+1} ~ N(transition_matrix z_t + transition_input_matrix u_{t+1} + transition_offset, transition_cov)
 
+The start is `initial="given"`; or "stationary", the law that the dynamics leave as it is: the mean solves
+m = A m + transition_offset and the covariance P = A P A' + Q (inputs apart), with gradients; or "diffuse", nothing
+known. `initial_diffuse` makes single elements of a given or stationary start diffuse: stationary is then what
+moves by itself. A diffuse start is exact, not a large variance (see `linear_gaussian`).
+
 EM (Shumway and Stoffer 1982; Ghahramani and Hinton 1996): the E-step is the smoother with lag-one covariances;
 the M-step is two weighted regressions, of z_t on (z_{t-1}, u_t, 1) and of y_t on (z_t, u_t, 1). A missing
 coordinate of y_t enters through its conditional mean and covariance given the state and the observed ones.
@@ -12,17 +17,25 @@ coordinate of y_t enters through its conditional mean and covariance given the s
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from probseq import parameters as P
 from probseq.checks import whole_number
+from probseq.errors import StateOverflow
 from probseq.models.lds_learning import maximise
-from probseq.models.lds_parameters import Covariance, CovarianceParam, TransitionParam, covariance_type
+from probseq.models.lds_parameters import (
+    Covariance,
+    CovarianceParam,
+    TransitionParam,
+    covariance_type,
+    entries_by_name,
+    hold_entries,
+)
 from probseq.models.lds_start import start
-from probseq.models.linear_gaussian import LinearGaussianModel, System
+from probseq.models.linear_gaussian import STABLE, LinearGaussianModel, System, stationary_cov
 from probseq.ops import kalman
 from probseq.parameters import Param
 from probseq.priors import priors_of
@@ -30,6 +43,7 @@ from probseq.sequences import Sequences
 
 MATRICES = ("transition_matrix", "transition_cov", "emission_matrix", "emission_cov", "initial_mean", "initial_cov")
 OFFSETS = ("transition_offset", "emission_offset")
+STARTS = ("initial_mean", "initial_cov")
 
 
 class LDS(LinearGaussianModel):
@@ -40,6 +54,10 @@ class LDS(LinearGaussianModel):
     Covariances may be singular. `offsets` names those that are learned, "transition_offset" or "emission_offset":
     by default the given ones, and for a model from sizes the emission offset, the level of the data. The others are
     zero and held there.
+
+    `initial` is "given" (by initial_mean and initial_cov), "stationary" or "diffuse"; `initial_diffuse` (n,) marks
+    single elements as diffuse, whose initial_mean and initial_cov then do not count. A stationary start raises
+    StateOverflow where the dynamics have none (an eigenvalue of modulus 1 or more).
 
     Restrictions, in EM as in gradient fits: `transition_covariance` and `emission_covariance` are "full", "diag" or
     "spherical"; `stable=True` keeps the eigenvalues of transition_matrix inside the unit circle; `fixed_entries` holds
@@ -68,6 +86,8 @@ class LDS(LinearGaussianModel):
         input_dim: int | None = None,
         *,
         offsets: Iterable[str] | None = None,
+        initial: Literal["given", "stationary", "diffuse"] = "given",
+        initial_diffuse: Any = None,
         transition_covariance: Covariance = "full",
         emission_covariance: Covariance = "full",
         stable: bool = False,
@@ -89,13 +109,15 @@ class LDS(LinearGaussianModel):
         inputs = {"transition_input_matrix": 1, "emission_input_matrix": 1}
         self.input_dim = _size("input_dim", input_dim, given, inputs, default=0)
         self.event_shape = torch.Size([self.obs_dim])
-        self.from_values = all(name in given for name in MATRICES)
+        self.initial: Literal["given", "stationary", "diffuse"] = _start_kind(initial, given)
+        self.from_values = all(name in given or (initial != "given" and name in STARTS) for name in MATRICES)
         self._offset_seen: dict[str, tuple[object, bool]] = {}
         self.declare(**given)
         self._choose_offsets(given, offsets)
+        self._choose_start(initial_diffuse)
         shapes = {name: param.value_shape(self) for name, param in self.params().items()}
         self.priors = priors_of(priors, shapes)
-        self._hold_entries(dict(fixed_entries or {}))
+        hold_entries(self, dict(fixed_entries or {}))
         if self.from_values:
             for name in self.unset & set(inputs):
                 setattr(self, name, torch.zeros(self.params()[name].value_shape(self)))
@@ -112,36 +134,32 @@ class LDS(LinearGaussianModel):
                 setattr(self, name, torch.zeros(self.params()[name].value_shape(self)))
             self._parameters[f"raw_{name}"].requires_grad_(name in learned)  # type: ignore[union-attr]
 
-    def _hold_entries(self, fixed: dict[str, Any]) -> None:
-        """Marks in the shape of the public values become marks on the stored numbers."""
-        for name, given in fixed.items():
-            if name not in self.params():
-                raise ValueError(f"fixed_entries must name parameters among {sorted(self.params())}, got {name!r}")
-            param, held = self.params()[name], torch.as_tensor(given)
-            if held.dtype != torch.bool or tuple(held.shape) != param.value_shape(self):
-                raise ValueError(
-                    f"fixed_entries of {name} must be booleans of shape {param.value_shape(self)}, "
-                    f"got {held.dtype} of shape {tuple(held.shape)}"
-                )
-            if name == "transition_matrix" and self.stable and bool(held.any()):
-                raise ValueError("stable=True moves all of transition_matrix, so no entry of it can be held")
-            if param.constraint is P.semidefinite:
-                kind = getattr(self, name.replace("_cov", "_covariance"), "full")
-                if kind != "diag":
-                    raise ValueError(f'entries of {name} can be held where it is "diag", not "{kind}"')
-                held = held.diagonal()
-            self.held_entries[name] = held.clone()
+    def _choose_start(self, marked: Any) -> None:
+        """Hold a start that is not given; keep the scale of the diffuse elements, 0 for the others."""
+        if self.initial == "diffuse" and marked is not None:
+            raise ValueError(
+                'initial_diffuse goes with initial="given" or "stationary"; "diffuse" makes all elements so'
+            )
+        mask = torch.full((self.state_dim,), self.initial == "diffuse") if marked is None else torch.as_tensor(marked)
+        if mask.dtype != torch.bool or tuple(mask.shape) != (self.state_dim,):
+            raise ValueError(f"initial_diffuse must be {self.state_dim} booleans, one for each state, got {marked!r}")
+        if bool(mask.any()):
+            self.register_buffer("diffuse_scale", mask.to(torch.float64))
+        if self.initial != "given":
+            for name in STARTS:
+                setattr(self, name, torch.zeros(self.params()[name].value_shape(self)))
+                self._parameters[f"raw_{name}"].requires_grad_(False)  # type: ignore[union-attr]
 
     def sizes(self) -> dict[str, Any]:
-        held = {
-            name: torch.diag(mask) if self.params()[name].constraint is P.semidefinite else mask
-            for name, mask in self.held_entries.items()
-        }
+        scale = self._buffers.get("diffuse_scale")
+        marked = None if scale is None or self.initial == "diffuse" else (scale != 0).tolist()
         chosen = {
+            "initial": (self.initial, "given"),
+            "initial_diffuse": (marked, None),
             "transition_covariance": (self.transition_covariance, "full"),
             "emission_covariance": (self.emission_covariance, "full"),
             "stable": (self.stable, False),
-            "fixed_entries": ([[name, mask.tolist()] for name, mask in held.items()], []),
+            "fixed_entries": (entries_by_name(self), []),
             "priors": ([[name, prior.numbers()] for name, prior in self.priors.items()], []),
         }
         return {
@@ -153,14 +171,39 @@ class LDS(LinearGaussianModel):
         }
 
     def system(self) -> System:
-        return System(
-            self.initial_mean,
-            self.initial_cov,
-            self.transition_matrix,
-            self.transition_cov,
-            self.emission_matrix,
-            self.emission_cov,
-        )
+        matrix, cov = self.transition_matrix, self.transition_cov
+        mean, spread, improper = self._initial_moments(matrix, cov)
+        return System(mean, spread, matrix, cov, self.emission_matrix, self.emission_cov, improper)
+
+    def _initial_moments(self, matrix: Tensor, cov: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Mean and covariance of the elements that are not diffuse (0 for the others), and the diffuse directions."""
+        scale = self._buffers.get("diffuse_scale")
+        if scale is None and self.initial == "given":
+            return self.initial_mean, self.initial_cov, None
+        proper = torch.ones(self.state_dim, dtype=torch.bool) if scale is None else scale == 0
+        improper = None if scale is None else torch.diag(scale)[:, ~proper]
+        if self.initial == "stationary":
+            return *self._stationary_moments(matrix, cov, proper), improper
+        both = proper.to(matrix.dtype)
+        return both * self.initial_mean, both.unsqueeze(-1) * self.initial_cov * both, improper
+
+    def _stationary_moments(self, matrix: Tensor, cov: Tensor, proper: Tensor) -> tuple[Tensor, Tensor]:
+        """m = A m + offset and P = A P A' + Q of the elements `proper`, which the others must not move."""
+        places = torch.eye(self.state_dim, dtype=matrix.dtype)[:, proper]
+        own = places.mT @ matrix @ places
+        if bool((matrix[proper][:, ~proper] != 0).any()):
+            raise ValueError('initial="stationary" needs elements that no diffuse element moves: see transition_matrix')
+        with torch.no_grad():
+            radius = float(torch.linalg.eigvals(own).abs().max()) if own.numel() else 0.0
+        if not radius < STABLE:
+            raise StateOverflow(
+                f'initial="stationary" needs all eigenvalues of transition_matrix inside the unit circle, the largest '
+                f'has modulus {radius:.10g}; make these elements diffuse (initial="diffuse" or initial_diffuse)'
+            )
+        offset = self.transition_offset if self._has("transition_offset") else self.initial_mean
+        level = torch.eye(len(own), dtype=matrix.dtype) - own
+        mean = torch.linalg.solve(level, places.mT @ offset)
+        return places @ mean, places @ stationary_cov(own, places.mT @ cov @ places) @ places.mT
 
     def _has(self, name: str) -> bool:
         """Whether an offset is there at all: learned, or held at something else than zero."""
@@ -228,6 +271,8 @@ class LDS(LinearGaussianModel):
             self.transition_cov = column * self.transition_cov * factor
             self.initial_cov = column * self.initial_cov * factor
             self.initial_mean = factor * self.initial_mean
+            if "diffuse_scale" in self._buffers:
+                self.get_buffer("diffuse_scale").mul_(factor)
             if "transition_offset" not in self.unset:
                 self.transition_offset = factor * self.transition_offset
             if self.input_dim and "transition_input_matrix" not in self.unset:
@@ -267,6 +312,16 @@ class LDS(LinearGaussianModel):
         """log density of the `priors` at the parameters, 0 without; the same number in every unit of the data."""
         terms = [prior.log_density(getattr(self, name)) for name, prior in self.priors.items()]
         return torch.stack(terms).sum() if terms else torch.zeros((), dtype=torch.float64)
+
+
+def _start_kind(initial: Any, given: dict[str, Tensor]) -> Any:
+    """`initial` if it is one of the three and goes with what was given."""
+    if initial not in ("given", "stationary", "diffuse"):
+        raise ValueError(f'initial must be "given", "stationary" or "diffuse", got {initial!r}')
+    both = sorted(set(STARTS) & set(given))
+    if initial != "given" and both:
+        raise ValueError(f'initial="{initial}" leaves no choice of {", ".join(both)}: drop it, or use initial="given"')
+    return initial
 
 
 def _size(name: str, size: int | None, given: dict[str, Tensor], sources: dict[str, int], default: int = -1) -> int:

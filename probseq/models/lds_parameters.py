@@ -6,7 +6,7 @@
 | "diag"      | log variances (d,), -inf for zero   | diag(exp)                  |
 | "spherical" | log variance (1,), -inf for zero    | exp times the identity     |
 
-A transition matrix under `stable=True` is stored as any matrix X and read as X min(1, r / radius(X)), r just below 1:
+A transition matrix under `stable=True` is stored as any matrix X and read as X min(1, STABLE / radius(X)):
 inside the circle nothing changes, and what lies outside is drawn back to it, with exact derivatives.
 """
 
@@ -18,11 +18,10 @@ import torch
 from torch import Tensor
 
 from probseq import parameters as P
+from probseq.models.linear_gaussian import STABLE
 from probseq.parameters import Param, Parametric
 
 Covariance = Literal["full", "diag", "spherical"]
-#: the largest spectral radius of a transition matrix under stable=True
-STABLE = 1 - 1e-8
 
 
 class CovarianceParam(Param):
@@ -112,3 +111,31 @@ def covariance_type(name: str, value: Any) -> Covariance:
     if value not in get_args(Covariance):
         raise ValueError(f"{name} must be one of {get_args(Covariance)}, got {value!r}")
     return value
+
+
+def hold_entries(model: Any, fixed: dict[str, Any]) -> None:
+    """Marks in the shape of the public values become marks on the stored numbers of the model."""
+    for name, given in fixed.items():
+        if name not in model.params():
+            raise ValueError(f"fixed_entries must name parameters among {sorted(model.params())}, got {name!r}")
+        param, held = model.params()[name], torch.as_tensor(given)
+        shape = param.value_shape(model)
+        if held.dtype != torch.bool or tuple(held.shape) != shape:
+            got = f"{held.dtype} of shape {tuple(held.shape)}"
+            raise ValueError(f"fixed_entries of {name} must be booleans of shape {shape}, got {got}")
+        if name == "transition_matrix" and model.stable and bool(held.any()):
+            raise ValueError("stable=True moves all of transition_matrix, so no entry of it can be held")
+        if param.constraint is P.semidefinite:
+            kind = param.kind(model) if isinstance(param, CovarianceParam) else "full"
+            if kind != "diag":
+                raise ValueError(f'entries of {name} can be held where it is "diag", not "{kind}"')
+            held = held.diagonal()
+        model.held_entries[name] = held.clone()
+
+
+def entries_by_name(model: Any) -> list[list[Any]]:
+    """What `hold_entries` was given, as JSON pairs of names and marks."""
+    return [
+        [name, (torch.diag(held) if model.params()[name].constraint is P.semidefinite else held).tolist()]
+        for name, held in model.held_entries.items()
+    ]
