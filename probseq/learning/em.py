@@ -22,6 +22,8 @@ from probseq.errors import ConvergenceWarning, SingularInnovation, StateOverflow
 from probseq.learning.problem import Problem, Run
 from probseq.parameters import Snapshot, free_entries
 
+#: why a run ends well
+SETTLED = "gain below tolerance"
 #: rounding noise in the objective, relative to its size
 ROUNDING = 1e-9
 
@@ -52,7 +54,7 @@ def run_em(model: StateSpaceModel[Any], problem: Problem, max_iterations: int, t
             if previous is not None:
                 gain = objective - previous
                 fell = max(fell, -gain) if gain < -ROUNDING * (abs(objective) + problem.n_steps) else fell
-                if run.settled(abs(gain) < tolerance * problem.n_steps and not leapt, "gain below tolerance"):
+                if run.settled(abs(gain) < tolerance * problem.n_steps and not leapt, SETTLED):
                     break
             if run.is_overfitting(patience=10):
                 break

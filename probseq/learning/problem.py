@@ -127,6 +127,15 @@ class Run:
         late = bool(self.validation) and len(self.objective) - 1 - self.best_at >= patience
         return self.settled(late, "validation score stopped rising")
 
+    def extend(self, other: Run) -> None:
+        """Continue with a run that began where this one ended; it may have settled better, or else this one has."""
+        self.objective += other.objective[1:]
+        self.validation += other.validation[1:]
+        if other.best_score > self.best_score:
+            self.best, self.best_score = other.best, other.best_score
+        self.reason = other.reason if other.converged or other.reason == "interrupted" else self.reason
+        self.converged = self.converged and other.reason != "interrupted"
+
     def close(self, problem: Problem) -> None:
         """Score the last iterate too, and leave the model at the best one."""
         if not self.validation and self.reason != "interrupted":
