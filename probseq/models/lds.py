@@ -24,8 +24,8 @@ from torch import Tensor
 
 from probseq import parameters as P
 from probseq.checks import whole_number
-from probseq.errors import StateOverflow
-from probseq.models.lds_learning import maximise
+from probseq.errors import ImproperBelief, StateOverflow
+from probseq.models.lds_learning import maximise, maximise_stationary
 from probseq.models.lds_parameters import (
     Covariance,
     CovarianceParam,
@@ -304,8 +304,17 @@ class LDS(LinearGaussianModel):
 
     def _em_step(self, sequences: Sequences) -> Tensor:
         smoothed = kalman.smooth(*self._arguments(sequences))
+        if smoothed.diffuse is not None and bool(smoothed.diffuse.any()):
+            raise ImproperBelief(
+                "EM needs proper posteriors, but a sequence does not resolve the diffuse start: leave out sequences "
+                'with fewer observed values than diffuse elements, or use method="gradient"'
+            )
         objective = smoothed.log_prob.sum() + self.log_prior()
-        maximise(self, sequences, smoothed.mean, smoothed.cov, smoothed.lag_one_cov)
+        moments = smoothed.mean, smoothed.cov, smoothed.lag_one_cov
+        if self.initial == "stationary":
+            maximise_stationary(self, sequences, *moments, objective)
+        else:
+            maximise(self, sequences, *moments)
         return objective
 
     def log_prior(self) -> Tensor:

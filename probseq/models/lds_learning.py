@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from probseq.errors import SingularInnovation, StateOverflow
 from probseq.models.lds_parameters import CovarianceParam, stable_step
 from probseq.models.linear_gaussian import symmetric
 from probseq.priors import InverseWishart, Normal
@@ -76,6 +77,29 @@ def maximise(model: LDS, sequences: Sequences, mean: Tensor, cov: Tensor, lag_on
     ):
         if len(regression.target) and not all(model.is_frozen(name) for name in (*names, noise)):
             _maximise(model, names, noise, regression)
+
+
+def maximise_stationary(
+    model: LDS, sequences: Sequences, mean: Tensor, cov: Tensor, lag_one: Tensor, objective: Tensor
+) -> None:
+    """`maximise` where the start follows from the dynamics, which its bound does not know.
+
+    So the new dynamics are taken only as far, halving the way, as the objective itself does not fall; the emission,
+    on which the start does not depend, is taken as it is.
+    """
+    moving = [f"raw_{name}" for name in (*TRANSITION, "transition_cov")]
+    old = {name: raw.detach().clone() for name in moving if (raw := model._parameters[name]) is not None}
+    maximise(model, sequences, mean, cov, lag_one)
+    new = {name: model.get_parameter(name).detach().clone() for name in old}
+    steps = {name: torch.where(torch.isfinite(new[name] - old[name]), new[name] - old[name], 0.0) for name in old}
+    for share in (1.0, 0.5, 0.25, 0.125, 0.0):
+        for name, step in steps.items():
+            model.get_parameter(name).copy_(old[name] + share * step)
+        try:
+            if share == 0 or model._log_prob(sequences).sum() + model.log_prior() >= objective:
+                return
+        except (SingularInnovation, StateOverflow):
+            continue
 
 
 def _maximise(model: LDS, names: tuple[str, ...], noise: str, regression: Regression) -> None:
