@@ -24,6 +24,8 @@ from probseq.parameters import Snapshot, free_entries
 
 #: why a run ends well
 SETTLED = "gain below tolerance"
+#: why a run of an exact family ends where its posterior is too ill-conditioned for another step
+LOST = "a step lost more digits than it gained"
 #: rounding noise in the objective, relative to its size
 ROUNDING = 1e-9
 
@@ -49,11 +51,16 @@ def run_em(model: StateSpaceModel[Any], problem: Problem, max_iterations: int, t
             if leapt and previous is not None and not objective >= previous:
                 leaps.refuse()
                 continue
+            noise = ROUNDING * (abs(objective) + problem.n_steps)
+            if model.em_accelerates and previous is not None and objective < previous - noise:
+                model.restore(run.best)
+                run.reason = LOST
+                break
             leaps.fallback = None
             run.record(objective, before, problem.validation_score(before))
             if previous is not None:
                 gain = objective - previous
-                fell = max(fell, -gain) if gain < -ROUNDING * (abs(objective) + problem.n_steps) else fell
+                fell = max(fell, -gain) if gain < -noise else fell
                 if run.settled(abs(gain) < tolerance * problem.n_steps and not leapt, SETTLED):
                     break
             if run.is_overfitting(patience=10):
@@ -62,11 +69,11 @@ def run_em(model: StateSpaceModel[Any], problem: Problem, max_iterations: int, t
                 leaps.visit(before)
         else:
             run.reason = run.reason or "max_iterations"
-    if leaps.fallback is not None:  # a leap that was never valued
+    if leaps.fallback is not None and run.reason != LOST:  # a leap that was never valued
         model.restore(leaps.fallback)
     if fell:
         warnings.warn(f"EM lowered its objective by up to {fell:.3g} nats", ConvergenceWarning, stacklevel=2)
-    if run.reason.startswith("the model became degenerate"):
+    if run.reason == LOST or run.reason.startswith("the model became degenerate"):
         model.restore(run.best)
     else:
         run.close(problem)

@@ -27,7 +27,7 @@ from torch import Tensor
 from probseq.base import StateSpaceModel
 from probseq.checks import whole_number
 from probseq.errors import ConvergenceWarning, DegenerateWarning
-from probseq.learning.em import SETTLED, run_em
+from probseq.learning.em import LOST, SETTLED, run_em
 from probseq.learning.gradient import run_adam, run_lbfgs
 from probseq.learning.history import History
 from probseq.learning.problem import Problem, Run, one_thread, split
@@ -161,7 +161,7 @@ def _one(
             with one_thread():
                 limit = 2000 if max_iterations is None else max_iterations
                 run = run_em(model, problem, limit, 1e-5 if tolerance is None else tolerance)
-                if model.em_accelerates and run.reason == SETTLED:
+                if model.em_accelerates and run.reason in (SETTLED, LOST):
                     left = min(POLISH, limit - len(run.objective) + 1)
                     run.extend(run_lbfgs(model, problem, left, 1e-6 if tolerance is None else tolerance))
                 return run

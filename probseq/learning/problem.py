@@ -134,7 +134,7 @@ class Run:
         if other.best_score > self.best_score:
             self.best, self.best_score = other.best, other.best_score
         self.reason = other.reason if other.converged or other.reason == "interrupted" else self.reason
-        self.converged = self.converged and other.reason != "interrupted"
+        self.converged = (self.converged or other.converged) and other.reason != "interrupted"
 
     def close(self, problem: Problem) -> None:
         """Score the last iterate too, and leave the model at the best one."""
