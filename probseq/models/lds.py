@@ -6,8 +6,8 @@
 
 The start is `initial="given"`; or "stationary", the law that the dynamics leave as it is: the mean solves
 m = A m + transition_offset and the covariance P = A P A' + Q (inputs apart), with gradients; or "diffuse", nothing
-known. `initial_diffuse` makes single elements of a given or stationary start diffuse: stationary is then what
-moves by itself. A diffuse start is exact, not a large variance (see `linear_gaussian`).
+known. `initial_diffuse` makes single elements of a given or stationary start diffuse: the others are then in the
+law that is stationary for them by themselves. A diffuse start is exact, not a large variance (see `linear_gaussian`).
 
 EM (Shumway and Stoffer 1982; Ghahramani and Hinton 1996): the E-step is the smoother with lag-one covariances;
 the M-step is two weighted regressions, of z_t on (z_{t-1}, u_t, 1) and of y_t on (z_t, u_t, 1). A missing
@@ -147,11 +147,9 @@ class LDS(LinearGaussianModel):
         return both * self.initial_mean, both.unsqueeze(-1) * self.initial_cov * both, improper
 
     def _stationary_moments(self, matrix: Tensor, cov: Tensor, proper: Tensor) -> tuple[Tensor, Tensor]:
-        """m = A m + offset and P = A P A' + Q of the elements `proper`, which the others must not move."""
+        """m = A m + offset and P = A P A' + Q of the elements `proper` by themselves, without what the others add."""
         places = torch.eye(self.state_dim, dtype=matrix.dtype)[:, proper]
         own = places.mT @ matrix @ places
-        if bool((matrix[proper][:, ~proper] != 0).any()):
-            raise ValueError('initial="stationary" needs elements that no diffuse element moves: see transition_matrix')
         with torch.no_grad():
             radius = float(torch.linalg.eigvals(own).abs().max()) if own.numel() else 0.0
         if not radius < STABLE:
@@ -159,10 +157,11 @@ class LDS(LinearGaussianModel):
                 f'initial="stationary" needs all eigenvalues of transition_matrix inside the unit circle, the largest '
                 f'has modulus {radius:.10g}; make these elements diffuse (initial="diffuse" or initial_diffuse)'
             )
-        offset = self.transition_offset if self._has("transition_offset") else self.initial_mean
+        spread = places @ stationary_cov(own, places.mT @ cov @ places) @ places.mT
+        if not self._has("transition_offset"):
+            return matrix.new_zeros(self.state_dim), spread
         level = torch.eye(len(own), dtype=matrix.dtype) - own
-        mean = torch.linalg.solve(level, places.mT @ offset)
-        return places @ mean, places @ stationary_cov(own, places.mT @ cov @ places) @ places.mT
+        return places @ torch.linalg.solve(level, places.mT @ self.transition_offset), spread
 
     def _has(self, name: str) -> bool:
         """Whether an offset is there at all: learned, or held at something else than zero."""

@@ -145,7 +145,10 @@ def smooth(
     diffuse: Tensor | None = None,
     numerics: str = "joseph",
 ) -> SmoothedMoments:
-    """The posterior moments of the states: mean = m + P r and cov = P - P N P with the r, N that are the gradient."""
+    """The posterior moments of the states: mean = m + P r and cov = P - P N P with the r, N that are the gradient.
+
+    Where y does not resolve a diffuse start, `diffuse` says in which directions; mean and cov hold in the others.
+    """
     adjoint = arrays.kernels("kalman_adjoint")
     given = Given.of(system, y, observed, lengths, diffuse, numerics)
     system, space = given.system, given.space

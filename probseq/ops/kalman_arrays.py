@@ -127,7 +127,7 @@ def _with_roots(space: Workspace, roots: Roots, steps: int, *, keep_roots: bool)
     if roots.always is None:
         return space
     (groups, _, n, _), d = space.cov.shape, roots.diffuse.shape[-1]
-    diffuses = np.empty((groups, steps if d else 0, 2, n, d))
+    diffuses = np.zeros((groups, steps if d else 0, 2, n, d))
     kept = np.empty((groups, steps if keep_roots else 0, n, n))
     return space._replace(roots=kept, diffuses=diffuses, square_root=roots.always)
 
