@@ -478,6 +478,7 @@ LINEAR_ROWS = [
     linear_row("lds-noiseless-walk", noiseless_walk, 1, path_density=False),
     linear_row("lds-diffuse-level", diffuse_level, 1, improper=True),
     linear_row("lds-diffuse-trend", diffuse_trend, 2, improper=True, path_density=False, fit_methods=("gradient",)),
+    linear_row("lds-square-root", lambda s: ps.LDS(**lds_parts(s, 2, 2), numerics="square_root"), 2),
     linear_row("lds-stationary", lds_stationary, 2, fit_methods=("gradient",)),
     ar_row("ar-1", lambda s: ar(s, 1, 1), 1),
     ar_row("ar-2", lambda s: ar(s, 2, 1), 1),

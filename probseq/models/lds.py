@@ -47,7 +47,8 @@ class LDS(LinearGaussianModel):
 
     `initial` is "given" (by initial_mean and initial_cov), "stationary" or "diffuse"; `initial_diffuse` (n,) marks
     single elements as diffuse, whose initial_mean and initial_cov then do not count. A stationary start raises
-    StateOverflow where the dynamics have none (an eigenvalue of modulus 1 or more).
+    StateOverflow where the dynamics have none (an eigenvalue of modulus 1 or more). `numerics` says how covariances
+    are kept: "square_root" for ill-conditioned problems, at some cost, "auto" where one is met, "joseph" never.
     """
 
     fit_methods: ClassVar[tuple[str, ...]] = ("em", "gradient")
@@ -72,6 +73,7 @@ class LDS(LinearGaussianModel):
         offsets: Iterable[str] | None = None,
         initial: Literal["given", "stationary", "diffuse"] = "given",
         initial_diffuse: Any = None,
+        numerics: Literal["auto", "joseph", "square_root"] = "auto",
         **values: Any,
     ) -> None:
         super().__init__()
@@ -84,6 +86,9 @@ class LDS(LinearGaussianModel):
         inputs = {"transition_input_matrix": 1, "emission_input_matrix": 1}
         self.input_dim = _size("input_dim", input_dim, given, inputs, default=0)
         self.event_shape = torch.Size([self.obs_dim])
+        if numerics not in ("auto", "joseph", "square_root"):
+            raise ValueError(f'numerics must be "auto", "joseph" or "square_root", got {numerics!r}')
+        self.numerics: Literal["auto", "joseph", "square_root"] = numerics
         self.initial: Literal["given", "stationary", "diffuse"] = _start_kind(initial, given)
         self.from_values = all(name in given or (initial != "given" and name in STARTS) for name in MATRICES)
         self._offset_seen: dict[str, tuple[object, bool]] = {}
@@ -127,7 +132,7 @@ class LDS(LinearGaussianModel):
         sizes = {"state_dim": self.state_dim, "obs_dim": self.obs_dim, "input_dim": self.input_dim, "offsets": offsets}
         scale = self._buffers.get("diffuse_scale")
         marked = None if scale is None or self.initial == "diffuse" else (scale != 0).tolist()
-        return {**sizes, "initial": self.initial, "initial_diffuse": marked}
+        return {**sizes, "initial": self.initial, "initial_diffuse": marked, "numerics": self.numerics}
 
     def system(self) -> System:
         matrix, cov = self.transition_matrix, self.transition_cov
