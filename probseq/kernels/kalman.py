@@ -25,7 +25,7 @@ again; the array `slot` names, for every step, the row of the workspace that hol
     y           (B, T, m);   observed (B, T, m) boolean, or (0, 0, 0) where every entry below lengths is observed
     cov         (G, T, n, n) P_t by slot; gain (G, T, m, n) K_t'; whitener (G, T, m, m) W_t; slot (G, T)
     mean        (B, T, n)    m_t;  weighted (B, T, m)  W_t' W_t v_t = S_t^-1 v_t
-    status      (3,)         condition (0 none, 1 singular innovation, 2 overflow), sequence, step
+    status      (3,)         condition (0 none, 1 singular innovation, 2 overflow, 3 ill-conditioned), sequence, step
 
 `kalman_root.py` has the same covariance recursion on square roots, for the steps of an exact diffuse start and for
 ill-conditioned problems.
@@ -201,13 +201,13 @@ def mean_lanes(m0, A, d, C, y, seen, lengths, gain, whitener, log_norm, slot, me
 def filter_forward(
     m0, P0, A, Q, d, C, R, y, observed, lengths, shared,
     cov, gain, whitener, log_norm, slot, mean, weighted, steps, log_prob, status, covariances_only, blas,
-    always, root_P0, root_Q, root_R, diffuse_start, roots, diffuses, until,
+    watch, always, root_P0, root_Q, root_R, diffuse_start, roots, diffuses, until,
 ):  # fmt: skip
     """Filter a batch: write log p(y) (B,), and every workspace whose time axis is not empty (see the module's table).
 
-    `always` is None where no step needs square roots, True where all do and False for those of a diffuse start,
-    `diffuse_start` (1 or B, n, d). Then the factors root_* and workspaces of `kalman_root.py` are used, and `until`
-    (G,) gets the number of steps whose predicted belief is diffuse.
+    With `watch` an ill-conditioned step is a condition. `always` is None where no step needs square roots, True where
+    all do and False for those of a diffuse start, `diffuse_start` (1 or B, n, d). Then the factors root_* and the
+    workspaces of `kalman_root.py` are used, and `until` (G,) gets the number of steps with a diffuse predicted belief.
 
     `shared` is the index of a sequence whose covariances hold for all (the longest), or -1 where each has its own.
     Without workspaces, `gain`, `whitener`, `log_norm` and `slot` have one group and CHUNK or T rows.  With
@@ -254,7 +254,7 @@ def filter_forward(
             if reached < stop:
                 covariance_steps(
                     reached, stop, last, base, A, Q, C, R, observed[lead if partial else 0], P, mask, reach, memory,
-                    cov[g], gain[g], whitener[g], log_norm[g], slot[g], status, blas,
+                    cov[g], gain[g], whitener[g], log_norm[g], slot[g], status, watch, blas,
                 )  # fmt: skip
                 if status[0] != 0:
                     return

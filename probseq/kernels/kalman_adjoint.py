@@ -41,6 +41,9 @@ from probseq.kernels.kalman import LANES, mean_steps
 from probseq.kernels.kalman_covariance import STEADY, clear, close_loop, copy, settled
 from probseq.kernels.linalg import product, product_left_transposed, product_right_transposed, symmetrise, unchanged
 
+LOST = 1e-5
+"""Share of a predicted variance below which P - P N P is judged to have lost too much."""
+
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def add(scale, source, target, row):
@@ -53,14 +56,16 @@ def add(scale, source, target, row):
 @njit(cache=True, nogil=True, error_model="numpy")
 def covariance_adjoint(
     A, C, cov, gain, whitener, slot, spans, spaces, until, loads,
-    grad_P0, grad_A, grad_Q, grad_C, grad_R, smoothed, lagged, edge, blas,
+    grad_P0, grad_A, grad_Q, grad_C, grad_R, smoothed, lagged, edge, spent, blas,
 ):  # fmt: skip
     """Run N_t backward for every group; add the matrix terms of the gradients, write V_t (H, T, n, n) and the lag-one
-    covariances (H, T - 1, n, n).
+    covariances (H, T - 1, n, n).  A share of a variance up to `spent` counts as none.
 
     It stops at step `until` (G,), 0 unless the start is diffuse, and leaves N there in `edge` (H, n, n). Where the
-    forward covariances and N_t have both settled, steps repeat: they are counted and added at once.
+    forward covariances and N_t have both settled, steps repeat: they are counted and added at once.  Returns whether
+    some V_t lost its digits in the subtraction.
     """
+    lost = False
     m, n = C.shape[1], C.shape[2]
     wanted, moments = grad_A.shape[0] > 0, smoothed.shape[1] > 0
     N, earlier, D, inverse = np.empty((n, n)), np.empty((n, n)), np.empty((m, m)), np.empty((m, m))
@@ -111,7 +116,7 @@ def covariance_adjoint(
                 if moments:
                     if inner:
                         lag_one(cov[g, slot[g, t + 1]], HP, LP, square, lagged[h, t], blas)
-                    smooth_covariance(earlier, P, square, smoothed[h, t], blas)
+                    lost = smooth_covariance(earlier, P, square, smoothed[h, t], spent, blas) or lost
                 steps += 1
                 quiet = quiet + 1 if unchanged(earlier, N, STEADY) else 0
                 repeating = settled(quiet, steps)
@@ -130,17 +135,22 @@ def covariance_adjoint(
                     add(-0.5 * load, N, grad_P0, g if grad_P0.shape[0] > 1 else 0)
         if edge.shape[0] > 0:
             copy(N, edge[h])
+    return lost
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def smooth_covariance(N, P, scratch, out, blas):
-    """out = P - P N P, symmetric."""
+def smooth_covariance(N, P, scratch, out, spent, blas):
+    """out = P - P N P, symmetric.  Returns whether a variance is a small rest of that in P: below LOST, not `spent`."""
     product(N, P, scratch, blas)
     product(P, scratch, out, blas)
     for i in range(P.shape[0]):
         for j in range(P.shape[0]):
             out[i, j] = P[i, j] - out[i, j]
     symmetrise(out)
+    lost = False
+    for i in range(P.shape[0]):
+        lost = lost or spent * P[i, i] < abs(out[i, i]) < LOST * P[i, i]
+    return lost
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

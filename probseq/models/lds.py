@@ -6,8 +6,8 @@
 
 The start is `initial="given"`; or "stationary", the law that the dynamics leave as it is: the mean solves
 m = A m + transition_offset and the covariance P = A P A' + Q (inputs apart), with gradients; or "diffuse", nothing
-known. `initial_diffuse` makes single elements of a given or stationary start diffuse: stationary is then what
-moves by itself. A diffuse start is exact, not a large variance (see `linear_gaussian`).
+known. `initial_diffuse` makes single elements of a given or stationary start diffuse: the others are then in the
+law that is stationary for them by themselves. A diffuse start is exact, not a large variance (see `linear_gaussian`).
 
 EM (Shumway and Stoffer 1982; Ghahramani and Hinton 1996): the E-step is the smoother with lag-one covariances;
 the M-step is two weighted regressions, of z_t on (z_{t-1}, u_t, 1) and of y_t on (z_t, u_t, 1). A missing
@@ -57,7 +57,8 @@ class LDS(LinearGaussianModel):
 
     `initial` is "given" (by initial_mean and initial_cov), "stationary" or "diffuse"; `initial_diffuse` (n,) marks
     single elements as diffuse, whose initial_mean and initial_cov then do not count. A stationary start raises
-    StateOverflow where the dynamics have none (an eigenvalue of modulus 1 or more).
+    StateOverflow where the dynamics have none (an eigenvalue of modulus 1 or more). `numerics` says how covariances
+    are kept: "square_root" for ill-conditioned problems, at some cost, "auto" where one is met, "joseph" never.
 
     Restrictions, in EM as in gradient fits: `transition_covariance` and `emission_covariance` are "full", "diag" or
     "spherical"; `stable=True` keeps the eigenvalues of transition_matrix inside the unit circle; `fixed_entries` holds
@@ -93,6 +94,7 @@ class LDS(LinearGaussianModel):
         stable: bool = False,
         fixed_entries: Any = None,
         priors: Any = None,
+        numerics: Literal["auto", "joseph", "square_root"] = "auto",
         **values: Any,
     ) -> None:
         super().__init__()
@@ -109,6 +111,9 @@ class LDS(LinearGaussianModel):
         inputs = {"transition_input_matrix": 1, "emission_input_matrix": 1}
         self.input_dim = _size("input_dim", input_dim, given, inputs, default=0)
         self.event_shape = torch.Size([self.obs_dim])
+        if numerics not in ("auto", "joseph", "square_root"):
+            raise ValueError(f'numerics must be "auto", "joseph" or "square_root", got {numerics!r}')
+        self.numerics: Literal["auto", "joseph", "square_root"] = numerics
         self.initial: Literal["given", "stationary", "diffuse"] = _start_kind(initial, given)
         self.from_values = all(name in given or (initial != "given" and name in STARTS) for name in MATRICES)
         self._offset_seen: dict[str, tuple[object, bool]] = {}
@@ -156,6 +161,7 @@ class LDS(LinearGaussianModel):
         chosen = {
             "initial": (self.initial, "given"),
             "initial_diffuse": (marked, None),
+            "numerics": (self.numerics, "auto"),
             "transition_covariance": (self.transition_covariance, "full"),
             "emission_covariance": (self.emission_covariance, "full"),
             "stable": (self.stable, False),
@@ -188,11 +194,9 @@ class LDS(LinearGaussianModel):
         return both * self.initial_mean, both.unsqueeze(-1) * self.initial_cov * both, improper
 
     def _stationary_moments(self, matrix: Tensor, cov: Tensor, proper: Tensor) -> tuple[Tensor, Tensor]:
-        """m = A m + offset and P = A P A' + Q of the elements `proper`, which the others must not move."""
+        """m = A m + offset and P = A P A' + Q of the elements `proper` by themselves, without what the others add."""
         places = torch.eye(self.state_dim, dtype=matrix.dtype)[:, proper]
         own = places.mT @ matrix @ places
-        if bool((matrix[proper][:, ~proper] != 0).any()):
-            raise ValueError('initial="stationary" needs elements that no diffuse element moves: see transition_matrix')
         with torch.no_grad():
             radius = float(torch.linalg.eigvals(own).abs().max()) if own.numel() else 0.0
         if not radius < STABLE:
@@ -200,10 +204,11 @@ class LDS(LinearGaussianModel):
                 f'initial="stationary" needs all eigenvalues of transition_matrix inside the unit circle, the largest '
                 f'has modulus {radius:.10g}; make these elements diffuse (initial="diffuse" or initial_diffuse)'
             )
-        offset = self.transition_offset if self._has("transition_offset") else self.initial_mean
+        spread = places @ stationary_cov(own, places.mT @ cov @ places) @ places.mT
+        if not self._has("transition_offset"):
+            return matrix.new_zeros(self.state_dim), spread
         level = torch.eye(len(own), dtype=matrix.dtype) - own
-        mean = torch.linalg.solve(level, places.mT @ offset)
-        return places @ mean, places @ stationary_cov(own, places.mT @ cov @ places) @ places.mT
+        return places @ torch.linalg.solve(level, places.mT @ self.transition_offset), spread
 
     def _has(self, name: str) -> bool:
         """Whether an offset is there at all: learned, or held at something else than zero."""

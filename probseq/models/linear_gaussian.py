@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import abc
 import math
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -66,6 +66,8 @@ class LinearGaussianModel(LatentStateModel[Gaussian]):
 
     marginalises: ClassVar[bool] = True
     real_valued = True
+    #: how the compiled filter keeps covariances: see `ops/kalman.py`
+    numerics: Literal["auto", "joseph", "square_root"] = "auto"
 
     @abc.abstractmethod
     def system(self) -> System:
@@ -161,8 +163,8 @@ class LinearGaussianModel(LatentStateModel[Gaussian]):
 
     def _arguments(
         self, sequences: Sequences, initial: Gaussian | None = None
-    ) -> tuple[kalman.LinearGaussianSystem, Tensor, Tensor | None, Tensor, Tensor | None]:
-        """What the compiled filter reads: the system, y less its offset, what is observed, lengths, diffuse part."""
+    ) -> tuple[kalman.LinearGaussianSystem, Tensor, Tensor | None, Tensor, Tensor | None, str]:
+        """What the compiled filter reads: system, y less its offset, observed, lengths, diffuse part, numerics."""
         system, u = self.system(), sequences.inputs
         mean, cov, improper = system.initial_mean, system.initial_cov, system.initial_diffuse
         improper = None if improper is None else improper.unsqueeze(0)
@@ -180,7 +182,7 @@ class LinearGaussianModel(LatentStateModel[Gaussian]):
             emission_cov=system.emission_cov,
         )
         y = sequences.values if offset is None else sequences.values - offset
-        return arrays, y, None if sequences.complete else sequences.observed, sequences.lengths, improper
+        return arrays, y, None if sequences.complete else sequences.observed, sequences.lengths, improper, self.numerics
 
     def _log_prob(self, sequences: Sequences) -> Tensor:
         return kalman.log_prob(*self._arguments(sequences))
@@ -199,11 +201,11 @@ class LinearGaussianModel(LatentStateModel[Gaussian]):
         return self._smooth(sequences).mean
 
     def _sample_states(self, sequences: Sequences, n_samples: int, randomness: torch.Generator) -> Tensor:
-        system, y, observed, lengths, improper = self._arguments(sequences)
+        system, y, observed, lengths, *options = self._arguments(sequences)
         n, m = system.initial_mean.shape[-1], y.shape[-1]
         shape = (n_samples, *sequences.values.shape[:2], n + m)
         normals = torch.randn(shape, dtype=torch.float64, generator=randomness)
-        return kalman.sample_paths(system, y, observed, lengths, normals, improper)
+        return kalman.sample_paths(system, y, observed, lengths, normals, *options)
 
     def _path_log_prob(self, states: Tensor, sequences: Sequences) -> Tensor:
         """log p(z, y) where Q, P0 and R have full rank; unobserved coordinates of y are integrated out."""

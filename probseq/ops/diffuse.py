@@ -25,6 +25,8 @@ LOG_2PI = math.log(2 * math.pi)
 EPSILON = 2.0**-52
 #: size of a coordinate's diffuse part, relative to the sum of its terms, from which it is no rounding error
 STILL_DIFFUSE = 1e-10
+#: share of a variance (a diffuse covariance scaled to a unit diagonal) that rounding may have left
+SPENT = 1e-10
 
 
 def factor_of(diffuse_cov: Tensor) -> Tensor:
@@ -35,7 +37,7 @@ def factor_of(diffuse_cov: Tensor) -> Tensor:
     columns: list[Tensor] = []
     for _ in range(len(unit)):
         pivot = int(rest.diagonal().argmax())
-        if float(rest[pivot, pivot]) <= 64 * len(unit) * EPSILON:
+        if float(rest[pivot, pivot].detach()) <= SPENT:
             break
         columns.append(rest[:, pivot] / rest[pivot, pivot].sqrt())
         rest = rest - columns[-1].unsqueeze(-1) * columns[-1]
@@ -73,7 +75,7 @@ def update(
             log_prob = log_prob - 0.5 * (LOG_2PI + variance.log())
         else:
             variance = reading @ cov @ reading
-            if not float(variance) > (16 * (n + m) * EPSILON * float(reading.detach().abs() @ variances)) ** 2:
+            if not float(variance.detach()) > (16 * (n + m) * EPSILON * float(reading.detach().abs() @ variances)) ** 2:
                 raise SingularInnovation(
                     "an observed coordinate is known exactly before it is seen; add emission noise"
                 )

@@ -19,7 +19,8 @@
 An exact diffuse start is z_0 = N(initial_mean, initial_cov) + diffuse delta, `diffuse` (1 or B, n, d), with a delta of
 infinite variance: log_prob is the limit of log p(y) + 1/2 (diffuse elements that y resolves) log variance.  The moments
 then have a diffuse part, its covariance over that of delta, which becomes exactly zero when y has resolved it.
-`numerics` is "joseph" or "square_root": the second keeps roots of covariances, for ill-conditioned problems.
+`numerics` is "joseph"; "square_root", which keeps roots of covariances, for ill-conditioned problems; or "auto", which
+goes over to the second when a step of the first loses half its digits (`ill_conditioned` in the kernel).
 
 Missing entries are left out exactly: they add 0 to the log-density, and a step without any only predicts.  Singular
 initial, transition and emission covariances are legal as long as the *innovation* covariance of every observed row is
@@ -85,7 +86,7 @@ def log_prob(
     observed: Tensor | None,
     lengths: Tensor,
     diffuse: Tensor | None = None,
-    numerics: str = "joseph",
+    numerics: str = "auto",
 ) -> Tensor:
     """log p(y) of every sequence, (B,); equals filter(...).log_prob.sum(-1).  Differentiable once, in the system and y.
 
@@ -106,7 +107,7 @@ def filter(
     observed: Tensor | None,
     lengths: Tensor,
     diffuse: Tensor | None = None,
-    numerics: str = "joseph",
+    numerics: str = "auto",
 ) -> FilteredMoments:
     """The predicted and updated moments of every step; errors as for `log_prob`."""
     given = Given.of(system, y, observed, lengths, diffuse, numerics, per_step=True)
@@ -120,6 +121,8 @@ def filter(
     updated = 0.5 * (updated + updated.mT)
     by_step = _row_of_step(slot, lengths)
     cov, updated = by_step(cov), by_step(updated)
+    if space.square_root:
+        updated = torch.from_numpy(given.backward.updated)
     correction = cov @ (system.emission_matrix.mT @ weighted[..., None])
     batch = y.shape[0]
     improper = (None, None)
@@ -143,9 +146,12 @@ def smooth(
     observed: Tensor | None,
     lengths: Tensor,
     diffuse: Tensor | None = None,
-    numerics: str = "joseph",
+    numerics: str = "auto",
 ) -> SmoothedMoments:
-    """The posterior moments of the states: mean = m + P r and cov = P - P N P with the r, N that are the gradient."""
+    """The posterior moments of the states: mean = m + P r and cov = P - P N P with the r, N that are the gradient.
+
+    Where y does not resolve a diffuse start, `diffuse` says in which directions; mean and cov hold in the others.
+    """
     adjoint = arrays.kernels("kalman_adjoint")
     given = Given.of(system, y, observed, lengths, diffuse, numerics)
     system, space = given.system, given.space
@@ -156,10 +162,13 @@ def smooth(
     lagged = y.new_zeros(len(spans), max(steps - 1, 0), states, states)
     none, unused = arrays.no_gradients(), (np.empty((0, states, states)), np.empty((0, states)))
     a, c, until = array_of(system.transition_matrix), array_of(system.emission_matrix), given.until
-    adjoint.covariance_adjoint(
+    lost = adjoint.covariance_adjoint(
         a, c, space.cov, space.gain, space.whitener, space.slot, spans, group_spaces, until,
-        np.ones(len(spans)), *none[1:4], *none[5:7], cov.numpy(), lagged.numpy(), unused[0], arrays.blas(states),
+        np.ones(len(spans)), *none[1:4], *none[5:7], cov.numpy(), lagged.numpy(), unused[0],
+        arrays.spent(system.emission_cov, states), arrays.blas(states),
     )  # fmt: skip
+    if lost and numerics == "auto":
+        return smooth(system, y, observed, lengths, diffuse, "square_root")
     arrays.run_mean_adjoint(
         a, c, space.cov, space.gain, space.slot, spaces, until, array_of(lengths), space.mean, space.weighted,
         np.ones(batch), none, mean.numpy(), unused[1],
@@ -189,7 +198,7 @@ def sample_paths(
     lengths: Tensor,
     normals: Tensor,
     diffuse: Tensor | None = None,
-    numerics: str = "joseph",
+    numerics: str = "auto",
 ) -> Tensor:
     """Draws (N, B, T, n) from p(z | y), a linear function of the standard `normals` (N, B, T, n + m).
 

@@ -26,7 +26,7 @@ BLAS_STATES = 12
 MANY_SEQUENCES = 8
 """Batch size from which the innermost loop runs over the sequences that share their covariances."""
 
-SINGULAR = 1  # the condition numbers of kernels/kalman.py, which is imported when first needed
+SINGULAR, ILL_CONDITIONED = 1, 3  # condition numbers of kernels/kalman.py, which is imported when first needed
 
 
 class Workspace(NamedTuple):
@@ -70,25 +70,33 @@ def run_forward(
     keep_roots: bool = False,
     per_step: bool = False,
 ) -> Workspace:
-    """Allocate what is asked for, run the compiled filter, raise its conditions."""
+    """Allocate what is asked for, run the compiled filter, raise its conditions.
+
+    With numerics="auto" an ill-conditioned step starts it anew on square roots.
+    """
     kalman = kernels("kalman")
     (batch, steps, m), n = y.shape, system.initial_mean.shape[-1]
     many = lead >= 0 and batch >= MANY_SEQUENCES and not per_step
     rows = steps if keep or many else min(kalman.CHUNK, steps)
     parameters = parameter_arrays(system, batch)
-    roots = roots_of(parameters, diffuse, numerics == "square_root")
-    space = _allocate(y.shape, n, batch if keep and lead < 0 else 1, rows, keep=keep, per_step=per_step)
-    space = _with_roots(space, roots, steps if keep else 0, keep_roots=keep_roots)
-    if batch == 0:
-        return space
     values, pattern, ends = array_of(y), pattern_of(observed, m), array_of(lengths)
-    status = np.zeros(3, dtype=np.int64)
-    arguments = (
-        *parameters, values, pattern, ends, lead, space.cov, space.gain, space.whitener, space.log_norm, space.slot,
-        space.mean, space.weighted, space.steps, space.log_prob, status,
-    )  # fmt: skip
-    square = (*roots, space.roots, space.diffuses, space.until)
-    kalman.filter_forward(*arguments, many, blas(n), *square)
+    watch, root = numerics == "auto", numerics == "square_root"
+    while True:
+        roots = roots_of(parameters, diffuse, root)
+        space = _allocate(y.shape, n, batch if keep and lead < 0 else 1, rows, keep=keep, per_step=per_step)
+        space = _with_roots(space, roots, steps if keep else 0, keep_roots=keep_roots)
+        if batch == 0:
+            return space
+        status = np.zeros(3, dtype=np.int64)
+        arguments = (
+            *parameters, values, pattern, ends, lead, space.cov, space.gain, space.whitener, space.log_norm,
+            space.slot, space.mean, space.weighted, space.steps, space.log_prob, status,
+        )  # fmt: skip
+        square = (watch, *roots, space.roots, space.diffuses, space.until)
+        kalman.filter_forward(*arguments, many, blas(n), *square)
+        if not (watch and status[0] in (SINGULAR, ILL_CONDITIONED)):
+            break
+        watch, root = False, True
     raise_condition(status)
     if many:
         m0, _, a, _, d, c, _ = parameters
@@ -127,7 +135,7 @@ def _with_roots(space: Workspace, roots: Roots, steps: int, *, keep_roots: bool)
     if roots.always is None:
         return space
     (groups, _, n, _), d = space.cov.shape, roots.diffuse.shape[-1]
-    diffuses = np.empty((groups, steps if d else 0, 2, n, d))
+    diffuses = np.zeros((groups, steps if d else 0, 2, n, d))
     kept = np.empty((groups, steps if keep_roots else 0, n, n))
     return space._replace(roots=kept, diffuses=diffuses, square_root=roots.always)
 
@@ -185,6 +193,12 @@ def pattern_of(observed: Tensor | None, m: int) -> Any:
 
 def blas(states: int) -> bool | None:
     return True if states >= BLAS_STATES else None
+
+
+def spent(emission_cov: Tensor, states: int) -> float:
+    """The share of a variance that is rounding: with a perfect sensor a variance may vanish, elsewhere none does."""
+    perfect = bool((emission_cov.diagonal(dim1=-2, dim2=-1) == 0).any())
+    return 16 * states * 2.0**-52 if perfect else 0.0
 
 
 def no_gradients() -> list[Any]:

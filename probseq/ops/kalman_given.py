@@ -55,7 +55,7 @@ class Given:
         refuse_forward_mode("Kalman smoother", *system, y)
         lead = shared_lead(system, observed, lengths, diffuse)
         space = arrays.run_forward(
-            system, y, observed, lengths, lead, diffuse, numerics, keep=True, keep_roots=not per_step, per_step=per_step
+            system, y, observed, lengths, lead, diffuse, numerics, keep=True, keep_roots=True, per_step=per_step
         )
         given = cls(system.full(y.shape[0]), observed, lengths, lead, space)
         given.y = array_of(y)

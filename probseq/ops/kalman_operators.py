@@ -87,7 +87,7 @@ def _adjoint(weights: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
     edges = np.empty((len(spans) if improper else 0, n, n)), np.empty((batch if improper else 0, n))
     arrays.kernels("kalman_adjoint").covariance_adjoint(
         a, c, cov, gain, whitener, slot, spans, group_spaces, until, np.bincount(group_of, load, len(spans)),
-        *into[1:4], *into[5:7], nothing, nothing, edges[0], arrays.blas(n),
+        *into[1:4], *into[5:7], nothing, nothing, edges[0], 0.0, arrays.blas(n),
     )  # fmt: skip
     arrays.run_mean_adjoint(
         a, c, cov, gain, slot, spaces, until, lengths, mean, weighted, load, into, np.empty((1, 0, n)), edges[1]

@@ -74,7 +74,7 @@ def run(
     pattern = np.empty((1, 0, m), np.bool_) if observed is None else observed
     ends = np.full(batch, steps) if lengths is None else lengths
     square = (problem.P0, problem.Q, problem.R, np.zeros((1, n, 0)), np.empty((groups, 0, n, n)))
-    none = (None, *square, np.empty((groups, 0, 2, n, 0)), np.zeros(groups, np.int64))
+    none = (False, None, *square, np.empty((groups, 0, 2, n, 0)), np.zeros(groups, np.int64))
     kalman.filter_forward(*problem, pattern, ends, shared, *space, lanes, blas, *none)
     if lanes:
         kalman.mean_lanes(
@@ -189,7 +189,7 @@ def test_adjoint_is_the_smoother(blas: bool | None, fixed: bool, missing: bool) 
     no_edge = np.empty((0, n))
     kalman_adjoint.covariance_adjoint(
         problem.A, problem.C, space.cov, space.gain, space.whitener, space.slot, np.array([steps]), zero, zero,
-        np.ones(1), nothing, nothing, nothing, none, np.empty((0, m, m)), cov, lagged, nothing, blas,
+        np.ones(1), nothing, nothing, nothing, none, np.empty((0, m, m)), cov, lagged, nothing, 0.0, blas,
     )  # fmt: skip
     kalman_adjoint.mean_adjoint(
         problem.A, problem.C, space.cov, space.gain, space.slot, np.zeros(2, np.int64), zero, np.full(2, steps),
