@@ -393,6 +393,24 @@ def lds_singular(seed: int) -> ps.LDS:
     return ps.LDS(**{**lds_parts(seed, 2, 1), "transition_cov": direction @ direction.T})
 
 
+def lds_restricted(seed: int) -> ps.LDS:
+    """Every restriction on learning at once."""
+    rng = np.random.default_rng([seed, 12])
+    parts = lds_parts(seed, 2, 1)
+    parts |= {"transition_cov": np.diag(rng.uniform(0.2, 1.0, size=2)), "emission_matrix": [[1.0, rng.normal()]]}
+    return ps.LDS(
+        **parts,
+        transition_covariance="diag",
+        emission_covariance="spherical",
+        stable=True,
+        fixed_entries={"emission_matrix": [[True, False]], "transition_cov": [[False, False], [False, True]]},
+        priors={
+            "transition_matrix": ps.priors.Normal(0.0, 0.5),
+            "emission_cov": ps.priors.InverseWishart(1.0, 4.0),
+        },
+    )
+
+
 def lds_offsets(seed: int) -> ps.LDS:
     rng = np.random.default_rng([seed, 6])
     offsets = {"transition_offset": rng.normal(size=2), "emission_offset": 3 * rng.normal(size=3)}
@@ -475,6 +493,7 @@ LINEAR_ROWS = [
     linear_row("lds-inputs", lds_inputs, 1, input_dim=1),
     linear_row("lds-singular", lds_singular, 1, path_density=False),
     linear_row("lds-offsets", lds_offsets, 3),
+    linear_row("lds-restricted", lds_restricted, 1),
     linear_row("lds-noiseless-walk", noiseless_walk, 1, path_density=False),
     linear_row("lds-diffuse-level", diffuse_level, 1, improper=True),
     linear_row("lds-diffuse-trend", diffuse_trend, 2, improper=True, path_density=False, fit_methods=("gradient",)),
