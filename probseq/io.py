@@ -25,10 +25,11 @@ from probseq.emissions.heads import Head
 from probseq.errors import FileRefused
 from probseq.learning.history import History
 from probseq.parameters import allocation_limit, parametric_modules
+from probseq.priors import Prior
 
 FORMAT = 1
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
-ROOTS: tuple[type[Any], ...] = (StateSpaceModel, Emission, Duration, Cell, Head)
+ROOTS: tuple[type[Any], ...] = (StateSpaceModel, Emission, Duration, Cell, Head, Prior)
 
 
 def known_classes() -> dict[str, type[Any]]:

@@ -37,7 +37,7 @@ from probseq.errors import NotFitted
 def as_parameter(name: str, value: Any, dtype: torch.dtype = torch.float64) -> Tensor:
     """`value` as a finite tensor, or a ValueError that names the parameter."""
     try:
-        tensor = torch.as_tensor(value if isinstance(value, Tensor) else np.asarray(value, dtype=np.float64))
+        tensor = torch.as_tensor(value if isinstance(value, Tensor) else np.array(value, dtype=np.float64))
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name} must be an array of numbers, got {value!r}") from error
     tensor = tensor.to(dtype)

@@ -666,6 +666,9 @@ def law_15_fit(row: Row, case: Case) -> None:
         fits = []
         for s in (2.0**-26, 1.0, 2.0**26):
             model = build(describe(row.make(case.seed)))
+            for part in model.modules():  # a prior has the unit of the data
+                if isinstance(part, ps.emissions.Emission) and part.prior is not None:
+                    part.prior = part.prior.rescale(torch.full((row.dim,), s).double(), torch.zeros(row.dim).double())
             options = {"max_iterations": 3, "seed": case.seed, "method": method}
             quietly(lambda m=model, s=s, o=options: m.fit(s * y, u, **o))
             jacobian = float((~y.isnan()).sum()) * math.log(s)

@@ -167,6 +167,36 @@ def gaussian_emission(dim: int, kind: str = "full") -> Callable[[np.random.Gener
     return make
 
 
+def with_prior(
+    emission: Callable[[np.random.Generator, int], Any], prior: Callable[[], Any]
+) -> Callable[[np.random.Generator, int], Any]:
+    """The same emission under a conjugate prior, told through the constructor."""
+
+    def make(rng: np.random.Generator, k: int) -> Any:
+        plain = emission(rng, k)
+        values = {name: getattr(plain, name).detach() for name in plain.params()}
+        options = {"covariance": plain.covariance} if isinstance(plain, ps.emissions.Gaussian) else {}
+        return type(plain)(**values, **options, prior=prior())
+
+    return make
+
+
+def wishart() -> Any:
+    return ps.priors.NormalInverseWishart(scale=[[0.5, 0.1], [0.1, 0.3]], dofs=4, mean=[0.2, -0.1], mean_precision=0.5)
+
+
+def inverse_gamma() -> Any:
+    return ps.priors.NormalInverseGamma(shape=2.0, scale=0.4, mean=0.2, mean_precision=0.5)
+
+
+def beta() -> Any:
+    return ps.priors.Beta(2.0, 1.5)
+
+
+def gamma() -> Any:
+    return ps.priors.Gamma(2.0, 0.7)
+
+
 def categorical_emission(rng: np.random.Generator, k: int) -> Any:
     return ps.emissions.Categorical(probs=simplex(rng, k, 4))
 
@@ -297,6 +327,36 @@ HMM_ROWS = [
         lambda s: chain(s, gaussian_emission(1), initial_prior=[1.5, 2.0, 1.0], transition_prior=np.eye(3) + 1.5),
         "real",
         1,
+    ),
+    hmm_row("map-full", lambda s: hmm(s, with_prior(gaussian_emission(2), wishart), 2), "real", 2),
+    hmm_row("map-tied", lambda s: hmm(s, with_prior(gaussian_emission(2, "tied"), wishart), 2), "real", 2),
+    hmm_row("map-diag", lambda s: hmm(s, with_prior(gaussian_emission(2, "diag"), inverse_gamma), 2), "real", 2),
+    hmm_row(
+        "map-spherical",
+        lambda s: hmm(s, with_prior(gaussian_emission(2, "spherical"), inverse_gamma), 2),
+        "real",
+        2,
+        common_scale=True,
+    ),
+    hmm_row(
+        "map-categorical",
+        lambda s: hmm(s, with_prior(categorical_emission, lambda: ps.priors.Dirichlet(1.5)), 2),
+        "symbol",
+        1,
+        n_symbols=4,
+    ),
+    hmm_row(
+        "map-bernoulli",
+        lambda s: hmm(s, with_prior(bernoulli_emission, beta), 2),
+        "binary",
+        2,
+    ),
+    hmm_row("map-poisson", lambda s: hmm(s, with_prior(poisson_emission, gamma), 2), "count", 2),
+    hmm_row(
+        "map-negative-binomial",
+        lambda s: hmm(s, with_prior(negative_binomial_emission, gamma), 2),
+        "count",
+        2,
     ),
     hmm_row("inputs", lambda s: chain(s, gaussian_emission(1), input_dim=2), "real", 1, input_dim=2),
     hmm_row(

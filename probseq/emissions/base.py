@@ -16,6 +16,7 @@ from torch.distributions import Categorical, Distribution, MixtureSameFamily
 
 from probseq.checks import whole_number as positive
 from probseq.parameters import Param, Parametric, as_parameter
+from probseq.priors import Prior
 
 
 class Emission(Parametric, abc.ABC):
@@ -25,6 +26,8 @@ class Emission(Parametric, abc.ABC):
     real_valued: bool = False
     #: only one factor common to all coordinates keeps the emission in its family
     common_scale: bool = False
+    #: a conjugate prior on the parameters, which makes a fit a MAP fit
+    prior: Prior | None = None
 
     def __init__(self, dim: int, n_states: int | None, values: dict[str, Any]) -> None:
         super().__init__()
@@ -68,6 +71,10 @@ class Emission(Parametric, abc.ABC):
     @abc.abstractmethod
     def maximise(self, values: Tensor, observed: Tensor, weights: Tensor) -> None:
         """The M-step: maximise sum_nk weights[n, k] log p(y_n | k) over the free parameters."""
+
+    def log_prior(self) -> Tensor:
+        """log density of the parameters under `prior`, 0 without one."""
+        return torch.zeros((), dtype=torch.float64)
 
     def invalid(self, values: Tensor) -> tuple[Tensor, str] | None:
         """Marks entries outside the support, with the support in words; None where every number is allowed."""

@@ -82,6 +82,9 @@ class Product(Emission):
         tables = [part.log_prob(x, o) for part, x, o in zip(self.parts, self._split(values), seen, strict=True)]
         return torch.stack(tables).sum(0)
 
+    def log_prior(self) -> Tensor:
+        return torch.stack([part.log_prior() for part in self.parts]).sum()
+
     def distribution(self) -> D.Distribution:
         return Columns([part.distribution() for part in self.parts])
 

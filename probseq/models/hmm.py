@@ -26,7 +26,6 @@ observation sequence, IEEE Trans. Information Theory 51.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, Self
 
@@ -41,7 +40,7 @@ from probseq.base import Filtered, LatentStateModel
 from probseq.beliefs import Categorical
 from probseq.checks import whole_number
 from probseq.emissions.base import Emission
-from probseq.errors import DegenerateWarning, ImpossibleSequence
+from probseq.errors import ImpossibleSequence, say
 from probseq.models.hmmlearn_bridge import arguments_from, to_hmmlearn
 from probseq.ops import hmm
 from probseq.ops.hmm_entropy import path_entropy
@@ -62,6 +61,7 @@ class HMM(LatentStateModel[Categorical]):
     - `tied_rows=[0, 0, 1]`: states with equal labels share one row of `transition_matrix`.
     - `initial_prior`, `transition_prior`: concentrations (1 or more; a number or an array) of Dirichlet priors on
       `initial_probs` and on each (distinct) row of `transition_matrix`; a fit then maximises log_prob + log_prior.
+      Emissions take priors of their own, `emission=Gaussian(2, prior=...)` (`probseq.priors`).
     """
 
     marginalises: ClassVar[bool] = True
@@ -116,12 +116,15 @@ class HMM(LatentStateModel[Categorical]):
         return {"n_states": self.n_states, "emission": self.emission, **options}
 
     @classmethod
-    def from_hmmlearn(cls, model: Any) -> Self:
-        """The HMM that equals a fitted GaussianHMM, CategoricalHMM or PoissonHMM of hmmlearn."""
-        return cls(**arguments_from(model))
+    def from_hmmlearn(cls, model: Any, *, priors: bool = True) -> Self:
+        """The HMM that equals a fitted GaussianHMM, CategoricalHMM or PoissonHMM of hmmlearn, and fits like it.
+
+        hmmlearn's default priors come along, so that EM takes the same steps; `priors=False` leaves them out.
+        """
+        return cls(**arguments_from(model, priors))
 
     def to_hmmlearn(self) -> Any:
-        """An hmmlearn model with these parameters."""
+        """An hmmlearn model with these parameters and priors."""
         return to_hmmlearn(self)
 
     # ---- the four steps
@@ -260,11 +263,11 @@ class HMM(LatentStateModel[Categorical]):
         return entropy.reshape(sequences.batch_shape)
 
     def log_prior(self) -> Tensor:
-        """log density of the Dirichlet priors at `initial_probs` and the distinct rows of `transition_matrix`."""
+        """log density of the priors: on `initial_probs`, the distinct rows of `transition_matrix`, and the emission."""
         rows = T.mean_of_groups(self._log_transition(), self.tied_rows) if self.tied_rows else self._log_transition()
         prior = None if self.transition_prior is None else T.mean_of_groups(self.transition_prior, self.tied_rows)
         transition = dirichlet.log_density(prior, rows)
-        return transition + dirichlet.log_density(self.initial_prior, self._log_initial())
+        return transition + dirichlet.log_density(self.initial_prior, self._log_initial()) + self.emission.log_prior()
 
     def _outside(self, values: Tensor) -> tuple[Tensor, str] | None:
         return self.emission.invalid(values)
@@ -292,11 +295,7 @@ class HMM(LatentStateModel[Categorical]):
         gamma = posterior.log_gamma.exp()
         objective = posterior.log_prob.sum() + self.log_prior()
         if bool((gamma[sequences.inside].sum(0) < 1e-8).any()):
-            warnings.warn(
-                "a state explains no data any more and keeps its last parameters; fewer states may be enough",
-                DegenerateWarning,
-                stacklevel=2,
-            )
+            say("empty state", EMPTY_STATE)
         self._maximise_chain(gamma[used, 0].sum(0), posterior.xi_sum, sequences.inputs)
         rows = sequences.inside
         self.emission.maximise(sequences.values[rows], sequences.observed[rows], gamma[rows])
@@ -316,9 +315,13 @@ class HMM(LatentStateModel[Categorical]):
             counts = T.sum_of_groups(pairs.flatten(0, 1), ties, 1)
             weights = T.mean_of_groups(self.transition_weights, ties)
             if not all(held):
-                found = T.maximise_regression(rows.log(), weights, u.flatten(0, 1), counts, extra, held)
-                rows, weights = found[0].exp(), found[1]
-            self.assign(transition_matrix=T.spread(rows, ties), transition_weights=T.spread(weights, ties))
+                log_rows = T.mean_of_groups(self._log_transition(), ties)
+                extra = dirichlet.extra_counts(prior, torch.isfinite(log_rows).to(rows.dtype))
+                log_rows, weights = T.maximise_regression(log_rows, weights, u.flatten(0, 1), counts, extra, held)
+                if not held[0]:  # in logarithms: a move that underflows at u = 0 can be the likely one elsewhere
+                    with torch.no_grad():
+                        self._parameters["raw_transition_matrix"].copy_(log_rows)  # type: ignore[union-attr]
+            self.assign(transition_weights=T.spread(weights, ties))
             return
         counts = T.sum_of_groups(pairs.sum((0, 1)), ties) + extra
         if self.initial == "free":
@@ -326,6 +329,9 @@ class HMM(LatentStateModel[Categorical]):
         elif not held[0]:
             rows = T.maximise_rows_and_start(rows, ties, counts, first)
         self.assign(transition_matrix=T.spread(rows, ties))
+
+
+EMPTY_STATE = "a state explains no data any more and keeps its last parameters; fewer states may be enough"
 
 
 def safe_logsumexp(x: Tensor, dim: int) -> Tensor:

@@ -26,7 +26,6 @@ Yu (2010), Hidden semi-Markov models, Artificial Intelligence 174.
 
 from __future__ import annotations
 
-import warnings
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -37,8 +36,8 @@ from probseq import parameters as P
 from probseq.base import Filtered, LatentStateModel
 from probseq.durations import Duration, log_tail
 from probseq.emissions.base import Emission
-from probseq.errors import DegenerateWarning
-from probseq.models.hmm import count_states, refuse_impossible, safe_logsumexp
+from probseq.errors import say
+from probseq.models.hmm import EMPTY_STATE, count_states, refuse_impossible, safe_logsumexp
 from probseq.ops import hsmm
 from probseq.parameters import Param, Parametric
 from probseq.randomness import generator
@@ -214,6 +213,10 @@ class HSMM(LatentStateModel[Elapsed]):
         moved = torch.where(before == after, lasts[before, elapsed], leaving)
         return total + torch.where(inside[:, 1:], moved, 0.0).sum(-1)
 
+    def log_prior(self) -> Tensor:
+        """log density of the prior of the emission."""
+        return self.emission.log_prior()
+
     def _outside(self, values: Tensor) -> tuple[Tensor, str] | None:
         return self.emission.invalid(values)
 
@@ -236,6 +239,7 @@ class HSMM(LatentStateModel[Elapsed]):
     def _em_step(self, sequences: Sequences) -> Tensor:
         """Baum-Welch with durations; the end of the last segment is imputed, as p(d | d >= elapsed)."""
         posterior = self._posterior(sequences)
+        objective = posterior.log_prob.sum() + self.log_prior()
         used = sequences.lengths > 0
         gamma = posterior.log_gamma.exp()
         first = gamma[used, 0].sum((0, 2))
@@ -245,18 +249,14 @@ class HSMM(LatentStateModel[Elapsed]):
         mass = posterior.jumps.sum(-1, keepdim=True)
         of_states = gamma[sequences.inside].sum(-1)
         if bool((of_states.sum(0) < 1e-8).any()):
-            warnings.warn(
-                "a state explains no data any more and keeps its last parameters; fewer states may be enough",
-                DegenerateWarning,
-                stacklevel=2,
-            )
+            say("empty state", EMPTY_STATE)
         matrix = torch.where(mass > 0, posterior.jumps / torch.where(mass > 0, mass, 1.0), self.transition_matrix)
         self.assign(transition_matrix=matrix, initial_probs=first / first.sum())
         if self.n_states > 1:
             self.duration.maximise(durations)
         rows = sequences.inside
         self.emission.maximise(sequences.values[rows], sequences.observed[rows], of_states)
-        return posterior.log_prob.sum()
+        return objective
 
 
 def impute(cut: Tensor, log_probs: Tensor) -> Tensor:

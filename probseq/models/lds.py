@@ -38,7 +38,7 @@ from probseq.models.lds_start import start
 from probseq.models.linear_gaussian import STABLE, LinearGaussianModel, System, stationary_cov
 from probseq.ops import kalman
 from probseq.parameters import Param
-from probseq.priors import priors_of
+from probseq.matrix_priors import priors_of
 from probseq.sequences import Sequences
 
 MATRICES = ("transition_matrix", "transition_cov", "emission_matrix", "emission_cov", "initial_mean", "initial_cov")

@@ -24,7 +24,7 @@ from torch import Tensor
 from probseq.errors import SingularInnovation, StateOverflow
 from probseq.models.lds_parameters import CovarianceParam, stable_step
 from probseq.models.linear_gaussian import symmetric
-from probseq.priors import InverseWishart, Normal
+from probseq.matrix_priors import InverseWishart, Normal
 from probseq.sequences import Sequences
 
 if TYPE_CHECKING:
