@@ -19,6 +19,7 @@ from torch import Tensor
 
 from probseq.base import LatentStateModel
 from probseq.beliefs import Categorical
+from probseq.models.hsmm import Elapsed
 from probseq.parameters import Param, Parametric, parametric_modules
 
 
@@ -86,6 +87,6 @@ def _posterior(model: Any, name: str, y: Any, u: Any, lengths: Any) -> Tensor:
     _n_states(model, name)
     data = model._door(y, u, lengths, least=1).flat()
     belief = model._smooth(data)
-    if not isinstance(belief, Categorical):
+    if not isinstance(belief, (Categorical, Elapsed)):
         raise TypeError(f"{name} must smooth to probabilities of states, got {type(belief).__name__}")
-    return belief.log_probs[data.inside].exp()
+    return belief.probs[data.inside]
