@@ -165,7 +165,7 @@ def test_future_matrices_serve_the_forecast():
 def test_what_varies_has_no_stationary_start():
     parts = {name: value for name, value in MATRICES.items() if not name.startswith("initial")}
     parts["transition_cov"] = np.stack([np.eye(2)] * 4)
-    with pytest.raises(ValueError, match="stationary.*does not vary"):
+    with pytest.raises(ValueError, match=r"stationary.*does not vary"):
         ps.LDS(**parts, initial="stationary").log_prob(np.zeros((4, 3)))
 
 
