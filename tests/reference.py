@@ -256,35 +256,42 @@ def log_normal(value: Array, mean: Array, cov: Array) -> float:
 
 def joint_of_lds(model: Any, steps: int, u: Array | None = None) -> Joint:
     """Unroll z_t and y_t as linear functions of independent noises (z_0, w_1 .., v_0 ..)."""
-    a, q = array(model.transition_matrix), array(model.transition_cov)
-    c, r = array(model.emission_matrix), array(model.emission_cov)
-    n, m = a.shape[0], c.shape[0]
+    a, q, c, r = (
+        np.broadcast_to(value if value.ndim == 2 else value[:steps], (steps, *value.shape[-2:]))
+        for value in map(
+            array, (model.transition_matrix, model.transition_cov, model.emission_matrix, model.emission_cov)
+        )
+    )
+    n, m = a.shape[1], c.shape[1]
     b, d = array(model.transition_input_matrix), array(model.emission_input_matrix)
-    drive = np.zeros((steps, n)) + array(model.transition_offset)
-    level = np.zeros((steps, m)) + array(model.emission_offset)
+    moves, levels = array(model.transition_offset), array(model.emission_offset)
+    drive = np.zeros((steps, n)) + (moves if moves.ndim == 1 else moves[:steps])
+    level = np.zeros((steps, m)) + (levels if levels.ndim == 1 else levels[:steps])
     if u is not None:
         drive, level = drive + u @ b.T, level + u @ d.T
     start = model.system()
-    noise = scipy.linalg.block_diag(array(start.initial_cov), *[q] * (steps - 1), *[r] * steps)
+    noise = scipy.linalg.block_diag(array(start.initial_cov), *q[1:], *r)
     rows_z = np.zeros((steps, n, noise.shape[0]))
     mean_z = np.zeros((steps, n))
     for t in range(steps):
         if t == 0:
             mean_z[0] = array(start.initial_mean)
         else:
-            mean_z[t] = a @ mean_z[t - 1] + drive[t]
-            rows_z[t] = a @ rows_z[t - 1]
+            mean_z[t] = a[t] @ mean_z[t - 1] + drive[t]
+            rows_z[t] = a[t] @ rows_z[t - 1]
         rows_z[t][:, t * n : (t + 1) * n] += np.eye(n)
-    rows_y = np.einsum("mn,tnk->tmk", c, rows_z)
+    rows_y = c @ rows_z
     for t in range(steps):
         rows_y[t][:, steps * n + t * m : steps * n + (t + 1) * m] += np.eye(m)
-    mean_y = mean_z @ c.T + level
+    mean_y = (c @ mean_z[..., None])[..., 0] + level
     rows = np.concatenate([rows_z.reshape(steps * n, -1), rows_y.reshape(steps * m, -1)])
     mean = np.concatenate([mean_z.reshape(-1), mean_y.reshape(-1)])
     loading = None
     if start.initial_diffuse is not None:
-        states = [np.linalg.matrix_power(a, t) @ array(start.initial_diffuse) for t in range(steps)]
-        loading = np.concatenate([*states, *(c @ state for state in states)])
+        states = [array(start.initial_diffuse)]
+        for t in range(1, steps):
+            states.append(a[t] @ states[-1])
+        loading = np.concatenate([*states, *(emission @ state for emission, state in zip(c, states, strict=True))])
     return Joint(mean_z, mean, rows @ noise @ rows.T, steps, n, loading)
 
 

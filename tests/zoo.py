@@ -512,6 +512,33 @@ def diffuse_trend(seed: int) -> ps.LDS:
     )
 
 
+def lds_varying(seed: int) -> ps.LDS:
+    """Everything varies, over 21 steps; the length of the time axis says so, not a shape that it happens to have."""
+    rng, steps = np.random.default_rng([seed, 14]), 21
+    return ps.LDS(
+        transition_matrix=0.5 * rng.normal(size=(steps, 2, 2)),
+        transition_cov=covariance(rng, 2, steps),
+        emission_matrix=rng.normal(size=(steps, 2, 2)),
+        emission_cov=covariance(rng, 2, steps),
+        transition_offset=rng.normal(size=(steps, 2)),
+        emission_offset=rng.normal(size=(steps, 2)),
+        initial_mean=rng.normal(size=2),
+        initial_cov=covariance(rng, 2),
+    )
+
+
+def lds_regression(seed: int) -> ps.LDS:
+    """Coefficients that stand still and of which nothing is known, seen through a known row for every step."""
+    rng = np.random.default_rng([seed, 15])
+    return ps.LDS(
+        transition_matrix=np.eye(2),
+        transition_cov=np.zeros((2, 2)),
+        emission_matrix=rng.normal(size=(21, 1, 2)),
+        emission_cov=[[rng.uniform(0.5, 2.0)]],
+        initial="diffuse",
+    )
+
+
 def lds_stationary(seed: int) -> ps.LDS:
     parts = {name: value for name, value in lds_parts(seed, 2, 2).items() if not name.startswith("initial")}
     return ps.LDS(**parts, initial="stationary", transition_offset=[0.5, -0.2])
@@ -554,6 +581,8 @@ LINEAR_ROWS = [
     linear_row("lds-diffuse-level", diffuse_level, 1, improper=True),
     linear_row("lds-diffuse-trend", diffuse_trend, 2, improper=True, path_density=False, fit_methods=("gradient",)),
     linear_row("lds-square-root", lambda s: ps.LDS(**lds_parts(s, 2, 2), numerics="square_root"), 2),
+    linear_row("lds-varying", lds_varying, 2, fit_methods=()),
+    linear_row("lds-regression", lds_regression, 1, improper=True, path_density=False, fit_methods=()),
     linear_row("lds-stationary", lds_stationary, 2, fit_methods=("gradient",)),
     ar_row("ar-1", lambda s: ar(s, 1, 1), 1),
     ar_row("ar-2", lambda s: ar(s, 2, 1), 1),

@@ -111,10 +111,10 @@ class AR(LinearGaussianModel):
         mean = torch.linalg.solve(level, self.transition_offset)
         return mean.repeat(self.order), stationary_cov(matrix, cov)
 
-    def transition_offset_at(self, u: Tensor | None) -> Tensor | None:
+    def transition_offset_at(self, u: Tensor | None, step: Tensor | None = None) -> Tensor | None:
         return torch.nn.functional.pad(self.transition_offset, (0, self.window_dim - self.obs_dim))
 
-    def emission_offset_at(self, u: Tensor | None) -> Tensor | None:
+    def emission_offset_at(self, u: Tensor | None, step: Tensor | None = None) -> Tensor | None:
         return None
 
     def _keeps_origin(self) -> bool:

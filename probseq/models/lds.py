@@ -25,10 +25,12 @@ from torch import Tensor
 from probseq import parameters as P
 from probseq.checks import whole_number
 from probseq.errors import ImproperBelief, StateOverflow
+from probseq.matrix_priors import priors_of
 from probseq.models.lds_learning import maximise, maximise_stationary
 from probseq.models.lds_parameters import (
     Covariance,
     CovarianceParam,
+    Timed,
     TransitionParam,
     covariance_type,
     entries_by_name,
@@ -38,7 +40,6 @@ from probseq.models.lds_start import start
 from probseq.models.linear_gaussian import STABLE, LinearGaussianModel, System, stationary_cov
 from probseq.ops import kalman
 from probseq.parameters import Param
-from probseq.matrix_priors import priors_of
 from probseq.sequences import Sequences
 
 MATRICES = ("transition_matrix", "transition_cov", "emission_matrix", "emission_cov", "initial_mean", "initial_cov")
@@ -54,6 +55,10 @@ class LDS(LinearGaussianModel):
     Covariances may be singular. `offsets` names those that are learned, "transition_offset" or "emission_offset":
     by default the given ones, and for a model from sizes the emission offset, the level of the data. The others are
     zero and held there.
+
+    Transition and emission matrices, covariances and offsets may vary in time, each by itself: one axis more, time in
+    front (entry t of a transition parameter is the step into t). They are known then: held by a fit, which is by
+    gradient, and needed as far as a forecast goes. `varying` names them with their steps where values come later.
 
     `initial` is "given" (by initial_mean and initial_cov), "stationary" or "diffuse"; `initial_diffuse` (n,) marks
     single elements as diffuse, whose initial_mean and initial_cov then do not count. A stationary start raises
@@ -71,14 +76,14 @@ class LDS(LinearGaussianModel):
 
     transition_matrix = TransitionParam(P.real, "state_dim", "state_dim")
     transition_cov = CovarianceParam("state_dim")
-    emission_matrix = Param(P.real, "obs_dim", "state_dim")
+    emission_matrix = Timed(P.real, "obs_dim", "state_dim")
     emission_cov = CovarianceParam("obs_dim")
     initial_mean = Param(P.real, "state_dim")
     initial_cov = Param(P.semidefinite, "state_dim", "state_dim")
     transition_input_matrix = Param(P.real, "state_dim", "input_dim")
     emission_input_matrix = Param(P.real, "obs_dim", "input_dim")
-    transition_offset = Param(P.real, "state_dim")
-    emission_offset = Param(P.real, "obs_dim")
+    transition_offset = Timed(P.real, "state_dim")
+    emission_offset = Timed(P.real, "obs_dim")
 
     def __init__(
         self,
@@ -95,6 +100,7 @@ class LDS(LinearGaussianModel):
         fixed_entries: Any = None,
         priors: Any = None,
         numerics: Literal["auto", "joseph", "square_root"] = "auto",
+        varying: Iterable[tuple[str, int]] = (),
         **values: Any,
     ) -> None:
         super().__init__()
@@ -106,9 +112,9 @@ class LDS(LinearGaussianModel):
         if unknown:
             raise TypeError(f"LDS got unknown arguments {sorted(unknown)}; parameters are {sorted(self.params())}")
         given = {name: P.as_parameter(name, value) for name, value in values.items() if value is not None}
-        self.state_dim = _size("state_dim", state_dim, given, {"transition_matrix": 0, "initial_mean": 0})
-        self.obs_dim = _size("obs_dim", obs_dim, given, {"emission_matrix": 0, "emission_cov": 0})
-        inputs = {"transition_input_matrix": 1, "emission_input_matrix": 1}
+        self.state_dim = _size("state_dim", state_dim, given, {"transition_matrix": -2, "initial_mean": -1})
+        self.obs_dim = _size("obs_dim", obs_dim, given, {"emission_matrix": -2, "emission_cov": -2})
+        inputs = {"transition_input_matrix": -1, "emission_input_matrix": -1}
         self.input_dim = _size("input_dim", input_dim, given, inputs, default=0)
         self.event_shape = torch.Size([self.obs_dim])
         if numerics not in ("auto", "joseph", "square_root"):
@@ -117,9 +123,17 @@ class LDS(LinearGaussianModel):
         self.initial: Literal["given", "stationary", "diffuse"] = _start_kind(initial, given)
         self.from_values = all(name in given or (initial != "given" and name in STARTS) for name in MATRICES)
         self._offset_seen: dict[str, tuple[object, bool]] = {}
+        self.varying = {name: whole_number("varying", steps) for name, steps in varying}
+        for name, param in self.params().items():
+            if isinstance(param, Timed) and name in given and given[name].ndim == len(param.shape) + 1:
+                self.varying[name] = given[name].shape[0]
         self.declare(**given)
         self._choose_offsets(given, offsets)
         self._choose_start(initial_diffuse)
+        for name in self.varying:
+            self._parameters[f"raw_{name}"].requires_grad_(False)  # type: ignore[union-attr]
+        if self.varying:
+            vars(self)["fit_methods"] = ("gradient",)  # the M-step knows no time
         shapes = {name: param.value_shape(self) for name, param in self.params().items()}
         self.priors = priors_of(priors, shapes)
         hold_entries(self, dict(fixed_entries or {}))
@@ -161,6 +175,7 @@ class LDS(LinearGaussianModel):
         chosen = {
             "initial": (self.initial, "given"),
             "initial_diffuse": (marked, None),
+            "varying": ([list(pair) for pair in self.varying.items()], []),
             "numerics": (self.numerics, "auto"),
             "transition_covariance": (self.transition_covariance, "full"),
             "emission_covariance": (self.emission_covariance, "full"),
@@ -189,6 +204,8 @@ class LDS(LinearGaussianModel):
         proper = torch.ones(self.state_dim, dtype=torch.bool) if scale is None else scale == 0
         improper = None if scale is None else torch.diag(scale)[:, ~proper]
         if self.initial == "stationary":
+            if set(self.varying) & {"transition_matrix", "transition_cov", "transition_offset"}:
+                raise ValueError('initial="stationary" needs a transition that does not vary in time')
             return *self._stationary_moments(matrix, cov, proper), improper
         both = proper.to(matrix.dtype)
         return both * self.initial_mean, both.unsqueeze(-1) * self.initial_cov * both, improper
@@ -221,12 +238,17 @@ class LDS(LinearGaussianModel):
             self._offset_seen[name] = (key, bool((raw.detach() != 0).any()))
         return self._offset_seen[name][1]
 
-    def transition_offset_at(self, u: Tensor | None) -> Tensor | None:
-        offset = self.transition_offset if self._has("transition_offset") else None
+    def _offset(self, name: str, step: Tensor | None) -> Tensor | None:
+        if not self._has(name):
+            return None
+        return getattr(self, name) if name not in self.varying or step is None else getattr(self, name)[step]
+
+    def transition_offset_at(self, u: Tensor | None, step: Tensor | None = None) -> Tensor | None:
+        offset = self._offset("transition_offset", step)
         return _plus(offset, None if u is None else u @ self.transition_input_matrix.mT)
 
-    def emission_offset_at(self, u: Tensor | None) -> Tensor | None:
-        offset = self.emission_offset if self._has("emission_offset") else None
+    def emission_offset_at(self, u: Tensor | None, step: Tensor | None = None) -> Tensor | None:
+        offset = self._offset("emission_offset", step)
         return _plus(offset, None if u is None else u @ self.emission_input_matrix.mT)
 
     def _rescale(self, scale: Tensor, shift: Tensor) -> None:
@@ -253,7 +275,7 @@ class LDS(LinearGaussianModel):
 
         The law of y does not change. The factors are powers of two: held parameters come back as they were.
         """
-        if self.unset & set(MATRICES):
+        if self.unset & set(MATRICES) or self.varying:
             return lambda: None
         with torch.no_grad():
             response, reach = self.emission_matrix, self.emission_matrix.abs().amax(0)
@@ -344,8 +366,8 @@ def _size(name: str, size: int | None, given: dict[str, Tensor], sources: dict[s
         return whole_number(name, size, least=0 if name == "input_dim" else 1)
     for source, axis in sources.items():
         if source in given:
-            if given[source].ndim <= axis:
-                raise ValueError(f"{source} must have {axis + 1} axes or more, got shape {tuple(given[source].shape)}")
+            if given[source].ndim < -axis:
+                raise ValueError(f"{source} must have {-axis} axes or more, got shape {tuple(given[source].shape)}")
             return given[source].shape[axis]
     if default >= 0:
         return default

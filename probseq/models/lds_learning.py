@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 
 from probseq.errors import SingularInnovation, StateOverflow
+from probseq.matrix_priors import InverseWishart, Normal
 from probseq.models.lds_parameters import CovarianceParam, stable_step
 from probseq.models.linear_gaussian import symmetric
-from probseq.matrix_priors import InverseWishart, Normal
 from probseq.sequences import Sequences
 
 if TYPE_CHECKING:

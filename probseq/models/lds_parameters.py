@@ -24,7 +24,15 @@ from probseq.parameters import Param, Parametric
 Covariance = Literal["full", "diag", "spherical"]
 
 
-class CovarianceParam(Param):
+class Timed(Param):
+    """A parameter of an LDS that may vary in time: its value then has a leading time axis."""
+
+    def raw_shape(self, instance: Any) -> tuple[int, ...]:
+        steps = instance.varying.get(self.name)
+        return super().raw_shape(instance) if steps is None else (steps, *super().raw_shape(instance))
+
+
+class CovarianceParam(Timed):
     """A covariance whose type is the attribute `<stem>_covariance` of the model; always read as a full matrix."""
 
     def __init__(self, size: str) -> None:
@@ -34,11 +42,13 @@ class CovarianceParam(Param):
         return getattr(instance, self.name.replace("_cov", "_covariance"))
 
     def raw_shape(self, instance: Parametric) -> tuple[int, ...]:
-        d = self.value_shape(instance)[0]
-        return {"full": (d, d), "diag": (d,), "spherical": (1,)}[self.kind(instance)]
+        shape = self.value_shape(instance)
+        if self.kind(instance) != "full" and len(shape) > 2:
+            raise ValueError(f"{self.name} varies in time, so its type must be full, not {self.kind(instance)}")
+        return {"full": shape, "diag": shape[:1], "spherical": (1,)}[self.kind(instance)]
 
     def value_shape(self, instance: Parametric) -> tuple[int, ...]:
-        return Param.raw_shape(self, instance)
+        return Timed.raw_shape(self, instance)
 
     def forward(self, instance: Parametric, raw: Tensor) -> Tensor:
         if self.kind(instance) == "full":
@@ -71,8 +81,14 @@ class CovarianceParam(Param):
         return super().degrees_of_freedom(instance) if self.kind(instance) == "full" else self.raw_shape(instance)[0]
 
 
-class TransitionParam(Param):
+class TransitionParam(Timed):
     """A matrix whose spectral radius stays below 1 where the model says `stable`."""
+
+    def raw_shape(self, instance: Any) -> tuple[int, ...]:
+        shape = super().raw_shape(instance)
+        if instance.stable and len(shape) > 2:
+            raise ValueError("stable=True is for a transition_matrix that does not vary in time")
+        return shape
 
     def forward(self, instance: Any, raw: Tensor) -> Tensor:
         if not instance.stable or float(spectral_radius(raw.detach())) <= STABLE:

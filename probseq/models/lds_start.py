@@ -129,6 +129,9 @@ def _candidates(model: LDS, data: _Data, seed: int) -> list[dict[str, Tensor]]:
 def _noise_levels(model: LDS, delay: dict[str, Tensor], data: _Data) -> list[dict[str, Tensor]]:
     """Noise in the state and in the emission of several sizes, in the directions and units of a given motion."""
     emission = model.emission_matrix if model.is_frozen("emission_matrix") else delay["emission_matrix"]
+    emission = (
+        emission.square().mean(0).sqrt() if emission.ndim == 3 else emission
+    )  # of one that varies, the usual size
     power = data.y[data.inside].square().mean()
     reach = emission.square().sum(0)
     unit = torch.where(reach > 0, power / torch.where(reach > 0, reach, 1.0), 0.0)
