@@ -17,7 +17,7 @@ from probseq.base import StateSpaceModel
 from probseq.errors import SingularInnovation, StateOverflow
 from probseq.learning.optimizers import Adam, cap_norm
 from probseq.learning.problem import Problem, Run
-from probseq.parameters import free_entries
+from probseq.parameters import free_entries, parametric_modules, semidefinite
 
 
 def run_lbfgs(model: StateSpaceModel[Any], problem: Problem, max_iterations: int, tolerance: float) -> Run:
@@ -55,12 +55,13 @@ class _Loss:
         self.free = free_entries(model)
         self.parameters = [p for p, _ in self.free]
         self.sizes = [int(mask.sum()) for _, mask in self.free]
+        self.unit = _units(model, self.free)
         self.last: tuple[bytes, float, np.ndarray[Any, Any]] | None = None
         self.refused = 0.0
 
     def vector(self) -> np.ndarray[Any, Any]:
         parts = [p.detach()[mask].to(torch.float64) for p, mask in self.free]
-        return torch.cat(parts).numpy() if parts else np.zeros(0)
+        return torch.cat(parts).numpy() / self.unit if parts else np.zeros(0)
 
     def objective(self, vector: np.ndarray[Any, Any]) -> float:
         """log p(train) plus log prior, where the model is left; what was valued last is remembered."""
@@ -84,12 +85,32 @@ class _Loss:
         flat = [g[mask].to(torch.float64) for g, (_, mask) in zip(gradients, self.free, strict=True)]
         if not self.refused:
             self.refused = abs(value) / self.n_steps * 1e3 + 1e3
-        return -value / self.n_steps, -torch.cat(flat).numpy() / self.n_steps
+        return -value / self.n_steps, -torch.cat(flat).numpy() * self.unit / self.n_steps
 
     def _put(self, vector: np.ndarray[Any, Any]) -> None:
         with torch.no_grad():
-            for (p, mask), part in zip(self.free, torch.as_tensor(vector).split(self.sizes), strict=True):
+            for (p, mask), part in zip(self.free, torch.as_tensor(vector * self.unit).split(self.sizes), strict=True):
                 p[mask] = part.to(p.dtype)
+
+
+def _units(model: StateSpaceModel[Any], free: list[tuple[torch.nn.Parameter, Tensor]]) -> np.ndarray[Any, Any]:
+    """The size of a step for every variable: the standard deviation of its row in factors of covariances, else 1."""
+    factors = {
+        id(child._parameters[param.raw_name])
+        for _, child in parametric_modules(model)
+        for param in child.params().values()
+        if param.constraint is semidefinite
+    }
+    units = [np.ones(0)]
+    for p, mask in free:
+        unit = torch.ones_like(p.detach(), dtype=torch.float64)
+        if id(p) in factors and p.ndim >= 2:
+            rows = p.detach().tril().norm(dim=-1, keepdim=True)
+            largest = rows.max()
+            rows = torch.where(rows > 0, rows, torch.where(largest > 0, largest, 1.0))
+            unit = rows.expand_as(p)
+        units.append(unit[mask].numpy())
+    return np.concatenate(units)
 
 
 def value_and_gradient(

@@ -379,3 +379,19 @@ def test_em_runs_on_lists_with_inputs():
     u = [rng.normal(size=(len(one), 2)) for one in y]
     model = ps.LDS(state_dim=4, obs_dim=3, input_dim=2).fit(y, u=u, method="em")
     assert model.history.converged
+
+
+@pytest.mark.parametrize("kinds", [("diag", "full"), ("full", "diag"), ("full", "full")])
+def test_mixed_covariance_types_reach_the_same_maximum(kinds):
+    """However covariances are stored: noise is small beside a trend, so a factor and a logarithm differ in unit."""
+    rng = np.random.default_rng(0)
+    slope = np.cumsum(0.05 * rng.normal(size=400))
+    y = np.cumsum(slope + 0.5 * rng.normal(size=400)) + rng.normal(size=400)
+    motion = {"transition_matrix": [[1.0, 1.0], [0.0, 1.0]], "emission_matrix": [[1.0, 0.0]], "initial": "diffuse"}
+    best = []
+    for transition, emission in (("diag", "diag"), kinds):
+        noise = {"transition_cov": np.eye(2), "emission_cov": [[1.0]]}
+        model = ps.LDS(**motion, **noise, transition_covariance=transition, emission_covariance=emission)
+        model.fit(y, method="gradient", fixed={"transition_matrix", "emission_matrix"})
+        best.append(model.score(y) * 400)
+    assert best[1] > best[0] - 1e-3
