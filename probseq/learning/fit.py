@@ -206,6 +206,8 @@ def _begin(model: StateSpaceModel[Any], problem: Problem, restart: int, seed: in
 
 
 def _method(model: StateSpaceModel[Any], method: str | None) -> str:
+    if not model.fit_methods:
+        raise ValueError(f"{type(model).__name__} has nothing to fit: fit the model inside it")
     if method is None:
         return model.fit_methods[0]
     if method not in model.fit_methods:
