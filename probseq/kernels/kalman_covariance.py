@@ -35,7 +35,32 @@ STEADY = 1e-14
 """Largest relative change of a covariance, in units of its own standard deviations, that counts as none."""
 
 LOG_TWO_PI = math.log(2.0 * math.pi)
-SINGULAR, OVERFLOW = 1, 2
+SINGULAR, OVERFLOW, ILL_CONDITIONED = 1, 2, 3
+
+SHARE = 1e-7
+"""Share of a variance below which what is left of it has lost half the digits to cancellation."""
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def ill_conditioned(cov, emission, noise, mask, scale, factor):
+    """Whether this step's update loses half the digits, in shares of variances, so without units.
+
+    scale_j^2 = S_jj and the Cholesky factor of the correlations of S are what `whiten` leaves.  Digits go where a
+    predicted variance c' P c is a small rest of its terms, where one coordinate is nearly a combination of others,
+    and where a sensor is far better than what was known before.
+    """
+    m, n = emission.shape
+    for j in range(m):
+        if not mask[j]:
+            continue
+        variance, terms = scale[j] * scale[j], 0.0
+        for i in range(n):
+            terms += emission[j, i] * emission[j, i] * cov[i, i]
+        if variance < SHARE * terms or factor[j, j] * factor[j, j] < SHARE:
+            return True
+        if 0.0 < noise[j, j] < 0.1 * SHARE * variance:
+            return True
+    return False
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -259,13 +284,14 @@ def same_pattern(seen, t, mask):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def covariance_steps(
-    start, stop, last, base, A, Q, C, R, seen, P, mask, reach, memory, cov, gain, whitener, log_norm, slot, status, blas
-):
+    start, stop, last, base, A, Q, C, R, seen, P, mask, reach, memory, cov, gain, whitener, log_norm, slot, status,
+    watch, blas,
+):  # fmt: skip
     """Run the covariance recursion over steps [start, stop) of a group whose sequences end before `last`.
 
     Row t - base of the workspace belongs to step t.  P (n, n), mask (m,), reach (n,) and memory = (steady row or -1,
     quiet steps, steps since the pattern changed, observed entries) carry the state from one call to the next.
-    `seen` is the group's pattern (T, m), or (0, 0).
+    `seen` is the group's pattern (T, m), or (0, 0).  With `watch` an ill-conditioned step is a condition.
     """
     n, m = P.shape[0], C.shape[1]
     fixed = A.shape[0] == 1 and Q.shape[0] == 1 and C.shape[0] == 1 and R.shape[0] == 1
@@ -307,6 +333,9 @@ def covariance_steps(
                 log_det = update_covariance(P, emission, noise, mask, emitted, variance, scale, root, K, W, blas)
             if not abs(log_det) < np.inf:
                 status[0], status[2] = SINGULAR, t
+                return
+            if watch and ill_conditioned(P, emission, noise, mask, scale, variance):
+                status[0], status[2] = ILL_CONDITIONED, t
                 return
             log_norm[row] = -0.5 * (memory[3] * LOG_TWO_PI + log_det)
         else:
