@@ -5,10 +5,11 @@
 
 The second line is Joseph's form carried through the transition: a sum of positive semidefinite terms, right for any
 gain, and without updated moments.  Where every sensor leaves a good share of a variance (`BLUNT`) nothing can cancel,
-and A (P - P C' S^-1 C P) A' + Q is the same to rounding for fewer products.  Missing entries have zero rows in C, so zero columns in K and W: the update is the
-one of the observed rows, exactly.  A covariance that has stopped changing is not computed again (`STEADY`); the array
-`slot` names, for every step, the row of the workspace that holds its covariance, gain and whitener.  Symbols and
-shapes are those of `kalman.py`.
+and A (P - P C' S^-1 C P) A' + Q is the same to rounding for fewer products.
+
+Missing entries have zero rows in C, so zero columns in K and W: the update is the one of the observed rows, exactly.
+A covariance that has stopped changing is not computed again (`STEADY`); the array `slot` names, for every step, the
+row of the workspace that holds its covariance, gain and whitener.  Symbols and shapes are those of `kalman.py`.
 
 References: Bucy and Joseph, Filtering for Stochastic Processes (1968); Anderson and Moore, Optimal Filtering (1979),
 sec. 4.4.
