@@ -33,7 +33,7 @@ import abc
 import math
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import ClassVar, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -69,7 +69,7 @@ class System(NamedTuple):
 class LinearGaussianModel(LatentStateModel[Gaussian]):
     """A family says its matrices and offsets; filtering, smoothing and sampling are here, once."""
 
-    marginalises: ClassVar[bool] = True
+    marginalises: bool = True
     real_valued = True
     #: how the compiled filter keeps covariances: see `ops/kalman.py`
     numerics: Literal["auto", "joseph", "square_root"] = "auto"
