@@ -59,7 +59,7 @@ def of_linear(model: LinearGaussianModel) -> AdditiveNoise:
     system = model.system()
     if model.varying or system.initial_diffuse is not None:
         raise ValueError(
-            "model must have a proper start and matrices that do not vary in time to be taken by particles"
+            "model must have a proper start and matrices that do not vary in time, for particles"
         )
 
     def affine(matrix: Tensor, offset: Callable[[Tensor | None], Tensor | None]) -> Step:
