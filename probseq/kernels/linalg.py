@@ -38,11 +38,23 @@ def product(a, b, out, blas):
         np.dot(a, b, out)
         return
     for i in range(p):
-        for j in range(r):
+        j = 0
+        while j + 4 <= r:  # four sums at a time: one alone waits for itself
+            first, second, third, fourth = 0.0, 0.0, 0.0, 0.0
+            for k in range(q):
+                factor = a[i, k]
+                first += factor * b[k, j]
+                second += factor * b[k, j + 1]
+                third += factor * b[k, j + 2]
+                fourth += factor * b[k, j + 3]
+            out[i, j], out[i, j + 1], out[i, j + 2], out[i, j + 3] = first, second, third, fourth
+            j += 4
+        while j < r:
             total = 0.0
             for k in range(q):
                 total += a[i, k] * b[k, j]
             out[i, j] = total
+            j += 1
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
