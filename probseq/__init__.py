@@ -14,13 +14,17 @@ from probseq.emissions import heads
 from probseq.evaluation.compare import compare
 from probseq.evaluation.comparison import Comparison
 from probseq.forecasting import Forecast
+from probseq.functions import StateFunction
 from probseq.io import load
 from probseq.labelling import SequenceLabeller
 from probseq.models.autoregressive import AR
 from probseq.models.hmm import HMM
 from probseq.models.hsmm import HSMM
 from probseq.models.lds import LDS
+from probseq.models.nonlinear import NonlinearGaussian
+from probseq.models.particle_filter import Estimate, ParticleFilter
 from probseq.models.rnn import RNN
+from probseq.ops.linearise import Cubature, ExtendedKalman, GaussHermite, UnscentedTransform
 from probseq.sequences import Sequences
 
 __all__ = [
@@ -29,6 +33,8 @@ __all__ = [
     "HMM",
     "HSMM",
     "LDS",
+    "NonlinearGaussian",
+    "ParticleFilter",
     "RNN",
     # the contract
     "Filtered",
@@ -38,6 +44,7 @@ __all__ = [
     "Sequences",
     "StateSpaceModel",
     "Stream",
+    "Estimate",
     # comparison
     "Comparison",
     "compare",
@@ -46,6 +53,11 @@ __all__ = [
     "beliefs",
     "to_numpy",
     # parts of models
+    "Cubature",
+    "ExtendedKalman",
+    "GaussHermite",
+    "StateFunction",
+    "UnscentedTransform",
     "cells",
     "durations",
     "emissions",

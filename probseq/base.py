@@ -65,13 +65,17 @@ class StateSpaceModel(Parametric, abc.ABC, Generic[BeliefT]):
     likelihood_kind: LikelihoodKind = "exact"
     input_dim: int = 0
     #: an unobserved step is integrated out exactly, so predicting without updating gives exact forecasts
-    marginalises: ClassVar[bool] = False
+    marginalises: bool = False
+    #: observations enter the belief, so that a gap matters to what comes after it
+    reads_observations: bool = True
     #: observations are real numbers with a unit, so that `rescale` is defined
     real_valued: bool = False
     #: names that `fit(method=...)` accepts, the default first
     fit_methods: ClassVar[tuple[str, ...]] = ("gradient",)
     #: what climbs the gradient unless `fit(optimizer=...)` says otherwise
     optimizer: ClassVar[Literal["lbfgs", "adam"]] = "lbfgs"
+    #: whether EM extrapolates its steps
+    em_accelerates: ClassVar[bool] = False
     #: the share of the data that `fit` holds back by default
     validation_share: ClassVar[float | None] = None
     #: only one factor common to all coordinates keeps the model in its family
@@ -199,6 +203,19 @@ class StateSpaceModel(Parametric, abc.ABC, Generic[BeliefT]):
         return self._criterion(y, u, lengths, fixed, 2.0)
 
     @torch.no_grad()
+    def aicc(self, y: Any, u: Any = None, *, lengths: Any = None, fixed: Iterable[str] = ()) -> float:
+        """`aic` corrected for few data, aic + 2 k (k + 1) / (n - k - 1) with n observed steps (Hurvich and Tsai 1989).
+
+        ValueError where n <= k + 1: there is no such correction.
+        """
+        n = int(self._door(y, u, lengths, least=1).seen.sum())
+        aic, none = (self._criterion(y, u, lengths, fixed, price) for price in (2.0, 0.0))
+        k = round((aic - none) / 2)
+        if n <= k + 1:
+            raise ValueError(f"y must have more observed steps than {k} parameters and 1, got {n}")
+        return aic + 2 * k * (k + 1) / (n - k - 1)
+
+    @torch.no_grad()
     def bic(self, y: Any, u: Any = None, *, lengths: Any = None, fixed: Iterable[str] = ()) -> float:
         """Schwarz's criterion, k log n - 2 log p(y), with k as for `aic` and n the number of observed steps.
 
@@ -216,6 +233,12 @@ class StateSpaceModel(Parametric, abc.ABC, Generic[BeliefT]):
         from probseq.evaluation.inference import standard_errors
 
         return standard_errors(self, y, u, lengths=lengths, fixed=fixed, level=level)
+
+    def confidence_intervals(
+        self, y: Any, u: Any = None, *, lengths: Any = None, fixed: Iterable[str] = (), level: float = 0.95
+    ) -> Any:
+        """The intervals alone, `lower` and `upper` by parameter entry."""
+        return self.standard_errors(y, u, lengths=lengths, fixed=fixed, level=level)[["lower", "upper"]]
 
     def summary(self, y: Any = None, u: Any = None, *, lengths: Any = None, fixed: Iterable[str] = ()) -> Any:
         """Family, sizes, fit and parameters to print; with y also its likelihood and standard errors."""

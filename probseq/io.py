@@ -23,13 +23,15 @@ from probseq.durations import Duration
 from probseq.emissions import Emission
 from probseq.emissions.heads import Head
 from probseq.errors import FileRefused
+from probseq.functions import StateFunction
 from probseq.learning.history import History
+from probseq.ops.linearise import Linearisation
 from probseq.parameters import allocation_limit, parametric_modules
 from probseq.priors import Prior
 
 FORMAT = 1
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
-ROOTS: tuple[type[Any], ...] = (StateSpaceModel, Emission, Duration, Cell, Head, Prior)
+ROOTS: tuple[type[Any], ...] = (StateSpaceModel, Emission, Duration, Cell, Head, StateFunction, Linearisation, Prior)
 
 
 def known_classes() -> dict[str, type[Any]]:
@@ -52,6 +54,8 @@ def describe(part: Any) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
+    if callable(value):
+        raise ValueError(f"a file cannot hold the function {value!r}; make it a probseq.StateFunction")
     return str(value).removeprefix("torch.") if isinstance(value, torch.dtype) else value
 
 

@@ -98,10 +98,10 @@ class InputWeights(Param):
 
     def raw_shape(self, instance: Any) -> tuple[int, ...]:
         k = instance.n_states
-        return (k if instance.tied_rows is None else max(instance.tied_rows) + 1, k, instance.input_dim)
+        return (k if instance.tied_rows is None else max(instance.tied_rows) + 1, k, instance.n_drivers)
 
     def value_shape(self, instance: Any) -> tuple[int, ...]:
-        return (instance.n_states, instance.n_states, instance.input_dim)
+        return (instance.n_states, instance.n_states, instance.n_drivers)
 
     def forward(self, instance: Any, raw: Tensor) -> Tensor:
         return spread(raw, instance.tied_rows)

@@ -195,7 +195,7 @@ def test_belief_band_leaves_out_diffuse_steps() -> None:
 
 def test_belief_band_takes_inputs() -> None:
     u = torch.linspace(0, 1, 12, dtype=torch.float64).unsqueeze(-1)
-    fixed = {name: getattr(local_level(), name).detach() for name in ps.LDS.params() if "input" not in name}
+    fixed = {name: getattr(local_level(), name).detach() for name in local_level().params() if "input" not in name}
     model = ps.LDS(**fixed, transition_input_matrix=[[0.0]], emission_input_matrix=[[10.0]])
     axes = plot.belief_band(model, data(), u=u)
     mean = 2 * model.smooth(data(), u).mean + 3 + 10 * u

@@ -18,14 +18,14 @@ QUARTILE = 0.6744897501960817
 
 
 class Floor:
-    """The smallest variances an M-step may leave: VARIANCE_FLOOR times those of the columns of the data.
+    """The smallest variances an M-step may leave: `share` times those of the columns of the data.
 
     A single outlier can make a column's variance larger than any state's by more than that factor. So where the floor
     would bite, the smaller of two measures counts: the variance, or what the distance between the quartiles implies.
     """
 
-    def __init__(self, values: Tensor, observed: Tensor, common: bool = False) -> None:
-        self.values, self.observed, self.common = values, observed, common
+    def __init__(self, values: Tensor, observed: Tensor, common: bool = False, share: float = VARIANCE_FLOOR) -> None:
+        self.values, self.observed, self.common, self.share = values, observed, common, share
         count = observed.sum(0).clamp(min=1)
         centre = (values * observed).sum(0) / count
         self.variance = ((values - centre).square() * observed).sum(0) / count
@@ -43,8 +43,8 @@ class Floor:
         return self._of(torch.where(middle > 0, torch.minimum(middle, self.variance), self.variance))
 
     def _of(self, variance: Tensor) -> Tensor:
-        floor = VARIANCE_FLOOR * (variance.mean() if self.common else variance)
-        return torch.where(floor > 0, floor, VARIANCE_FLOOR)
+        floor = self.share * (variance.mean() if self.common else variance)
+        return torch.where(floor > 0, floor, self.share)
 
 
 def lift(variances: Tensor, floor: Floor) -> Tensor:
@@ -53,7 +53,7 @@ def lift(variances: Tensor, floor: Floor) -> Tensor:
         return variances
     least = floor.fine()
     if bool((variances < least).any()):
-        _say_floor()
+        _say_floor(floor.share)
     return torch.maximum(variances, least)
 
 
@@ -65,14 +65,14 @@ def lift_matrix(covs: Tensor, floor: Floor) -> Tensor:
         low = (values < 1).any(-1)
         if not bool(low.any()):
             return covs
-    _say_floor()
+    _say_floor(floor.share)
     lifted = vectors * values.clamp(min=1).unsqueeze(-2) @ vectors.mT * unit * unit.unsqueeze(-1)
     return torch.where(low[:, None, None], (lifted + lifted.mT) / 2, covs)
 
 
-def _say_floor() -> None:
+def _say_floor(share: float) -> None:
     say(
         "variance floor",
-        f"a state's variance collapsed and was held at {VARIANCE_FLOOR:g} of the data's: "
+        f"a state's variance collapsed and was held at {share:g} of the data's: "
         "fewer states or a simpler covariance may be needed",
     )

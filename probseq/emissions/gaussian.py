@@ -143,13 +143,7 @@ class Gaussian(Emission):
 
     def factor(self) -> Tensor:
         """Lower triangular L with L L' == covs, (K, D, D)."""
-        if "covs" in self.overrides:
-            return torch.linalg.cholesky(self.overrides["covs"])
-        raw = type(self).covs.raw(self)
-        if self.is_diagonal:
-            return torch.diag_embed((0.5 * raw).exp().expand(self.n_states, self.dim))
-        lower = raw.tril(-1) + torch.diag_embed(raw.diagonal(dim1=-2, dim2=-1).exp())
-        return lower.expand(self.n_states, self.dim, self.dim)
+        return factor_of(self)
 
     def log_prob(self, values: Tensor, observed: Tensor | None = None) -> Tensor:
         rows, seen = rows_of(values, observed)
@@ -278,6 +272,17 @@ class Gaussian(Emission):
             rest = covs[:, h][:, :, h] - slope @ covs[:, o][:, :, h]
             left[:, h.unsqueeze(-1), h] += weights[rows].sum(0)[:, None, None] * rest
         return filled, left
+
+
+def factor_of(emission: Any) -> Tensor:
+    """Lower triangular L with L L' == covs, (K, D, D), of an emission with a `covariance` type."""
+    if "covs" in emission.overrides:
+        return torch.linalg.cholesky(emission.overrides["covs"])
+    raw = type(emission).covs.raw(emission)
+    if emission.is_diagonal:
+        return torch.diag_embed((0.5 * raw).exp().expand(emission.n_states, emission.dim))
+    lower = raw.tril(-1) + torch.diag_embed(raw.diagonal(dim1=-2, dim2=-1).exp())
+    return lower.expand(emission.n_states, emission.dim, emission.dim)
 
 
 def _log_normal(rows: Tensor, means: Tensor, factor: Tensor, diagonal: bool) -> Tensor:

@@ -120,7 +120,7 @@ def _edges(block: Block, held: Tensor, jacobian: Tensor, status: list[str]) -> l
         edge = edge | ~torch.isfinite(raw)
     still = "at the boundary" if block.constraint is P.semidefinite else "held"
     value = block.value(raw)
-    if block.constraint in FACTORS or len(edge) in (1, len(value)):
+    if block.constraint in FACTORS or not edge.ndim or len(edge) in (1, len(value)):
         marked = _on_value(block, edge).flatten().tolist()
     else:  # shared by groups: an entry is at its edge if the number that it follows in proportion is
         marked = (jacobian[:, held].abs() > value.abs().reshape(-1, 1) / 2).any(-1).tolist()
