@@ -9,9 +9,9 @@ alone; one without any path that explains it gets status IMPOSSIBLE. Symbols and
 `probseq.ops.hmm`.
 
 A forward pass keeps e_t and u_t for the backward pass, in memory that is used again by the next call (fresh pages cost
-more than the recursions), unless these are more than `KEPT` numbers each: then only u at every sqrt(T)-th step is kept,
-and the segments between are filtered again, last to first, while the backward pass goes through them (checkpointing,
-O(sqrt(T) W) memory beside the table and its result).
+more than the recursions), unless these are more than `KEPT` numbers each. Then only u at every sqrt(T)-th step is kept,
+or rarer where segments would have fewer than `SEGMENT` entries, and the segments between are filtered again, last to
+first, while the backward pass goes through them (checkpointing, O(sqrt(T) W) memory beside the table and its result).
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ IntArray = NDArray[np.int64]
 
 #: entries of the emission table up to which a forward pass keeps its work (twice 8 MB) for the backward pass
 KEPT = 1 << 20
+#: entries of the emission table that a segment between checkpoints has at least
+SEGMENT = 1 << 16
 _memory, _NOTHING = threading.local(), np.empty(0)
 
 
@@ -296,13 +298,13 @@ def _checkpointed(
     problem: Problem, forward: Forward, transposed: Array, rows: slice, weights: Array, logarithms: bool,
     status: IntArray, gamma: Array, places: IntArray, xi: Array,
 ) -> int:  # fmt: skip
-    """The same without anything kept, one sequence at a time, in segments of sqrt(T) steps."""
+    """The same without anything kept, one sequence at a time, in segments."""
     n_small, width = 0, problem.belief.shape[1]
     for b in range(rows.start, rows.stop):
         one, length = slice(b, b + 1), int(problem.lengths[b])
         if status[b] != scaled.SCALED or length == 0:
             continue
-        size = max(1, round(length**0.5))
+        size = min(length, max(round(length**0.5), SEGMENT // width))
         parts = [slice(start, min(start + size, length)) for start in range(0, length, size)]
         sets = one if transposed.shape[0] > 1 else slice(None)
         move, log_move = problem.transition[sets], problem.log_transition[sets]
@@ -321,7 +323,8 @@ def _checkpointed(
 
         for mark, part in zip(marks, parts, strict=True):
             mark[...] = belief
-            filter_part(part, belief, none, none, part.stop < length)
+            if part.stop < length:
+                filter_part(part, belief, none, none, True)
         later, counts, place = _last_step(problem, one), np.zeros((1, *xi.shape[1:])), np.zeros(1, dtype=np.int64)
         for mark, part in zip(marks[::-1], parts[::-1], strict=True):
             e, u = work[:, :, : part.stop - part.start]

@@ -707,9 +707,10 @@ def test_agrees_with_hmmlearn(state: int) -> None:
     np.testing.assert_array_equal(path.states[0], states)
 
 
+@pytest.mark.parametrize("segment", [0, 50 * 8, 1 << 16])
 @pytest.mark.parametrize("zeros", [False, True])
 @pytest.mark.parametrize("sets", [1, 4])
-def test_checkpoints_change_nothing(sets: int, zeros: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpoints_change_nothing(sets: int, zeros: bool, segment: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Filtering segments again instead of keeping everything: the same posterior, statistics and gradient."""
     case = random_case(4, 300, 5, sets=sets, seed=2)._replace(lengths=torch.tensor([300, 0, 1, 117]))
     case = with_zeros(case, seed=3) if zeros else case
@@ -717,6 +718,7 @@ def test_checkpoints_change_nothing(sets: int, zeros: bool, monkeypatch: pytest.
     plain = [*hmm.posterior(*case), *hmm.expectations(*case), *gradients(case)]
     assert hmm_arrays.keeps(4, 300, 5, 1)
     monkeypatch.setattr(hmm_arrays, "KEPT", 0)
+    monkeypatch.setattr(hmm_arrays, "SEGMENT", segment)
     monkeypatch.setattr(hmm, "SAVED", 0)
     assert not hmm_arrays.keeps(4, 300, 5, 1)
     assert hmm_arrays.keeps(4, 300, 5, 300)
@@ -729,6 +731,7 @@ def test_checkpoints_of_a_sequence_that_needs_logarithms(monkeypatch: pytest.Mon
     assert status_of(case) == [kernels.CAREFUL]
     plain = [*hmm.posterior(*case), *hmm.expectations(*case), *gradients(case)]
     monkeypatch.setattr(hmm_arrays, "KEPT", 0)
+    monkeypatch.setattr(hmm_arrays, "SEGMENT", 0)
     monkeypatch.setattr(hmm, "SAVED", 0)
     for ours, expected in zip([*hmm.posterior(*case), *hmm.expectations(*case), *gradients(case)], plain, strict=True):
         torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-14)
