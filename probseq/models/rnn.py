@@ -67,7 +67,7 @@ class RNN(StateSpaceModel[Point]):
         self.feedback, self.dtype = feedback, dtype
         cell_seed, head_seed = spawn(seed, 2)
         self.head = head
-        head.bind(cell.hidden_size, obs_dim, dtype=dtype, generator_seed=head_seed)
+        head.bind(cell.output_size, obs_dim, dtype=dtype, generator_seed=head_seed)
         self.cell = cell
         cell.bind(self._width + self.input_dim, dtype=dtype, generator_seed=cell_seed)
         self.event_shape = torch.Size([obs_dim])
