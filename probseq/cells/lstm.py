@@ -186,9 +186,10 @@ class LSTM(GatedCell):
             return ops.lstm_states(inputs, *self._weights(), state, self.parts)
         return self._loop(inputs, state)
 
-    def _weights(self) -> list[Tensor]:
+    def _weights(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
         """W, U, b, p, R, V, those that are not there empty."""
-        extras = (self.peephole_weights, self.projection_weights, self.gate_weights)
         empty = self.bias.new_zeros(0, 0)
-        first = [self.input_weights, self.recurrent_weights, self.bias]
-        return [*first, *(empty if weights is None else weights for weights in extras)]
+        peepholes = empty if self.peephole_weights is None else self.peephole_weights
+        projection = empty if self.projection_weights is None else self.projection_weights
+        gates = empty if self.gate_weights is None else self.gate_weights
+        return self.input_weights, self.recurrent_weights, self.bias, peepholes, projection, gates

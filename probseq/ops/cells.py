@@ -103,10 +103,10 @@ class _Plan(NamedTuple):
         hidden = rows // len(parts.blocks)
         return cls(parts, inputs.shape[0], inputs.shape[1], hidden, output, width_of(str(inputs.dtype)[6:]))
 
-    def padded(self, columns: int) -> int:
+    def padded(self, columns: Any) -> Any:
         return -(-columns // self.width) * self.width
 
-    def length(self, columns: int) -> int:
+    def length(self, columns: Any) -> Any:
         """Numbers in the panels of (B, columns)."""
         return self.batch * self.padded(columns)
 
@@ -287,9 +287,9 @@ def _pull_projection(plan: _Plan, read: Tensor, d_hidden: Tensor, projection: Te
 def _pull_gate_weights(plan: _Plan, start: Tensor, gates: Tensor, d_gates: Tensor, gate_weights: Tensor) -> Tensor:
     if not gate_weights.numel():
         return torch.zeros_like(gate_weights)
-    n, steps = len(plan.parts.gates), plan.steps
-    before = torch.cat([plan.start(start)[2].reshape(1, -1), gates[:-1, :n].reshape(steps - 1, -1)])
-    found = _correlation(plan, before, d_gates[:, :n].reshape(steps, -1))
+    n = len(plan.parts.gates)
+    before = torch.cat([plan.start(start)[2].reshape(1, -1), gates[:-1, :n].flatten(1)])
+    found = _correlation(plan, before, d_gates[:, :n].flatten(1))
     return _unpad(plan, _unpad(plan, found).t()).t().contiguous()
 
 
