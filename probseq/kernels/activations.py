@@ -95,8 +95,17 @@ def peephole_logistic_(x, weights, memory):
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
+def tanh_(x):
+    """x = tanh(x), in place."""
+    number = x.dtype.type
+    for j in range(x.size):
+        e = expm1(bounded(number(2) * x[j], number(40)))
+        x[j] = e / (number(2) + e)
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
 def tanh_to(x, out):
-    """out = tanh(x); they may be the same."""
+    """out = tanh(x), in other memory: where the two overlap, the compiled loop goes one number at a time."""
     number = x.dtype.type
     for j in range(x.size):
         e = expm1(bounded(number(2) * x[j], number(40)))

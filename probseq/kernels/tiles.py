@@ -28,7 +28,7 @@ _FEATURES = binding.get_host_cpu_features()
 _BYTES = 64 if _FEATURES.get("avx512f") else 32 if _FEATURES.get("avx") else 16
 _VECTORS = 2
 ROWS = 8 if _BYTES == 64 else 4  # accumulators, factors and one broadcast fill the registers without spilling
-_DEPTH = 256  # terms summed before moving on: a panel of b this deep stays in the first cache
+DEPTH = 256  # terms summed before moving on: a panel of b this deep stays in the first cache
 
 
 def width_of(dtype: Any) -> int:
@@ -128,7 +128,7 @@ _tile, _row = _make_tile(ROWS), _make_tile(1)
 def product(a, a_at, a_row, a_panel, b, first, last, c, c_at, n_rows, keep):
     """Panels first .. last - 1 of a b, for `n_rows` rows; added to c if `keep`. `*_at` are offsets into flat memory."""
     depth, width = b.shape[1], b.shape[2]
-    parts = max(1, (depth + _DEPTH - 1) // _DEPTH)
+    parts = max(1, (depth + DEPTH - 1) // DEPTH)
     part = ((depth + parts - 1) // parts + width - 1) // width * width  # whole panels of a
     for q in range(first, last):
         for k in range(0, depth, part):
@@ -145,28 +145,25 @@ def product(a, a_at, a_row, a_panel, b, first, last, c, c_at, n_rows, keep):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def outer(a, b, out):
-    """out[i, :] = sum_{t, row} a[t, row, i] b[t, row, :], both in panels (T, panels, rows, columns).
+def outer(a, b, n_panels, left, right, out, keep):
+    """out[i, :] (+)= sum_{t, row} a[t, row, i] b[t, row, :], both in panels (T, panels, rows, columns).
 
-    The panels of a may have any width, b's have the tile's. out holds all columns of a, and zeros up to a multiple of
-    ROWS, and all those of b.
+    The panels of a may have any width, b's have the tile's; `n_panels` of b, from the first, take part. out is
+    (columns of a, a multiple of ROWS; columns of b); as many columns of a take part. left (lines of out, at least
+    T * rows), zero in lines beyond a, and right (T * rows, width) are room to work in.
     """
     n_steps, _, rows, width = b.shape
     lines, columns = out.shape
-    block = max(1, _DEPTH // max(rows, 1))
-    left, right = np.zeros((lines, block * rows), a.dtype), np.empty((block * rows, width), a.dtype)
-    for start in range(0, n_steps, block):
-        steps = min(block, n_steps - start)
-        for s in range(steps):
-            for p in range(a.shape[1]):
-                for j in range(a.shape[3]):
-                    for i in range(rows):
-                        left[p * a.shape[3] + j, s * rows + i] = a[start + s, p, i, j]
-        for q in range(b.shape[1]):
-            for s in range(steps):
-                right[s * rows : (s + 1) * rows] = b[start + s, q]
-            for i in range(0, lines, ROWS):
-                _tile(
-                    left, i * block * rows, block * rows, width, right, 0, width,
-                    out, i * columns + q * width, columns, steps * rows, start > 0,
-                )  # fmt: skip
+    depth = left.shape[1]
+    for p in range(min(a.shape[1], (lines + a.shape[3] - 1) // a.shape[3])):
+        for s in range(n_steps):
+            for j in range(a.shape[3]):
+                for i in range(rows):
+                    left[p * a.shape[3] + j, s * rows + i] = a[s, p, i, j]
+    flat = left.reshape(-1)
+    for q in range(n_panels):
+        for s in range(n_steps):
+            right[s * rows : (s + 1) * rows] = b[s, q]
+        for i in range(0, lines, ROWS):
+            to = i * columns + q * width
+            _tile(flat, i * depth, depth, width, right, 0, width, out, to, columns, n_steps * rows, keep)

@@ -33,7 +33,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probseq.kernels import cells as kernels
-from probseq.kernels.tiles import ROWS, outer, width_of
+from probseq.kernels.tiles import ROWS, width_of
 from probseq.ops.modes import OnceDifferentiable, array_of, operator
 
 
@@ -82,7 +82,7 @@ def lstm_states(inputs: Tensor, *arguments: Any) -> Tensor:
     plan = _Plan.of(inputs.transpose(0, 1), *tensors, list(parts))
     kept = [outputs, plan.rows(memory[1:], plan.hidden)]
     if tensors[5].numel():
-        kept += [plan.rows(gates[:, k], plan.hidden) for k in range(len(plan.parts.gates))]
+        kept += [plan.rows(gates[1:, k], plan.hidden) for k in range(len(plan.parts.gates))]
     return torch.cat(kept, -1).transpose(0, 1)
 
 
@@ -134,6 +134,10 @@ class _Plan(NamedTuple):
             blocks = blocks[torch.tensor(self._order).argsort()]
         return blocks.flatten(0, 1)
 
+    def unpadded(self, weights: Tensor) -> Tensor:
+        """Rows of weights without those that were added to each gate."""
+        return weights.unflatten(0, (-1, self.padded(self.hidden)))[:, : self.hidden].flatten(0, 1)
+
     def between(self, gate_weights: Tensor) -> Tensor:
         """V with the rows and columns of each gate padded; empty where it is."""
         return self.inside(self.inside(gate_weights).t()).t() if gate_weights.numel() else gate_weights
@@ -164,7 +168,7 @@ class _Plan(NamedTuple):
         t, length = self.steps, self.length(self.hidden)
         shapes = [
             (t, self.batch, self.output),
-            (t, len(self.parts.blocks), length),
+            (t + 1, len(self.parts.blocks), length),
             (t + 1, length),
             (t if self.parts.output_activation else 0, length),
             (t if projection.numel() else 0, length),
@@ -173,12 +177,11 @@ class _Plan(NamedTuple):
         return [like.new_empty(shape) for shape in shapes]
 
     def start(self, start: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """r, c and q before the first step, in panels."""
-        hidden, memory, *gates = start.split(
-            [self.output, *[self.hidden] * ((start.shape[1] - self.output) // self.hidden)], -1
-        )
-        before = torch.cat([self.panels(gate).flatten() for gate in gates]) if gates else start.new_zeros(0)
-        return self.panels(hidden).flatten(), self.panels(memory).flatten(), before
+        """r, c and q before the first step, in panels; zeros for q where it is no part of the start."""
+        hidden, rest = start[:, : self.output], start[:, self.output :].unflatten(1, (-1, self.hidden)).transpose(0, 1)
+        flat = self.panels(rest).flatten(1)
+        before = flat[1:] if len(flat) > 1 else flat.new_zeros(len(self.parts.gates), flat.shape[1])
+        return self.panels(hidden).flatten(), flat[0], before
 
 
 _ARGUMENTS = (
@@ -197,7 +200,8 @@ def _forward(inputs: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
     plan = _Plan.of(inputs, *arguments)
     made = plan.buffers(inputs, projection)
     outputs, gates, memory, squashed, read, hidden = made
-    hidden[0], memory[0], before = plan.start(start)
+    gates[0] = 0
+    hidden[0], memory[0], gates[0, : len(plan.parts.gates)] = plan.start(start)
     kernels.forward(
         array_of(_with_ones(inputs)),
         plan.factor(plan.inside(torch.cat([into, bias.unsqueeze(1)], 1)).t()),
@@ -205,7 +209,6 @@ def _forward(inputs: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
         plan.factor(plan.between(gate_weights).t()),
         plan.factor(projection.t()),
         plan.peeps(peepholes),
-        before.numpy(),
         plan.places,
         plan.flags,
         *(tensor.numpy() for tensor in (gates, memory, squashed, read, hidden)),
@@ -225,76 +228,69 @@ def _adjoint_shapes(gradient: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
 @torch.no_grad()
 def _backward(gradient: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
     """d loss / d of the eight tensors from d loss / d r_t (T, B, P)."""
-    inputs, into, recurrent, _, peepholes, projection, gate_weights, start, _, *saved = arguments
+    inputs, into, recurrent, _, peepholes, projection, gate_weights, *_ = arguments
+    saved = arguments[9:]
     plan = _Plan.of(*arguments[:9])
-    gates, memory, squashed, read, hidden = saved
-    d_gates, d_memory = torch.empty_like(gates), torch.empty_like(memory[0])
-    d_hidden = torch.cat([torch.zeros_like(hidden[:1]), plan.panels(gradient).flatten(1)])
-    n_gates = len(plan.parts.gates)
-    d_before = gates.new_zeros(n_gates * gates.shape[2] if gate_weights.numel() else 0)
-    d_peep = gates.new_zeros(n_gates if peepholes.numel() else 0, gates.shape[2])
+    n_gates, length = len(plan.parts.gates), plan.length(plan.hidden)
+    d_hidden = torch.cat([torch.zeros_like(saved[4][:1]), plan.panels(gradient).flatten(1)])
+    made = _Gradients.like(plan, inputs, peepholes, projection, gate_weights)
     kernels.backward(
-        plan.batch,
+        array_of(_with_ones(inputs).unsqueeze(1)),
+        plan.factor(plan.inside(into)),
         plan.factor(plan.inside(recurrent)),
         plan.factor(plan.between(gate_weights)),
         plan.factor(projection),
         plan.peeps(peepholes),
         plan.places,
         plan.flags,
-        *(tensor.numpy() for tensor in (gates, memory, squashed, d_gates, d_hidden, d_memory, d_before, d_peep)),
+        *(tensor.numpy() for tensor in (*saved, *made, d_hidden)),
     )
-    d_start = [plan.rows(d_hidden[0], plan.output), plan.rows(d_memory, plan.hidden)]
-    d_start += (
-        [plan.rows(d, plan.hidden) for d in d_before.unflatten(0, (-1, gates.shape[2]))] if d_before.numel() else []
-    )
-    d_into = plan.outside(_correlation(plan, _with_ones(inputs).unsqueeze(1), d_gates))[:, : inputs.shape[2] + 1]
+    d_start = [plan.rows(d_hidden[0], plan.output), plan.rows(made.memory, plan.hidden)]
+    if gate_weights.numel():
+        d_start += [plan.rows(part, plan.hidden) for part in made.before.reshape(n_gates, length)]
+    d_into = plan.outside(made.input_weights.t())
     return (
-        _pull_inputs(plan, d_gates, into),
-        d_into[:, :-1].contiguous(),
-        plan.outside(_correlation(plan, hidden[:-1], d_gates))[:, : plan.output].contiguous(),
-        d_into[:, -1].contiguous(),
-        plan.rows(d_peep, plan.hidden).sum(1) if peepholes.numel() else torch.zeros_like(peepholes),
-        _pull_projection(plan, read, d_hidden, projection),
-        _pull_gate_weights(plan, start, gates, d_gates, gate_weights),
+        plan.rows(made.inputs.flatten(1), inputs.shape[2]).contiguous(),
+        d_into[:, : inputs.shape[2]].contiguous(),
+        plan.outside(made.recurrent_weights.t())[:, : plan.output].contiguous(),
+        d_into[:, inputs.shape[2]].contiguous(),
+        plan.rows(made.peepholes, plan.hidden).sum(1) if peepholes.numel() else torch.zeros_like(peepholes),
+        made.projection.t()[: projection.shape[0], : projection.shape[1]].contiguous(),
+        plan.unpadded(plan.unpadded(made.gate_weights).t()).contiguous(),
         torch.cat(d_start, -1),
     )
 
 
-def _correlation(plan: _Plan, left: Tensor, right: Tensor) -> Tensor:
-    """sum_t right_t' left_t, (columns of right, columns of left), padded; left in panels or (T, 1, B, columns)."""
-    if left.ndim != 4:
-        left = left.reshape(plan.steps, -1, plan.batch, plan.width)
-    right = right.reshape(plan.steps, -1, plan.batch, plan.width)
-    columns = left.shape[1] * left.shape[3]
-    out = right.new_empty(-(-columns // ROWS) * ROWS, right.shape[1] * plan.width)
-    outer(array_of(left), array_of(right), out.numpy())
-    return out.t()
+class _Gradients(NamedTuple):
+    """Room for what the adjoint finds, in panels; weights transposed."""
 
+    inputs: Tensor
+    input_weights: Tensor
+    recurrent_weights: Tensor
+    gate_weights: Tensor
+    projection: Tensor
+    peepholes: Tensor
+    before: Tensor
+    memory: Tensor
 
-def _pull_inputs(plan: _Plan, d_gates: Tensor, into: Tensor) -> Tensor:
-    panels = plan.factor(plan.inside(into))
-    out = d_gates.new_empty(plan.steps, panels.shape[0], plan.batch, plan.width)
-    kernels.pull_inputs(d_gates.numpy(), panels, out.numpy())
-    return plan.rows(out.flatten(1), into.shape[1]).contiguous()
-
-
-def _pull_projection(plan: _Plan, read: Tensor, d_hidden: Tensor, projection: Tensor) -> Tensor:
-    if not projection.numel():
-        return torch.zeros_like(projection)
-    return _correlation(plan, read, d_hidden[1:])[: plan.output, : plan.hidden].contiguous()
-
-
-def _pull_gate_weights(plan: _Plan, start: Tensor, gates: Tensor, d_gates: Tensor, gate_weights: Tensor) -> Tensor:
-    if not gate_weights.numel():
-        return torch.zeros_like(gate_weights)
-    n = len(plan.parts.gates)
-    before = torch.cat([plan.start(start)[2].reshape(1, -1), gates[:-1, :n].flatten(1)])
-    found = _correlation(plan, before, d_gates[:, :n].flatten(1))
-    return _unpad(plan, _unpad(plan, found).t()).t().contiguous()
-
-
-def _unpad(plan: _Plan, rows: Tensor) -> Tensor:
-    return rows.unflatten(0, (-1, plan.padded(plan.hidden)))[:, : plan.hidden].flatten(0, 1)
+    @classmethod
+    def like(
+        cls, plan: _Plan, inputs: Tensor, peepholes: Tensor, projection: Tensor, gate_weights: Tensor
+    ) -> _Gradients:
+        rows, length = len(plan.parts.blocks) * plan.padded(plan.hidden), plan.length(plan.hidden)
+        n_gates, lines = len(plan.parts.gates), -(-(inputs.shape[2] + 1) // ROWS) * ROWS
+        between = n_gates * plan.padded(plan.hidden) if gate_weights.numel() else 0
+        panels = plan.padded(inputs.shape[2]) // plan.width
+        return cls(
+            inputs.new_empty(plan.steps, panels, plan.batch, plan.width),
+            inputs.new_empty(lines, rows),
+            inputs.new_empty(plan.padded(plan.output), rows),
+            inputs.new_empty(between, between),
+            inputs.new_empty(plan.padded(plan.hidden), plan.padded(plan.output) if projection.numel() else 0),
+            inputs.new_zeros(n_gates if peepholes.numel() else 0, length),
+            inputs.new_empty(n_gates * length if between else 0),
+            inputs.new_empty(length),
+        )
 
 
 _differentiable = OnceDifferentiable(

@@ -51,11 +51,17 @@ def test_outer(kind, steps, rows, left, right):
     rng = np.random.default_rng(1)
     a, b = rng.normal(size=(steps, rows, left)).astype(kind), rng.normal(size=(steps, rows, right)).astype(kind)
     exact = np.einsum("tri,trj->ij", a.astype(np.float64), b.astype(np.float64))
-    for one in (panels(a), np.ascontiguousarray(a[:, None])):
+    for one, keep in ((panels(a), False), (np.ascontiguousarray(a[:, None]), steps > 1)):
         lines = -(-one.shape[1] * one.shape[3] // tiles.ROWS) * tiles.ROWS
         two = panels(b)
         out = np.full((lines, two.shape[1] * two.shape[3]), np.nan, kind)
-        tiles.outer(one, two, out)
+        lefts, rights = np.zeros((lines, 7 + steps * rows), kind), np.empty((steps * rows, two.shape[3]), kind)
+        if keep:
+            out[:] = 0
+            tiles.outer(one[:1], two[:1], two.shape[1], lefts, rights, out, False)
+            tiles.outer(one[1:], two[1:], two.shape[1], lefts, rights, out, steps > 1)
+        else:
+            tiles.outer(one, two, two.shape[1], lefts, rights, out, False)
         np.testing.assert_allclose(
             out[:left, :right], exact, rtol=0, atol=40 * np.finfo(kind).eps * (steps * rows) ** 0.5
         )
@@ -71,7 +77,10 @@ def test_functions_are_right_to_the_last_digits(kind):
     wide = x.astype(np.longdouble)
     found, units = np.empty_like(x), 3 * np.finfo(kind).eps
     activations.tanh_to(x, found)
+    again = x.copy()
+    activations.tanh_(again)
     np.testing.assert_allclose(found, np.tanh(wide).astype(np.float64), rtol=units, atol=0)
+    np.testing.assert_array_equal(found, again)
     found = x.copy()
     activations.logistic_(found)
     np.testing.assert_allclose(found, (1 / (1 + np.exp(-wide))).astype(np.float64), rtol=units, atol=2 * np.exp(-80))
