@@ -115,9 +115,7 @@ def fastest(*calls: Callable[[], object], seconds: float) -> list[float]:
 def main() -> None:
     torch.set_num_threads(1)
     seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 20.0
-    print(
-        "| batch, T, input, hidden, layers | fused peephole, ms | torch.nn.LSTM | loop | products | to torch | loop to ours |"
-    )
+    print("| batch, T, input, hidden, layers | ours, ms | torch | loop | products | ours / torch | loop / ours |")
     print("|---|---|---|---|---|---|---|")
     for case in CASES:
         batch, steps, width, hidden, layers = case

@@ -44,13 +44,15 @@ def known_classes() -> dict[str, type[Any]]:
 
 def describe(part: Any) -> dict[str, Any]:
     """A JSON description of a model or part from which `build` makes an equal one, parameters apart."""
-    sizes = {
-        name: describe(value) if isinstance(value, ROOTS) else _plain(value) for name, value in part.sizes().items()
-    }
+    sizes = {name: _plain(value) for name, value in part.sizes().items()}
     return {"class": f"{type(part).__module__}.{type(part).__qualname__}", "sizes": sizes}
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, ROOTS):
+        return describe(value)
+    if isinstance(value, list):
+        return [_plain(entry) for entry in value]
     return str(value).removeprefix("torch.") if isinstance(value, torch.dtype) else value
 
 
@@ -64,13 +66,19 @@ def build(description: Any) -> Any:
         raise FileRefused(f"the file holds a {name}, which is not known here; import the module that defines it first")
     if not isinstance(sizes, dict):
         raise FileRefused(f"the header gives no sizes for {name}")
-    arguments = {key: build(value) if isinstance(value, dict) else value for key, value in sizes.items()}
+    arguments = {key: _built(value) for key, value in sizes.items()}
     if "dtype" in arguments:
         arguments["dtype"] = DTYPES.get(str(arguments["dtype"]))
     try:
         return classes[name](**arguments)
     except (TypeError, ValueError) as error:
         raise FileRefused(f"the header's sizes do not make a {name}: {error}") from error
+
+
+def _built(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_built(entry) for entry in value]
+    return build(value) if isinstance(value, dict) else value
 
 
 def save(model: StateSpaceModel[Any], path: str | Path) -> None:

@@ -4,5 +4,8 @@ from probseq.cells.base import Cell
 from probseq.cells.elman import Elman
 from probseq.cells.gru import GRU
 from probseq.cells.lstm import LSTM
+from probseq.cells.reservoir import Reservoir
+from probseq.cells.scan_cells import LRU, MinGRU, MinLSTM
+from probseq.cells.stack import Stack
 
-__all__ = ["GRU", "LSTM", "Cell", "Elman"]
+__all__ = ["GRU", "LRU", "LSTM", "Cell", "Elman", "MinGRU", "MinLSTM", "Reservoir", "Stack"]

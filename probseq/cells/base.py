@@ -22,13 +22,14 @@ from __future__ import annotations
 import abc
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from probseq.checks import whole_number
+from probseq.parameters import allow
 from probseq.randomness import generator
 
 
@@ -47,7 +48,9 @@ def uniform(shape: Sequence[int], bound: float, draws: torch.Generator) -> Tenso
 class Cell(nn.Module, abc.ABC):
     """To write: `_build`, `_draw`, `step` and `_fused`.  You get: bind, starts, sequence, states."""
 
-    initial_activity: nn.Parameter
+    #: weights and start are drawn and never learned
+    frozen: ClassVar[bool] = False
+    initial_activity: Tensor
 
     def __init__(
         self, hidden_size: int, *, state_size: int, output_size: int | None = None, dtype: torch.dtype = torch.float32
@@ -57,7 +60,7 @@ class Cell(nn.Module, abc.ABC):
         self.output_size = hidden_size if output_size is None else output_size
         self.input_size: int | None = None
         self._dtype = floating_dtype(dtype)
-        self.register_parameter("initial_activity", None)
+        self._room("initial_activity")
 
     def sizes(self) -> dict[str, Any]:
         """The constructor's arguments that rebuild this cell up to its weights."""
@@ -70,6 +73,15 @@ class Cell(nn.Module, abc.ABC):
 
     # ---------------------------------------------------------------- parameters
 
+    def _room(self, *names: str) -> None:
+        """Announce parameters, or buffers of a frozen cell, that binding will make."""
+        for name in names:
+            (self.register_buffer if self.frozen else self.register_parameter)(name, None)
+
+    def _zeros(self, *shape: int, dtype: torch.dtype) -> Tensor:
+        zeros = torch.zeros(allow(*shape), dtype=dtype)
+        return zeros if self.frozen else nn.Parameter(zeros)
+
     def bind(self, input_size: int, *, dtype: torch.dtype | None = None, generator_seed: int | None = None) -> None:
         """Create the parameters for inputs of this width; a second call with the same width changes nothing.
 
@@ -80,11 +92,11 @@ class Cell(nn.Module, abc.ABC):
         if self.input_size is not None:
             if self.input_size != input_size:
                 raise ValueError(f"cell is bound to input_size {self.input_size}, asked for {input_size}")
-            if dtype is not None and self.initial_activity.dtype != wanted:
-                raise ValueError(f"cell is bound with dtype {self.initial_activity.dtype}, asked for {wanted}")
+            bound = self.initial_state().dtype
+            if dtype is not None and bound != wanted:
+                raise ValueError(f"cell is bound with dtype {bound}, asked for {wanted}")
             return
         self._build(input_size, wanted)
-        self.initial_activity = nn.Parameter(torch.zeros(self.state_size, dtype=wanted))
         self.input_size, self._dtype = input_size, wanted
         self.reset_parameters(generator_seed)
 
@@ -93,15 +105,16 @@ class Cell(nn.Module, abc.ABC):
         """Draw new weights, a function of `seed` alone (None: a new one each time); no global generator is touched."""
         self._require_bound()
         self._draw(generator(seed))
-        self.initial_activity.zero_()
 
     @abc.abstractmethod
     def _build(self, input_size: int, dtype: torch.dtype) -> None:
-        """Make room for all parameters but the start."""
+        """Make all parameters."""
+        self.initial_activity = self._zeros(self.state_size, dtype=dtype)
 
     @abc.abstractmethod
     def _draw(self, draws: torch.Generator) -> None:
         """Fill them."""
+        self.initial_activity.zero_()
 
     def _require_bound(self) -> int:
         if self.input_size is None:

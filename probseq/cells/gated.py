@@ -28,20 +28,19 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from probseq.cells.base import Cell, uniform
-from probseq.parameters import allow
 
 
 class GatedCell(Cell):
     """To write: `_advance`, one step from W x + b, and `_compiled`, many.  You get: the weights and their starts."""
 
-    input_weights: nn.Parameter
-    recurrent_weights: nn.Parameter
-    bias: nn.Parameter
-    input_gain: nn.Parameter | None
-    recurrent_gain: nn.Parameter | None
+    input_weights: Tensor
+    recurrent_weights: Tensor
+    bias: Tensor
+    input_gain: Tensor | None
+    recurrent_gain: Tensor | None
 
     def __init__(
         self,
@@ -60,8 +59,7 @@ class GatedCell(Cell):
         self.layer_norm = bool(layer_norm)
         self._gates = gates
         self._bias_start = tuple(bias_start)
-        for name in ("input_weights", "recurrent_weights", "bias", "input_gain", "recurrent_gain"):
-            self.register_parameter(name, None)
+        self._room("input_weights", "recurrent_weights", "bias", "input_gain", "recurrent_gain")
         if input_size is not None:
             self.bind(input_size, generator_seed=seed)
 
@@ -69,15 +67,16 @@ class GatedCell(Cell):
         return {**super().sizes(), "layer_norm": self.layer_norm}
 
     def _build(self, input_size: int, dtype: torch.dtype) -> None:
+        super()._build(input_size, dtype)
         rows, hidden = self._gates * self.hidden_size, self.hidden_size
-        self.input_weights = nn.Parameter(torch.zeros(allow(rows, input_size), dtype=dtype))
-        self.recurrent_weights = nn.Parameter(torch.zeros(allow(rows, self.output_size), dtype=dtype))
-        self.bias = nn.Parameter(torch.zeros(len(self._bias_start) * hidden, dtype=dtype))
+        self.input_weights = self._zeros(rows, input_size, dtype=dtype)
+        self.recurrent_weights = self._zeros(rows, self.output_size, dtype=dtype)
+        self.bias = self._zeros(len(self._bias_start) * hidden, dtype=dtype)
         if self.layer_norm:
-            self.input_gain = nn.Parameter(torch.ones(rows, dtype=dtype))
-            self.recurrent_gain = nn.Parameter(torch.ones(rows, dtype=dtype))
+            self.input_gain, self.recurrent_gain = self._zeros(rows, dtype=dtype), self._zeros(rows, dtype=dtype)
 
     def _draw(self, draws: torch.Generator) -> None:
+        super()._draw(draws)
         hidden = self.hidden_size
         self.input_weights.copy_(uniform(self.input_weights.shape, 1 / math.sqrt(hidden), draws))
         self.recurrent_weights.copy_(self._recurrent_start(draws))

@@ -45,22 +45,21 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from probseq.cells.base import uniform
 from probseq.cells.gated import GatedCell
 from probseq.checks import whole_number
 from probseq.ops import cells as ops
 from probseq.ops.modes import untracked
-from probseq.parameters import allow
 
 
 class LSTM(GatedCell):
     """Long short-term memory, plain or with the parts that the flags add and take away; see the module's equations."""
 
-    peephole_weights: nn.Parameter | None
-    projection_weights: nn.Parameter | None
-    gate_weights: nn.Parameter | None
+    peephole_weights: Tensor | None
+    projection_weights: Tensor | None
+    gate_weights: Tensor | None
 
     def __init__(
         self,
@@ -105,8 +104,7 @@ class LSTM(GatedCell):
             layer_norm=layer_norm,
             dtype=dtype,
         )
-        for name in ("peephole_weights", "projection_weights", "gate_weights"):
-            self.register_parameter(name, None)
+        self._room("peephole_weights", "projection_weights", "gate_weights")
         if input_size is not None:
             self.bind(input_size, generator_seed=seed)
 
@@ -126,11 +124,11 @@ class LSTM(GatedCell):
         super()._build(input_size, dtype)
         n_gates, hidden = len(self.parts.gates), self.hidden_size
         if self.peepholes:
-            self.peephole_weights = nn.Parameter(torch.zeros(n_gates, hidden, dtype=dtype))
+            self.peephole_weights = self._zeros(n_gates, hidden, dtype=dtype)
         if self.projection_size is not None:
-            self.projection_weights = nn.Parameter(torch.zeros(allow(self.projection_size, hidden), dtype=dtype))
+            self.projection_weights = self._zeros(self.projection_size, hidden, dtype=dtype)
         if self.full_gate_recurrence:
-            self.gate_weights = nn.Parameter(torch.zeros(allow(n_gates * hidden, n_gates * hidden), dtype=dtype))
+            self.gate_weights = self._zeros(n_gates * hidden, n_gates * hidden, dtype=dtype)
 
     def _draw(self, draws: torch.Generator) -> None:
         super()._draw(draws)

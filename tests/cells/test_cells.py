@@ -15,7 +15,7 @@ from jaxtyping import TypeCheckError
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from probseq.cells import GRU, LSTM, Cell, Elman
+from probseq.cells import GRU, LRU, LSTM, Cell, Elman, MinGRU, MinLSTM, Reservoir
 
 FACTORIES: dict[str, Callable[..., Cell]] = {
     "tanh": lambda *args, **options: Elman(*args, activation="tanh", **options),
@@ -44,8 +44,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "everything": {"peepholes": True, "coupled": True, "projection_size": 2, "full_gate_recurrence": True},
     "linear": {"projection_size": 3, "input_activation": False, "output_activation": False},
 }
+FACTORIES |= {
+    "min-gru": MinGRU,
+    "min-lstm": MinLSTM,
+    "lru": partial(LRU, n_modes=5),
+    "reservoir": partial(Reservoir, leak=0.4, sparsity=0.3, spectral_radius=1.2),
+}
 FACTORIES |= {name: partial(LSTM, **flags) for name, flags in VARIANTS.items()}
-COMPILED = tuple(VARIANTS)  # cells with a kernel of ours: no second derivatives
+COMPILED = (*VARIANTS, "min-gru", "min-lstm", "lru", "stack", "skips")  # kernels of ours: no second derivatives
 # our own message, or that of the type checker where the run has one
 REFUSALS = (ValueError, TypeCheckError)
 every_cell = pytest.mark.parametrize("name", FACTORIES)
