@@ -196,6 +196,7 @@ class LRU(Cell):
     @property
     def factors(self) -> Tensor:
         """lambda (n_modes,), complex."""
+        self._require_bound()
         return torch.exp(torch.complex(-self.log_decay.exp(), self.log_phase.exp()))
 
     def _driven(self, inputs: Tensor) -> Tensor:
