@@ -19,6 +19,7 @@ from probseq.labelling import SequenceLabeller
 from probseq.models.autoregressive import AR
 from probseq.models.hmm import HMM
 from probseq.models.hsmm import HSMM
+from probseq.models.labeller import Labeller
 from probseq.models.lds import LDS
 from probseq.models.rnn import RNN
 from probseq.sequences import Sequences
@@ -30,6 +31,7 @@ __all__ = [
     "HSMM",
     "LDS",
     "RNN",
+    "Labeller",
     # the contract
     "Filtered",
     "Forecast",

@@ -18,22 +18,23 @@ from torch import Tensor
 
 from probseq._version import __version__
 from probseq.base import StateSpaceModel
-from probseq.cells import Cell
+from probseq.cells import Bidirectional, Cell
 from probseq.durations import Duration
 from probseq.emissions import Emission
 from probseq.emissions.heads import Head
 from probseq.errors import FileRefused
+from probseq.labelling import SequenceLabeller
 from probseq.learning.history import History
 from probseq.parameters import allocation_limit, parametric_modules
 
 FORMAT = 1
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
-ROOTS: tuple[type[Any], ...] = (StateSpaceModel, Emission, Duration, Cell, Head)
+ROOTS: tuple[type[Any], ...] = (StateSpaceModel, SequenceLabeller, Emission, Duration, Cell, Bidirectional, Head)
 
 
 def known_classes() -> dict[str, type[Any]]:
     """Every concrete model and part of a model that is imported, by dotted name."""
-    found: dict[str, type[Any]] = {}
+    found: dict[str, type[Any]] = {f"{Bidirectional.__module__}.{Bidirectional.__qualname__}": Bidirectional}
     queue: list[type[Any]] = list(ROOTS)
     while queue:
         for child in queue.pop().__subclasses__():
@@ -81,7 +82,7 @@ def _built(value: Any) -> Any:
     return build(value) if isinstance(value, dict) else value
 
 
-def save(model: StateSpaceModel[Any], path: str | Path) -> None:
+def save(model: StateSpaceModel[Any] | SequenceLabeller, path: str | Path) -> None:
     """Write a model; the file appears whole or not at all."""
     from safetensors.torch import save_file
 
@@ -105,7 +106,7 @@ def load(path: str | Path) -> Any:
     header, tensors = _read(Path(path))
     with allocation_limit(sum(tensor.numel() for tensor in tensors.values())):
         model = build(header.get("model"))
-    if not isinstance(model, StateSpaceModel):
+    if not isinstance(model, (StateSpaceModel, SequenceLabeller)):
         raise FileRefused(f"{path} describes a {type(model).__name__}, not a model")
     expected = model.state_dict()
     if set(tensors) != set(expected):

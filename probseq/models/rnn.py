@@ -26,7 +26,7 @@ from torch.distributions import Distribution
 
 from probseq.base import Filtered, StateSpaceModel
 from probseq.beliefs import Point
-from probseq.cells import Cell
+from probseq.cells import Bidirectional, Cell
 from probseq.checks import whole_number
 from probseq.emissions.heads import Head
 from probseq.randomness import spawn
@@ -56,6 +56,10 @@ class RNN(StateSpaceModel[Point]):
         seed: int | None = None,
     ) -> None:
         super().__init__()
+        if isinstance(cell, Bidirectional):
+            raise TypeError(
+                "Bidirectional reads the whole sequence before it answers: use it in a Labeller, not an RNN"
+            )
         if not isinstance(cell, Cell):
             raise TypeError(f"cell must be a Cell such as probseq.cells.GRU(16), got {cell!r}")
         if not isinstance(head, Head):
@@ -177,10 +181,9 @@ class RNN(StateSpaceModel[Point]):
             self.head.standardise(torch.zeros_like(self.head.shift), torch.ones_like(self.head.scale))
         self.head.start_from(sequences.values, sequences.observed)
         if sequences.inputs is not None:
-            inputs = sequences.inputs[sequences.inside]
-            spread = inputs.std(0, correction=0)
-            self.input_shift.copy_(inputs.mean(0))
-            self.input_scale.copy_(torch.where(spread > 1e-12 * inputs.abs().amax(0), spread, 1.0))
+            shift, scale = sequences.input_units()
+            self.input_shift.copy_(shift)
+            self.input_scale.copy_(scale)
 
 
 def _seen_first(sequences: Sequences) -> bool:

@@ -80,7 +80,7 @@ def linear_scan(
 @torch.no_grad()
 def _forward(decay: Tensor, drive: Tensor, start: Tensor) -> Tensor:
     out = torch.empty_like(drive, memory_format=torch.contiguous_format)
-    kernels.forward(*map(_resolved, (decay, drive, start)), out.numpy())
+    kernels.forward(_resolved(decay), _resolved(drive), _resolved(start), out.numpy())
     return out
 
 
