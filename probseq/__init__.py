@@ -6,7 +6,7 @@ model.decode(y)      the best path         model.fit(y)         learn in place
 model.stream()       step by step          probseq.compare(...) every family, one score
 """
 
-from probseq import beliefs, cells, datasets, durations, emissions, errors
+from probseq import beliefs, cells, datasets, durations, emissions, errors, priors
 from probseq._version import __version__
 from probseq.base import Filtered, LatentStateModel, StateSpaceModel, Stream
 from probseq.beliefs import at, to_numpy
@@ -14,6 +14,7 @@ from probseq.emissions import heads
 from probseq.evaluation.compare import compare
 from probseq.evaluation.comparison import Comparison
 from probseq.forecasting import Forecast
+from probseq.functions import StateFunction
 from probseq.io import load
 from probseq.labelling import SequenceLabeller
 from probseq.models.autoregressive import AR
@@ -21,7 +22,10 @@ from probseq.models.hmm import HMM
 from probseq.models.hsmm import HSMM
 from probseq.models.labeller import Labeller
 from probseq.models.lds import LDS
+from probseq.models.nonlinear import NonlinearGaussian
+from probseq.models.particle_filter import Estimate, ParticleFilter
 from probseq.models.rnn import RNN
+from probseq.ops.linearise import Cubature, ExtendedKalman, GaussHermite, UnscentedTransform
 from probseq.sequences import Sequences
 
 __all__ = [
@@ -30,6 +34,8 @@ __all__ = [
     "HMM",
     "HSMM",
     "LDS",
+    "NonlinearGaussian",
+    "ParticleFilter",
     "RNN",
     "Labeller",
     # the contract
@@ -40,6 +46,7 @@ __all__ = [
     "Sequences",
     "StateSpaceModel",
     "Stream",
+    "Estimate",
     # comparison
     "Comparison",
     "compare",
@@ -48,10 +55,16 @@ __all__ = [
     "beliefs",
     "to_numpy",
     # parts of models
+    "Cubature",
+    "ExtendedKalman",
+    "GaussHermite",
+    "StateFunction",
+    "UnscentedTransform",
     "cells",
     "durations",
     "emissions",
     "heads",
+    "priors",
     # data, files, conditions
     "datasets",
     "errors",

@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
         help="fit several families on the first part of a series and score the rest",
         description="Fit several families on the first part of a series and score the rest, step by step.",
     )
-    one.add_argument("data", metavar="DATA", help="a CSV file, or a built-in series: nile, sunspots")
+    one.add_argument("data", metavar="DATA", help="a CSV file, or a built-in series: earthquakes, nile, sunspots")
     one.add_argument("--column", metavar="NAME", help="the column to model, where there are several")
     one.add_argument("--models", type=_names, default=NAMES, metavar="LIST", help=",".join(NAMES))
     one.add_argument("--horizons", type=_horizons, default=(1, 5, 10), metavar="LIST", help="steps ahead: 1,5,10")

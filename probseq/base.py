@@ -65,7 +65,9 @@ class StateSpaceModel(Parametric, abc.ABC, Generic[BeliefT]):
     likelihood_kind: LikelihoodKind = "exact"
     input_dim: int = 0
     #: an unobserved step is integrated out exactly, so predicting without updating gives exact forecasts
-    marginalises: ClassVar[bool] = False
+    marginalises: bool = False
+    #: observations enter the belief, so that a gap matters to what comes after it
+    reads_observations: bool = True
     #: observations are real numbers with a unit, so that `rescale` is defined
     real_valued: bool = False
     #: names that `fit(method=...)` accepts, the default first

@@ -8,11 +8,11 @@ class of your own that does not say has one event axis per field.
 |------------------|------------------------|--------------------------------------------------------------------|
 | `Gaussian`       | LDS, AR                | `mean (n,)`, `cov (n, n)`, `diffuse_cov (n, n)` or None            |
 | `GaussianFactor` | square-root filters    | `mean (n,)`, `factor (n, n)` with cov = factor factor'             |
-| `Categorical`    | HMM                    | `log_probs (K,)`                                                   |
+| `Categorical`    | HMM                    | `log_probs (K,)`, `window (order, D)` of an AR-HMM or None         |
 | `Point`          | RNN                    | `state (H,)`, `previous (D,)`: the encoded observation fed back    |
 | `Window`         | feed-forward AR        | `values (order, D)`                                                |
 | `Mixture`        | switching models       | `log_weights (M,)`, `components`: a belief with batch `(*batch, M)`|
-| `Particles`      | Monte Carlo filters    | `log_weights (N,)`, `values (N, n)`                                |
+| `Particles`      | Monte Carlo filters    | `log_weights (N,)`, `values (N, n)`; `draw ()`, `origins (N, n)`   |
 """
 
 from __future__ import annotations
@@ -60,13 +60,14 @@ class GaussianFactor(NamedTuple):
 
 
 class Categorical(NamedTuple):
-    """A table of log-probabilities over K states."""
+    """A table of log-probabilities over K states; of an AR-HMM also the last rows, the newest first."""
 
     log_probs: Tensor
+    window: Tensor | None = None
 
     @property
     def event_dims(self) -> tuple[int, ...]:
-        return (1,)
+        return (1, 2)
 
     @property
     def probs(self) -> Tensor:
@@ -106,14 +107,35 @@ class Mixture(NamedTuple):
 
 
 class Particles(NamedTuple):
-    """Weighted draws of the state."""
+    """Weighted draws of the state.
+
+    A filter also keeps the number of the next random draw and, before an update, what the values were drawn around.
+    """
 
     log_weights: Tensor
     values: Tensor
+    draw: Tensor | None = None
+    origins: Tensor | None = None
 
     @property
     def event_dims(self) -> tuple[int, ...]:
-        return (1, 2)
+        return (1, 2, 0, 2)
+
+    @property
+    def mean(self) -> Tensor:
+        """The weighted mean, (*batch, n)."""
+        return (self.log_weights.exp().unsqueeze(-1) * self.values).sum(-2)
+
+    @property
+    def cov(self) -> Tensor:
+        """The weighted covariance, (*batch, n, n)."""
+        away = self.values - self.mean.unsqueeze(-2)
+        return (self.log_weights.exp().unsqueeze(-1) * away).mT @ away
+
+    @property
+    def effective_size(self) -> Tensor:
+        """1 / sum of squared weights, from 1 to N, (*batch,)."""
+        return (-torch.logsumexp(2 * self.log_weights, -1)).exp()
 
 
 def map_tensors(function: Callable[[Tensor, int], Tensor], belief: BeliefT, extra: int = 0) -> BeliefT:

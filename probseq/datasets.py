@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import resources
 from typing import Any
 
-BUILT_IN = ("nile", "sunspots")
+BUILT_IN = ("earthquakes", "nile", "sunspots")
 
 
 def load(name: str) -> Any:
@@ -17,6 +17,11 @@ def load(name: str) -> Any:
     with resources.files("probseq").joinpath("data", f"{name}.csv").open() as file:
         frame = pd.read_csv(file, index_col=0)
     return frame.iloc[:, 0].astype("float64")
+
+
+def earthquakes() -> Any:
+    """Earthquakes per year of magnitude 7 and more, 1900-2006 (US Geological Survey; Zucchini and MacDonald 2009)."""
+    return load("earthquakes")
 
 
 def nile() -> Any:

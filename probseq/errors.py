@@ -5,6 +5,11 @@ Each message says which argument, what was expected, what came and where (sequen
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 
 class NotFitted(ValueError):
     """A model made from sizes alone was used before it had parameter values."""
@@ -44,3 +49,25 @@ class DegenerateWarning(ProbseqWarning):
 
 class IllConditionedWarning(ProbseqWarning):
     """A covariance had to be repaired, or a result has lost digits."""
+
+
+_said: ContextVar[set[str] | None] = ContextVar("said", default=None)
+
+
+def say(topic: str, message: str, category: type[ProbseqWarning] = DegenerateWarning) -> None:
+    """Warn, but inside `each_once` only the first time for a topic."""
+    said = _said.get()
+    if said is None or topic not in said:
+        warnings.warn(message, category, stacklevel=3)
+    if said is not None:
+        said.add(topic)
+
+
+@contextmanager
+def each_once() -> Generator[None]:
+    """Inside, `say` warns once per topic: what one fit has to say about a state it says once."""
+    token = _said.set(set())
+    try:
+        yield
+    finally:
+        _said.reset(token)

@@ -213,9 +213,13 @@ def _coordinates(distribution: D.Distribution) -> tuple[Tensor | None, Any]:
     """Mixture weights (*batch, M) or None, and the univariate marginals of every coordinate (*batch, [M,] D)."""
     if isinstance(distribution, D.MixtureSameFamily):
         inner, base = _coordinates(distribution.component_distribution)
-        if inner is not None:
+        outer = distribution.mixture_distribution.probs
+        if inner is None:
+            return outer, base
+        if not isinstance(base, D.Normal):
             raise ValueError("mixtures of mixtures have no closed marginals")
-        return distribution.mixture_distribution.probs, base
+        loc, scale = (x.expand(*inner.shape, x.shape[-1]).flatten(-3, -2) for x in (base.loc, base.scale))
+        return (outer.unsqueeze(-1) * inner).flatten(-2), D.Normal(loc, scale, validate_args=False)
     if isinstance(distribution, D.MultivariateNormal):
         return None, D.Normal(distribution.mean, distribution.variance.sqrt(), validate_args=False)
     if isinstance(distribution, D.Independent):

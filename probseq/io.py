@@ -23,13 +23,23 @@ from probseq.durations import Duration
 from probseq.emissions import Emission
 from probseq.emissions.heads import Head
 from probseq.errors import FileRefused
+<<<<<<< HEAD
 from probseq.labelling import SequenceLabeller
+=======
+from probseq.functions import StateFunction
+>>>>>>> main
 from probseq.learning.history import History
+from probseq.ops.linearise import Linearisation
 from probseq.parameters import allocation_limit, parametric_modules
+from probseq.priors import Prior
 
 FORMAT = 1
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
+<<<<<<< HEAD
 ROOTS: tuple[type[Any], ...] = (StateSpaceModel, SequenceLabeller, Emission, Duration, Cell, Bidirectional, Head)
+=======
+ROOTS: tuple[type[Any], ...] = (StateSpaceModel, Emission, Duration, Cell, Head, StateFunction, Linearisation, Prior)
+>>>>>>> main
 
 
 def known_classes() -> dict[str, type[Any]]:
@@ -50,10 +60,15 @@ def describe(part: Any) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
+<<<<<<< HEAD
     if isinstance(value, ROOTS):
         return describe(value)
     if isinstance(value, list):
         return [_plain(entry) for entry in value]
+=======
+    if callable(value):
+        raise ValueError(f"a file cannot hold the function {value!r}; make it a probseq.StateFunction")
+>>>>>>> main
     return str(value).removeprefix("torch.") if isinstance(value, torch.dtype) else value
 
 

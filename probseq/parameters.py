@@ -37,7 +37,7 @@ from probseq.errors import NotFitted
 def as_parameter(name: str, value: Any, dtype: torch.dtype = torch.float64) -> Tensor:
     """`value` as a finite tensor, or a ValueError that names the parameter."""
     try:
-        tensor = torch.as_tensor(value if isinstance(value, Tensor) else np.asarray(value, dtype=np.float64))
+        tensor = torch.as_tensor(value if isinstance(value, Tensor) else np.array(value, dtype=np.float64, order="C"))
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name} must be an array of numbers, got {value!r}") from error
     tensor = tensor.to(dtype)
@@ -147,7 +147,7 @@ class Parametric(nn.Module):
         self.overrides: dict[str, Tensor] = {}
 
     def __setattr__(self, name: str, value: Any) -> None:
-        param = type(self)._declared.get(name)
+        param = self.params().get(name)
         if param is not None:  # torch would register another module's parameter under this name
             param.__set__(self, value)
         else:
@@ -161,10 +161,9 @@ class Parametric(nn.Module):
         for base in reversed(cls.__mro__):
             cls._declared.update({name: entry for name, entry in vars(base).items() if isinstance(entry, Param)})
 
-    @classmethod
-    def params(cls) -> dict[str, Param]:
+    def params(self) -> dict[str, Param]:
         """Every declared parameter by name, base classes first."""
-        return cls._declared
+        return type(self)._declared
 
     def declare(self, **values: Any) -> None:
         """Make room for every declared parameter and assign those values that are not None."""

@@ -3,8 +3,8 @@
 | function           | shows                                                              | of             |
 |--------------------|--------------------------------------------------------------------|----------------|
 | `belief_band`      | E[C z_t given y] with a central interval, the data as dots         | LDS, AR        |
-| `posterior_heatmap`| p(z_t = k given y), states upwards, time to the right              | HMM            |
-| `viterbi_ribbon`   | the most probable path as a coloured ribbon                        | HMM            |
+| `posterior_heatmap`| p(z_t = k given y), states upwards, time to the right              | HMM, HSMM      |
+| `viterbi_ribbon`   | the most probable path as a coloured ribbon                        | HMM, HSMM      |
 | `activity_heatmap` | the hidden activities h_t, units upwards, time to the right        | RNN            |
 | `forecast_fan`     | the end of the data and central intervals of p(y_{T+h} given y)    | every family   |
 | `fit_history`      | log p(y) gained per iteration, training and validation, in nats    | every family   |
@@ -31,6 +31,7 @@ from probseq.beliefs import Categorical, Gaussian, GaussianFactor, Point
 from probseq.forecasting import Forecast
 from probseq.learning.history import History
 from probseq.models.hmm import HMM
+from probseq.models.hsmm import HSMM, Elapsed
 from probseq.models.linear_gaussian import LinearGaussianModel
 from probseq.models.rnn import RNN
 from probseq.plot_style import ACTIVITY_MAP, INK, PALETTE, PROBABILITY_MAP, SMALL, End
@@ -98,7 +99,7 @@ def belief_band(
 
 
 def posterior_heatmap(
-    model_or_belief: HMM | Categorical,
+    model_or_belief: HMM | HSMM | Categorical | Elapsed,
     y: Any = None,
     axes: Axes | None = None,
     *,
@@ -107,17 +108,24 @@ def posterior_heatmap(
     labels: Sequence[str] | None = None,
     colorbar: bool = True,
 ) -> Axes:
-    """p(z_t = k given y) as an image with a row per state; `y` may be left out when a belief is given."""
-    belief = _belief(model_or_belief, y, u, kind) if isinstance(model_or_belief, HMM) else model_or_belief
-    if not isinstance(belief, Categorical):
-        raise TypeError(f"posterior_heatmap needs an HMM or a Categorical belief, got {_kind_of(model_or_belief)}")
-    names = _state_names(labels, belief.log_probs.shape[-1])
+    """p(z_t = k given y) as an image with a row per state; `y` may be left out when a belief is given.
+
+    Of an HSMM the probabilities of the states, whatever has elapsed.
+    """
+    given_model = isinstance(model_or_belief, (HMM, HSMM))
+    belief = _belief(model_or_belief, y, u, kind) if given_model else model_or_belief
+    if not isinstance(belief, (Categorical, Elapsed)):
+        raise TypeError(
+            "posterior_heatmap needs an HMM, an HSMM or a belief of theirs over states, "
+            f"got {_kind_of(model_or_belief)}"
+        )
+    names = _state_names(labels, belief.probs.shape[-1])
     axes, image = _image(belief.probs, y, axes, cmap=PROBABILITY_MAP, limits=(0.0, 1.0))
     axes.set_yticks(range(len(names)), names)
     axes.tick_params(axis="y", length=0)
     if colorbar:
         given = {"smoothed": " | all y", "filtered": " | y up to t", "predicted": " | y before t"}
-        style.colorbar(axes, image, f"p(state{'' if belief is model_or_belief else given[kind]})")
+        style.colorbar(axes, image, f"p(state{given[kind] if given_model else ''})")
     return axes
 
 
@@ -143,7 +151,7 @@ def activity_heatmap(
 
 
 def viterbi_ribbon(
-    model_or_path: HMM | Any,
+    model_or_path: HMM | HSMM | Any,
     y: Any,
     axes: Axes | None = None,
     *,
@@ -158,12 +166,15 @@ def viterbi_ribbon(
     state numbers may stand for the model.
     """
     sequences = _one_sequence(y)
-    decoded = model_or_path.decode(y, u) if isinstance(model_or_path, HMM) else model_or_path
+    given_model = isinstance(model_or_path, (HMM, HSMM))
+    decoded = model_or_path.decode(y, u) if given_model else model_or_path
     path = np.asarray(decoded)
     if path.dtype.kind not in "iu":
-        raise TypeError(f"viterbi_ribbon needs an HMM or a path of state numbers, got {_kind_of(model_or_path)}")
+        raise TypeError(
+            f"viterbi_ribbon needs an HMM, an HSMM or a path of state numbers, got {_kind_of(model_or_path)}"
+        )
     _match(path, sequences, 1)
-    n_states = model_or_path.n_states if isinstance(model_or_path, HMM) else int(path.max()) + 1
+    n_states = model_or_path.n_states if given_model else int(path.max()) + 1
     names = _state_names(labels, n_states)
     axes = series(y) if axes is None else style.axes_or_new(axes)
     edges = style.edges(style.time_axis(axes, sequences.index, len(path)))

@@ -98,10 +98,10 @@ class InputWeights(Param):
 
     def raw_shape(self, instance: Any) -> tuple[int, ...]:
         k = instance.n_states
-        return (k if instance.tied_rows is None else max(instance.tied_rows) + 1, k, instance.input_dim)
+        return (k if instance.tied_rows is None else max(instance.tied_rows) + 1, k, instance.n_drivers)
 
     def value_shape(self, instance: Any) -> tuple[int, ...]:
-        return (instance.n_states, instance.n_states, instance.input_dim)
+        return (instance.n_states, instance.n_states, instance.n_drivers)
 
     def forward(self, instance: Any, raw: Tensor) -> Tensor:
         return spread(raw, instance.tied_rows)
@@ -110,8 +110,7 @@ class InputWeights(Param):
         return mean_of_groups(value, instance.tied_rows)
 
     def complaint(self, instance: Any, value: Tensor) -> str | None:
-        ties = instance.tied_rows
-        if torch.equal(value, spread(mean_of_groups(value, ties), ties)):
+        if equal_in_groups(value, instance.tied_rows):
             return None
         return "must have equal rows where tied_rows says so"
 
@@ -156,17 +155,30 @@ def mean_of_groups(rows: Tensor, tied_rows: list[int] | None) -> Tensor:
     return sum_of_groups(rows, tied_rows) / sum_of_groups(torch.ones_like(rows), tied_rows)
 
 
+def equal_in_groups(rows: Tensor, tied_rows: list[int] | None) -> bool:
+    """Whether tied states have equal rows, to the last digit (which a mean over three would not keep)."""
+    if tied_rows is None:
+        return True
+    first = [tied_rows.index(group) for group in range(max(tied_rows) + 1)]
+    return torch.equal(rows, spread(rows[first], tied_rows))
+
+
 # --------------------------------------------------------------------------------------------------- M-steps
 
 
+#: a row with less than this share of all expected moves has not been observed
+NO_COUNT = 1e-14
 #: steps of L-BFGS in one M-step
 CLIMB = 50
 
 
 def maximise_rows(rows: Tensor, counts: Tensor) -> Tensor:
-    """argmax sum counts * log rows over rows of probabilities; a row without counts stays as it is."""
+    """argmax sum counts * log rows over rows of probabilities; a row without counts stays as it is.
+
+    So does one whose counts, from a state that is all but never left, are rounding noise beside those of the others.
+    """
     mass = counts.sum(-1, keepdim=True)
-    return torch.where(mass > 0, counts / torch.where(mass > 0, mass, 1.0), rows)
+    return torch.where(mass > NO_COUNT * counts.sum(), counts / torch.where(mass > 0, mass, 1.0), rows)
 
 
 def maximise_rows_and_start(rows: Tensor, tied_rows: list[int] | None, counts: Tensor, first: Tensor) -> Tensor:
@@ -248,7 +260,7 @@ def climb(start: Tensor, score: Callable[[Tensor], Tensor], size: float) -> Tens
 
 def refuse_untied(name: str, rows: Tensor | None, tied_rows: list[int] | None) -> None:
     """ValueError where tied rows are given different values."""
-    if rows is not None and not torch.equal(rows, spread(mean_of_groups(rows, tied_rows), tied_rows)):
+    if rows is not None and not equal_in_groups(rows, tied_rows):
         raise ValueError(f"{name} must have equal rows where tied_rows says so")
 
 

@@ -75,7 +75,7 @@ def data_of(row: Row, case: Case, steps: int | None = None) -> tuple[Tensor, Ten
         y = y * case.scale
     if case.missing:
         gaps = torch.as_tensor(case.rng(1).random(tuple(y.shape)) < case.missing)
-        y[gaps if row.kind != "shares" else gaps[..., :1].expand_as(y)] = torch.nan  # whole rows only
+        y[gaps[..., :1].expand_as(y) if row.whole_rows else gaps] = torch.nan
     return y, u
 
 
@@ -202,10 +202,11 @@ def law_04(row: Row, case: Case) -> None:
 def _enumerated_forecast(row: Row, model: Any, y: Tensor, u: Tensor | None) -> None:
     """p(y_{T+2} | y) is a quotient of two evidences, with y_{T+1} missing."""
     future = None if u is None else row.data(5, 2)[1]
-    says = model.forecast(y, 2, u, future_u=future).distribution
+    says = model.forecast(y, 2, u, future_u=future, n_samples=2, seed=0).distribution
     coming = y[:1] if not y[:1].isnan().any() else row.data(0, 1)[0]
     gap = torch.full_like(coming, torch.nan)
-    for h, ahead in enumerate((coming, torch.cat([gap, coming]))):
+    both = (coming, torch.cat([gap, coming]))
+    for h, ahead in enumerate(both if row.marginalises else both[:1]):
         inputs = None if u is None or future is None else torch.cat([u, future[: h + 1]])
         longer = row.exact(model, torch.cat([y, ahead]), inputs).log_prob
         near_log(says.log_prob(coming)[h], longer - row.exact(model, y, u).log_prob, f"forecast {h + 1}")
@@ -608,6 +609,8 @@ def law_15(row: Row, case: Case) -> None:
 def _rescaled(row: Row, belief: Any, scale: Tensor, shift: Tensor) -> Any:
     if row.belief_unit == "state":
         return belief
+    if row.belief_unit == "window":
+        return B.Categorical(belief.log_probs, scale * belief.window + shift)
     times = belief.mean.shape[-1] // row.dim
     s, b = scale.repeat(times), shift.repeat(times)
     return B.Gaussian(s * belief.mean + b, s.unsqueeze(-1) * belief.cov * s)
@@ -617,6 +620,8 @@ def _whitened(row: Row, belief: Any, scale: Tensor) -> Any:
     """In units of the scale, so that coordinates of different units are judged alike."""
     if row.belief_unit == "state":
         return belief
+    if row.belief_unit == "window":
+        return B.Categorical(belief.log_probs, belief.window / scale)
     s = scale.repeat(belief.mean.shape[-1] // row.dim)
     return B.Gaussian(belief.mean / s, belief.cov / s / s.unsqueeze(-1))
 
@@ -628,7 +633,11 @@ def law_15_fit(row: Row, case: Case) -> None:
     for method in row.fit_methods:
         fits = []
         for s in (2.0**-26, 1.0, 2.0**26):
-            model = build(describe(row.make(case.seed)))
+            given_values = row.make(case.seed)
+            model = given_values.rescale(s) if row.own_unit else build(describe(given_values))
+            for part in model.modules():  # a prior has the unit of the data
+                if isinstance(part, ps.emissions.Emission) and part.prior is not None:
+                    part.prior = part.prior.rescale(torch.full((row.dim,), s).double(), torch.zeros(row.dim).double())
             options = {"max_iterations": 3, "seed": case.seed, "method": method}
             quietly(lambda m=model, s=s, o=options: m.fit(s * y, u, **o))
             jacobian = float((~y.isnan()).sum()) * math.log(s)
@@ -805,6 +814,8 @@ def _unless(condition: Callable[[Row], Any], reason: str) -> Callable[[Row], str
 
 
 _latent = _unless(lambda row: row.latent, "no latent state")
+_paths = _unless(lambda row: row.latent and row.oracle, "no latent state, or no oracle for its posterior")
+_differentiable = _unless(lambda row: row.differentiable, "an estimate without a gradient")
 _oracle = _unless(lambda row: row.oracle, "no brute-force oracle: law 4b instead")
 _no_oracle = _unless(lambda row: not row.oracle, "has a brute-force oracle: law 4")
 _marginalises = _unless(lambda row: row.marginalises, "does not marginalise: law 6c instead")
@@ -812,6 +823,7 @@ _rule = _unless(lambda row: row.missing_rule, "marginalises: law 6b")
 _compiled = _unless(lambda row: row.compiled, "plain torch, where forward mode and second derivatives work")
 _em = _unless(lambda row: "em" in row.fit_methods, "no EM")
 _scalable = _unless(lambda row: row.scalable, "discrete data have no unit")
+_fitted = _unless(lambda row: row.scalable and row.fit_methods, "discrete data have no unit, or nothing to fit")
 _states = _unless(lambda row: row.relabel, "no discrete states")
 
 LAWS = [
@@ -826,14 +838,14 @@ LAWS = [
     Law("06c", "an unobserved middle follows the rule", law_06_rule, _rule),
     Law("07", "resuming and streaming", law_07, examples=3),
     Law("08", "smoothed equals filtered at the end", law_08, _latent),
-    Law("09", "decoded and drawn paths", law_09, _latent, 3),
-    Law("10", "gradients", law_10, examples=3),
+    Law("09", "decoded and drawn paths", law_09, _paths, 3),
+    Law("10", "gradients", law_10, _differentiable, 3),
     Law("10b", "forward and second order raise", law_10_forward, _compiled, 1),
     Law("11", "EM never falls", law_11, _em, 3),
     Law("12", "files, pickles and copies", law_12, examples=2),
     Law("13", "one-step forecast", law_13, examples=3),
     Law("14", "every length", law_14, examples=2),
     Law("15", "units", law_15, _scalable, 3),
-    Law("15b", "fits in other units", law_15_fit, _scalable, 1),
+    Law("15b", "fits in other units", law_15_fit, _fitted, 1),
     Law("15c", "renamed states", law_15_relabel, _states, 3),
 ]

@@ -6,6 +6,7 @@
 | `joint_of_lds`        | LDS               | one dense Gaussian over all states and observations                   |
 | `joint_of_ar`         | AR                | the same by the recursion on observations, pre-sample values included |
 | `four_step_loop`      | every family      | the executable specification, one sequence at a time                  |
+| `grid_posterior`      | one nonlinear state | filter and smoother on a dense grid                                 |
 | `grid`, `counts_grid` | densities, counts | points and weights for sums over the next observation                 |
 
 Arrays are numpy, `y` is (T, D) with NaN where missing, inputs `u` are (T, P).
@@ -76,15 +77,22 @@ def weigh_paths(paths: NDArray[np.int64], scores: Array, states: int) -> Enumera
     return Enumerated(total, scores, paths, smoothed, paths[best], float(scores[best]))
 
 
-def observation_table(emission: Any, y: Array) -> Array:
-    """log p(y_t | z_t = k) over the observed coordinates, (T, K), from scipy's densities."""
-    return np.array([[_log_density(emission, k, row) for k in range(emission.n_states)] for row in y])
+def observation_table(emission: Any, y: Array, x: Array | None = None) -> Array:
+    """log p(y_t | z_t = k, x_t) over the observed coordinates, (T, K), from scipy's densities."""
+    inputs = [None] * len(y) if x is None else x
+    rows = zip(y, inputs, strict=True)
+    return np.array([[_log_density(emission, k, row, x_t) for k in range(emission.n_states)] for row, x_t in rows])
 
 
-def _log_density(emission: Any, k: int, row: Array) -> float:
+def _log_density(emission: Any, k: int, row: Array, x: Array | None = None) -> float:
     seen = ~np.isnan(row)
     if not seen.any():
         return 0.0
+    if isinstance(emission, ps.emissions.LinearRegression):
+        mean = array(emission.weights)[k] @ x + array(emission.intercepts)[k]
+        return log_normal(row[seen], mean[seen], array(emission.covs)[k][np.ix_(seen, seen)])
+    if isinstance(emission, ps.emissions.FromDistribution):
+        return _adapted(emission, k, row, seen)
     if isinstance(emission, ps.emissions.Gaussian):
         return log_normal(row[seen], array(emission.means)[k][seen], array(emission.covs)[k][np.ix_(seen, seen)])
     if isinstance(emission, ps.emissions.Categorical):
@@ -102,7 +110,7 @@ def _log_density(emission: Any, k: int, row: Array) -> float:
         return float(scipy.stats.multinomial.logpmf(row, row.sum(), array(emission.probs)[k]))
     if isinstance(emission, ps.emissions.Product):
         ends = np.cumsum([part.dim for part in emission.parts])
-        return sum(_log_density(p, k, row[end - p.dim : end]) for p, end in zip(emission.parts, ends, strict=True))
+        return sum(_log_density(p, k, row[end - p.dim : end], x) for p, end in zip(emission.parts, ends, strict=True))
     if isinstance(emission, ps.emissions.NegativeBinomial):
         means, sizes = array(emission.means)[k][seen], 1 / array(emission.dispersions)[k][seen]
         return float(scipy.stats.nbinom.logpmf(row[seen], sizes, sizes / (sizes + means)).sum())
@@ -116,12 +124,64 @@ def _log_density(emission: Any, k: int, row: Array) -> float:
     raise TypeError(f"no oracle for {type(emission).__name__}")
 
 
+def _adapted(emission: Any, k: int, row: Array, seen: NDArray[np.bool_]) -> float:
+    """The distributions that the zoo adapts, as scipy knows them."""
+    name = emission.kind.__name__
+    if name == "Gamma":
+        shape, rate = array(emission.concentration)[k][seen], array(emission.rate)[k][seen]
+        return float(scipy.stats.gamma.logpdf(row[seen], shape, scale=1 / rate).sum())
+    if name == "Gumbel":
+        loc, scale = array(emission.loc)[k][seen], array(emission.scale)[k][seen]
+        return float(scipy.stats.gumbel_r.logpdf(row[seen], loc, scale).sum())
+    if name == "Dirichlet":
+        alpha = array(emission.concentration)[k]
+        log_beta = scipy.special.gammaln(alpha).sum() - scipy.special.gammaln(alpha.sum())
+        return float(((alpha - 1) * np.log(row)).sum() - log_beta)
+    raise TypeError(f"no oracle for {name}")
+
+
 def hmm_oracle(model: Any, y: Array, u: Array | None = None) -> Enumerated:
     """All paths of an `HMM` for one sequence."""
-    table = observation_table(model.emission, y)
+    if isinstance(model.emission, ps.emissions.Autoregressive):
+        table = windowed_table(model, y)[0]
+    else:
+        table = observation_table(model.emission, y, u)
     matrix = array(model.transition_matrix)
-    moves = matrix if u is None else driven_matrices(matrix, array(model.transition_weights), u)
+    moves = driven_matrices(matrix, array(model.transition_weights), u) if u is not None and model.n_drivers else matrix
     return enumerate_paths(array(model.initial_probs), moves, table)
+
+
+def windowed_table(model: Any, y: Array) -> tuple[Array, list[Array]]:
+    """log p(y_t | z_t, window_t) of an AR-HMM, (T, K), and the windows after every step, newest row first.
+
+    What is missing of y_t enters the window as its expectation given y up to t, by the sum over all K^t paths so far.
+    """
+    emission, matrix = model.emission, array(model.transition_matrix)
+    window, scores = array(emission.initial_window), np.log(array(model.initial_probs))  # one score per path so far
+    table, windows = [], []
+    for t, row in enumerate(y):
+        if t:
+            scores = (scores.reshape(-1, len(matrix))[:, :, None] + np.log(matrix)).reshape(-1)
+        densities, means = zip(*(conditional(emission, k, row, window) for k in range(len(matrix))), strict=True)
+        table.append(densities)
+        scores = (scores.reshape(-1, len(matrix)) + np.array(densities)).reshape(-1)
+        ends = np.logaddexp.reduce(scores.reshape(-1, len(matrix)), 0)
+        expected = np.exp(ends - np.logaddexp.reduce(ends)) @ np.array(means)
+        window = np.concatenate([np.where(np.isnan(row), expected, row)[None], window[:-1]])
+        windows.append(window)
+    return np.array(table).reshape(len(y), -1), windows
+
+
+def conditional(emission: Any, k: int, row: Array, window: Array) -> tuple[float, Array]:
+    """log p(observed part of a row | z = k, window), and the expectation of the row given that part."""
+    taps, cov = array(emission.coefficients)[k], array(emission.covs)[k]
+    mean = array(emission.intercepts)[k] + sum(tap @ past for tap, past in zip(taps, window, strict=True))
+    seen = ~np.isnan(row)
+    if not seen.any():
+        return 0.0, mean
+    inner = cov[np.ix_(seen, seen)]
+    expected = mean + cov[:, seen] @ np.linalg.solve(inner, row[seen] - mean[seen])
+    return log_normal(row[seen], mean[seen], inner), expected
 
 
 def driven_matrices(matrix: Array, weights: Array, u: Array) -> Array:
@@ -157,9 +217,9 @@ def segment_prior(path: Any, initial: Array, transition: Array, durations: Array
     return float(prior * durations[state, length - 1 :].sum())
 
 
-def hsmm_oracle(model: Any, y: Array) -> Enumerated:
+def hsmm_oracle(model: Any, y: Array, u: Array | None = None) -> Enumerated:
     """All paths of an `HSMM` for one sequence: with a zero diagonal, the runs of a path are its segments."""
-    table = observation_table(model.emission, y)
+    table = observation_table(model.emission, y, u)
     steps, states = table.shape
     listed = np.array(list(itertools.product(range(states), repeat=steps)), dtype=np.int64).reshape(-1, steps)
     parts = (array(model.initial_probs), array(model.transition_matrix), duration_table(model.duration))
@@ -364,3 +424,52 @@ def binary_grid(dim: int) -> tuple[Tensor, Tensor]:
     """All binary vectors, (2 ** D, D), and unit weights."""
     nodes = torch.tensor(list(itertools.product((0.0, 1.0), repeat=dim)), dtype=torch.float64)
     return nodes, torch.ones(len(nodes), dtype=torch.float64)
+
+
+# ------------------------------------------------------------------------------- nonlinear models with one state
+
+
+@dataclass(frozen=True)
+class GridPosterior:
+    """What a dense grid says about one state: evidence per step, filtered and smoothed moments."""
+
+    log_probs: Array  # (T,)
+    mean: Array  # (T,)
+    var: Array
+    smoothed_mean: Array
+    smoothed_var: Array
+
+
+def grid_posterior(model: Any, y: Array, low: float, high: float, points: int = 1500) -> GridPosterior:
+    """Filter and smoother by the trapezoid rule on a grid of a single state: no approximation but the spacing."""
+    line = np.linspace(low, high, points)
+    width = line[1] - line[0]
+    states = torch.as_tensor(line[:, None])
+    moved, said = array(model.move(states))[:, 0], array(model.observe(states))
+    q, r = float(array(model.transition_cov)[0, 0]), array(model.emission_cov)
+    kernel = scipy.stats.norm.pdf(line[:, None], moved[None, :], math.sqrt(q)) * width  # to, from
+    density = scipy.stats.norm.pdf(line, array(model.initial_mean)[0], math.sqrt(array(model.initial_cov)[0, 0]))
+    emitted, filtered, scores = [], [], []
+    for t, row in enumerate(y):
+        density = kernel @ density if t else density
+        seen = ~np.isnan(row)
+        law = scipy.stats.multivariate_normal(np.zeros(int(seen.sum())), r[np.ix_(seen, seen)]) if seen.any() else None
+        emitted.append(np.ones(points) if law is None else law.pdf(row[seen] - said[:, seen]).reshape(points))
+        density = density * emitted[-1]
+        scores.append(math.log(density.sum() * width))
+        density = density / (density.sum() * width)
+        filtered.append(density)
+    coming, smoothed = np.ones(points), [filtered[-1]]
+    for t in reversed(range(len(y) - 1)):
+        coming = kernel.T @ (emitted[t + 1] * coming)
+        coming = coming / coming.max()
+        both = filtered[t] * coming
+        smoothed.append(both / (both.sum() * width))
+    return GridPosterior(
+        np.array(scores), *_grid_moments(filtered, line, width), *_grid_moments(smoothed[::-1], line, width)
+    )
+
+
+def _grid_moments(densities: list[Array], line: Array, width: float) -> tuple[Array, Array]:
+    means = np.array([(p * line).sum() * width for p in densities])
+    return means, np.array([(p * (line - m) ** 2).sum() * width for p, m in zip(densities, means, strict=True)])

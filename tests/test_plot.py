@@ -195,7 +195,7 @@ def test_belief_band_leaves_out_diffuse_steps() -> None:
 
 def test_belief_band_takes_inputs() -> None:
     u = torch.linspace(0, 1, 12, dtype=torch.float64).unsqueeze(-1)
-    fixed = {name: getattr(local_level(), name).detach() for name in ps.LDS.params() if "input" not in name}
+    fixed = {name: getattr(local_level(), name).detach() for name in local_level().params() if "input" not in name}
     model = ps.LDS(**fixed, transition_input_matrix=[[0.0]], emission_input_matrix=[[10.0]])
     axes = plot.belief_band(model, data(), u=u)
     mean = 2 * model.smooth(data(), u).mean + 3 + 10 * u
@@ -232,6 +232,27 @@ def test_posterior_heatmap_is_the_posterior(kind: Any) -> None:
     np.testing.assert_array_equal(corners[0, :, 0], 1899.5 + np.arange(13))
     np.testing.assert_array_equal(corners[:, 0, 1], [-0.5, 0.5, 1.5, 2.5])
     assert [label.get_text() for label in axes.get_yticklabels()] == ["low", "middle", "high"]
+
+
+def test_states_of_a_semi_markov_model_are_drawn_like_those_of_a_markov_model() -> None:
+    y = 2 * data(40)
+    model = ps.HSMM(
+        initial_probs=[0.5, 0.5], transition_matrix=[[0, 1], [1, 0]],
+        emission=ps.emissions.Gaussian(means=[[-2.0], [2.0]], covs=[[[1.0]], [[1.0]]]),
+        duration=ps.durations.Poisson(6, rates=[2.0, 3.0]),
+    )  # fmt: skip
+    for kind, belief in (("smoothed", model.smooth(y)), ("filtered", model.filter(y).updated)):
+        expected = belief.log_probs.exp().sum(-1).numpy().T
+        axes = plot.posterior_heatmap(model, y, kind=kind)  # type: ignore[arg-type]
+        np.testing.assert_allclose(mesh(axes).get_array(), expected, rtol=1e-14)
+        assert [label.get_text() for label in axes.get_yticklabels()] == ["state 0", "state 1"]
+        np.testing.assert_allclose(mesh(plot.posterior_heatmap(belief)).get_array(), expected, rtol=1e-14)
+    path = model.decode(y)
+    drawn, given = plot.viterbi_ribbon(model, y), plot.viterbi_ribbon(path, y)
+    assert len(path.unique()) == 2
+    for one, other in zip(drawn.collections, given.collections, strict=True):
+        for bar, twin in zip(one.get_paths(), other.get_paths(), strict=True):
+            np.testing.assert_array_equal(bar.vertices, twin.vertices)
 
 
 def test_heatmaps_of_beliefs_need_no_data() -> None:

@@ -381,6 +381,168 @@ def test_29_sharp_emissions(nats: float) -> None:
     near(model.smooth(y).probs, torch.as_tensor(expected), "smoothed", tolerance=1e-9, size=1.0)
 
 
+# --------------------------------------------------------------------------------- 32 - 34, 39 - 42: degenerate fits
+
+every_covariance = pytest.mark.parametrize("covariance", ["full", "diag", "tied", "spherical"])
+
+
+def gaussian_hmm(covariance: Any, n_states: int = 2, **options: Any) -> ps.HMM:
+    return ps.HMM(n_states, emission=ps.emissions.Gaussian(2, covariance=covariance, **options))
+
+
+def said_by(model: Any, y: Any, **options: Any) -> list[str]:
+    """What a fit warns of, with every warning shown as often as it is given."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        model.fit(y, seed=0, **options)
+    assert {warning.category for warning in said} <= {DegenerateWarning}
+    return [str(warning.message) for warning in said]
+
+
+def rises(model: Any) -> None:
+    trace = np.array(model.history.objective)
+    assert np.isfinite(trace).all()
+    assert np.diff(trace).min() >= -1e-9 * abs(trace).max()
+
+
+@every_covariance
+@pytest.mark.parametrize("value", [5.0, -3e7, 2e-9, 0.0])
+def test_32_constant_data(covariance: Any, value: float) -> None:
+    """Without spread the size of the number is the unit (1 for zero), and the floor a millionth of its square."""
+    model = gaussian_hmm(covariance)
+    (message,) = said_by(model, np.full((40, 2), value), n_restarts=2)
+    assert "y is constant" in message
+    unit = abs(value) or 1.0
+    np.testing.assert_allclose(model.emission.means.detach(), value, rtol=1e-9, atol=1e-9 * unit)
+    ratio = (model.emission.variances().detach() / unit**2).numpy()
+    assert ratio.min() > 4e-7
+    assert ratio.max() < 2.5e-6
+    rises(model)
+
+
+@every_covariance
+def test_33_two_distinct_points_and_their_duplicates(covariance: Any) -> None:
+    """The states are the points, every variance is the floor, a millionth of the column's (of their mean if spherical),
+    the transitions are the counts, and log p(y) is that of the closed form."""
+    y = np.repeat([[0.0, 0.0], [1.0, 3.0]], [20, 20], 0)
+    model = gaussian_hmm(covariance)
+    (message,) = said_by(model, y)
+    assert "variance collapsed" in message
+    order = np.argsort(model.emission.means[:, 0].tolist())
+    np.testing.assert_allclose(model.emission.means.detach()[order], [[0, 0], [1, 3]], atol=1e-9)
+    floor = 1e-6 * (np.full(2, 1.25) if covariance == "spherical" else y.var(0))
+    np.testing.assert_allclose(model.emission.variances().detach(), [floor, floor], rtol=1e-9)
+    np.testing.assert_allclose(model.transition_matrix.detach()[order][:, order], [[0.95, 0.05], [0, 1]], atol=1e-9)
+    expected = 19 * math.log(0.95) + math.log(0.05) - 0.5 * 40 * np.log(2 * np.pi * floor).sum()
+    assert model.log_prob(y).item() == pytest.approx(expected, rel=1e-9)
+    rises(model)
+
+
+@every_covariance
+def test_34_a_state_that_collapses_onto_one_point(covariance: Any) -> None:
+    """By the floor the objective is bounded, and said; by a prior it is bounded without any need of the floor."""
+    y = np.random.default_rng(34).normal(size=(60, 2))
+    means, covs = np.array([[0.0, 0.0], y[30]]), np.array([np.eye(2), 1e-5 * np.eye(2)])
+    covs = covs[[0, 0]] if covariance == "tied" else covs
+
+    def start(prior: Any) -> ps.HMM:
+        emission = ps.emissions.Gaussian(means=means, covs=covs, covariance=covariance, prior=prior)
+        return ps.HMM(initial_probs=[0.9, 0.1], transition_matrix=[[0.95, 0.05], [0.9, 0.1]], emission=emission)
+
+    model = start(None)
+    messages = said_by(model, y)
+    rises(model)
+    if covariance == "tied":  # which cannot collapse
+        assert not messages
+    else:
+        assert len(messages) == 1
+        assert "variance collapsed" in messages[0]
+        np.testing.assert_allclose(model.emission.means[1].detach(), y[30], atol=1e-6)
+        quartiles = np.diff(np.quantile(y, [0.25, 0.75], 0), axis=0)[0] / 1.3489795003921634
+        floor = 1e-6 * np.minimum(quartiles**2, y.var(0))
+        if covariance == "spherical":
+            floor = np.full(2, floor.mean())
+        np.testing.assert_allclose(model.emission.variances()[1].detach(), floor, rtol=1e-6)
+    full = covariance in ("full", "tied")
+    wishart, gamma = ps.priors.NormalInverseWishart, ps.priors.NormalInverseGamma
+    model = start(wishart(scale=0.1, dofs=4) if full else gamma(shape=1.5, scale=0.05))
+    assert not said_by(model, y)
+    rises(model)
+    # the mode with one observation, or with all of them: never below the share of the prior in the whole
+    assert float(model.emission.variances().min().detach()) > 0.1 / (60 + 7) / 2
+
+
+@every_covariance
+def test_39_one_outlier(covariance: Any) -> None:
+    """It has a state of its own, and the other state the mean and the covariance of the rest."""
+    y = np.random.default_rng(39).normal(size=(100, 2))
+    y[50] = 1e6
+    model = gaussian_hmm(covariance)
+    said_by(model, y)
+    rest = np.delete(y, 50, 0)
+    bulk = int(model.emission.means[:, 0].argmin())
+    np.testing.assert_allclose(model.emission.means[1 - bulk].detach(), [1e6, 1e6], rtol=1e-9)
+    np.testing.assert_allclose(model.emission.means[bulk].detach(), rest.mean(0), rtol=1e-7)
+    spread = np.cov(rest.T, bias=True)
+    spread = {"full": spread, "diag": np.diag(np.diag(spread)), "spherical": np.trace(spread) / 2 * np.eye(2)}.get(
+        covariance, 99 / 100 * spread
+    )
+    np.testing.assert_allclose(model.emission.covs[bulk].detach(), spread, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(model.transition_matrix[bulk, 1 - bulk].item(), 1 / 98, rtol=1e-6)
+    rises(model)
+
+
+@every_covariance
+@pytest.mark.parametrize("prior", [None, 2.0])
+def test_40_a_state_first_visited_at_the_last_step(covariance: Any, prior: float | None) -> None:
+    """Nothing is known of where it leads: its row is the prior's mode, or stays as it was without one."""
+    y = np.random.default_rng(40).normal(size=(51, 2))
+    y[-1] = 30.0
+    emission = ps.emissions.Gaussian(
+        means=[[0.0, 0.0], [29.0, 29.0]], covs=np.array([np.eye(2)] * 2), covariance=covariance
+    )
+    matrix = [[0.5, 0.5], [0.3, 0.7]]
+    model = ps.HMM(emission=emission, initial_probs=[0.5, 0.5], transition_matrix=matrix, transition_prior=prior)
+    said_by(model, y)
+    row = model.transition_matrix.detach()
+    counts = np.array([49.0, 1.0]) + (0 if prior is None else prior - 1)
+    np.testing.assert_allclose(row[0], counts / counts.sum(), rtol=1e-9)
+    np.testing.assert_allclose(row[1], [0.3, 0.7] if prior is None else [0.5, 0.5], rtol=1e-9)
+    assert np.isfinite(model.score(y))
+    rises(model)
+
+
+def test_41_em_never_falls_in_the_penalised_objective() -> None:
+    """hmmlearn's own measure, log p(y) alone, falls with these priors; what is maximised does not."""
+    from hmmlearn import hmm as rival
+
+    fell = 0
+    for seed in range(12):
+        rng = np.random.default_rng([41, seed])
+        y = 0.05 * rng.normal(size=(60, 2)) + 0.1 * rng.integers(0, 2, size=(60, 1))
+        other = rival.GaussianHMM(3, "diag", random_state=seed, n_iter=1, tol=-np.inf).fit(y)
+        model = ps.HMM.from_hmmlearn(other)
+        scores = [model.log_prob(y).item()]
+        for _ in range(6):
+            patient(model, y, max_iterations=5, tolerance=1e-12)
+            rises(model)
+            scores.append(model.log_prob(y).item())
+        fell += min(np.diff(scores)) < -1e-9 * abs(scores[0])
+    assert fell > 0  # so that the test is about something
+
+
+def test_42_restarts_report_their_spread() -> None:
+    """Twelve starts in noise end in different places: all scores are there, and the best is the model."""
+    y = np.random.default_rng(42).normal(size=(150, 2))
+    model = gaussian_hmm("diag", 4)
+    patient(model, y, n_restarts=12)
+    scores = np.array(model.history.restarts)
+    assert len(scores) == 12
+    assert np.ptp(scores) > 1.0
+    assert model.log_prob(y).item() == pytest.approx(scores.max(), rel=1e-9)
+    assert model.history.objective[-1] == pytest.approx(scores.max(), rel=1e-9)
+
+
 # ------------------------------------------------------------------------ 35 - 46: units, offsets, probabilities
 
 
@@ -453,6 +615,17 @@ def test_46_four_hundred_coordinates(covariance: Any) -> None:
     truth = reference.hmm_oracle(model, y)
     near_log(model.log_prob(y), truth.log_prob, "log_prob")
     near(model.smooth(y).probs, torch.as_tensor(truth.smoothed), "smoothed", size=1.0)
+
+
+@pytest.mark.parametrize("steps", [200, 2000, pytest.param(20000, marks=pytest.mark.slow)])
+def test_48_precision_does_not_fall_with_length(steps: int) -> None:
+    """Posteriors and filter to 1e-13 of forty digits, the log-likelihood to 1e-14 relative."""
+    from tests.ops import test_hmm_sharp as sharp
+
+    rng = np.random.default_rng([48, steps])
+    table = 2.0 * rng.normal(size=(steps, 3))
+    problem = sharp.problem_of(rng.dirichlet(np.ones(3)), rng.dirichlet(np.ones(3), size=3), table)
+    assert sharp.compare(problem) < 1e-13
 
 
 # ---------------------------------------------------------------------- 49 - 54: singular, small and mixed units

@@ -81,3 +81,13 @@ def test_m_step_of_the_regression_holds_what_is_held() -> None:
         found = T.maximise_regression(rows, weights, u, counts, torch.zeros(2, 2).double(), held)
         kept = [torch.allclose(new, old, rtol=1e-14) for new, old in zip(found, (rows, weights), strict=True)]
         assert tuple(kept) == held
+
+
+def test_rows_of_three_tied_states_are_equal_to_the_last_digit() -> None:
+    """The mean of three equal numbers is not always that number."""
+    value = 0.1 + 0.7 * np.random.default_rng(0).random((200, 1, 2)) * np.ones((1, 3, 1))
+    assert any(not np.array_equal(row.sum(0) / 3, row[0]) for row in value)
+    for rows in torch.as_tensor(value):
+        assert T.equal_in_groups(rows, [0, 0, 0])
+        assert not T.equal_in_groups(rows + torch.tensor([[0.0], [0.0], [1e-9]]), [0, 0, 0])
+        T.refuse_untied("transition_prior", rows, [0, 0, 0])

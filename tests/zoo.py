@@ -23,7 +23,7 @@ from probseq.parameters import parametric_modules
 from tests import reference
 from tests.poisson_gamma import PoissonGamma
 
-Kind = Literal["real", "count", "symbol", "binary", "angle", "mixed", "shares"]
+Kind = Literal["real", "count", "symbol", "binary", "angle", "mixed", "shares", "positive", "parts"]
 Data = tuple[Tensor, Tensor | None]
 
 
@@ -45,13 +45,17 @@ class Row:
     path_density: bool = True
     #: "enumeration" or "dense": an oracle for the whole posterior, which handles missing entries
     oracle: Literal["enumeration", "dense"] | None = None
-    #: what `rescale` does to a belief: nothing ("state") or the same as to the data ("data")
-    belief_unit: Literal["state", "data"] = "state"
+    #: what `rescale` does to a belief: nothing ("state"), the same as to the data ("data"), or that to its window
+    belief_unit: Literal["state", "data", "window"] = "state"
     #: only one factor common to all coordinates keeps the model in its family
     common_scale: bool = False
     #: a posterior belief that a step without observation leaves behind, where it does not marginalise
     missing_rule: Callable[[Any, Any, Tensor, Tensor], Any] | None = None
     fit_methods: tuple[str, ...] = ()
+    #: functions that were given tie the model to one unit of the data, so that a fit from sizes depends on it
+    own_unit: bool = False
+    #: log_prob has a gradient
+    differentiable: bool = True
     #: the log-likelihood is one of the compiled ops: no second derivative, no forward mode
     compiled: bool = False
     #: the model with its states or symbols renamed by a permutation
@@ -60,6 +64,11 @@ class Row:
     @property
     def scalable(self) -> bool:
         return self.kind == "real"
+
+    @property
+    def whole_rows(self) -> bool:
+        """A row is observed or missing as a whole."""
+        return self.kind in ("shares", "parts")
 
     def data(self, seed: int, steps: int, batch: tuple[int, ...] = ()) -> Data:
         """Legal y (*batch, T, D) and u (*batch, T, P) or None, a function of the seed."""
@@ -75,6 +84,10 @@ class Row:
             y = rng.uniform(-np.pi, np.pi, size=shape)
         elif self.kind == "shares":  # rows of counts that sum to 6
             y = rng.multinomial(6, np.full(self.dim, 1 / self.dim), size=shape[:-1]).astype(float)
+        elif self.kind == "positive":
+            y = rng.gamma(2.0, size=shape)
+        elif self.kind == "parts":  # positive rows that sum to 1
+            y = rng.dirichlet(np.full(self.dim, 2.0), size=shape[:-1])
         elif self.kind == "mixed":  # a real number, then symbols
             numbers, symbols = rng.normal(size=shape[:-1]) + 0.3, rng.integers(0, self.n_symbols, size=shape)
             y = np.concatenate([numbers[..., None], symbols[..., 1:]], -1)
@@ -87,11 +100,12 @@ class Row:
         """The oracle for one sequence: `Enumerated` or `Conditioned`."""
         if self.oracle == "enumeration":
             if isinstance(model, ps.HSMM):
-                return reference.hsmm_oracle(model, y.numpy())
+                return reference.hsmm_oracle(model, y.numpy(), None if u is None else u.numpy())
             return reference.hmm_oracle(model, y.numpy(), None if u is None else u.numpy())
         return self.joint(model, len(y), u).condition(y.numpy())
 
     def joint(self, model: Any, steps: int, u: Tensor | None) -> reference.Joint:
+        model = linear_twin(model) if isinstance(model, ps.NonlinearGaussian) else model
         unroll = reference.joint_of_ar if isinstance(model, ps.AR) else reference.joint_of_lds
         return unroll(model, steps, None if u is None else u.numpy())
 
@@ -165,6 +179,36 @@ def gaussian_emission(dim: int, kind: str = "full") -> Callable[[np.random.Gener
     return make
 
 
+def with_prior(
+    emission: Callable[[np.random.Generator, int], Any], prior: Callable[[], Any]
+) -> Callable[[np.random.Generator, int], Any]:
+    """The same emission under a conjugate prior, told through the constructor."""
+
+    def make(rng: np.random.Generator, k: int) -> Any:
+        plain = emission(rng, k)
+        values = {name: getattr(plain, name).detach() for name in plain.params()}
+        options = {"covariance": plain.covariance} if isinstance(plain, ps.emissions.Gaussian) else {}
+        return type(plain)(**values, **options, prior=prior())
+
+    return make
+
+
+def wishart() -> Any:
+    return ps.priors.NormalInverseWishart(scale=[[0.5, 0.1], [0.1, 0.3]], dofs=4, mean=[0.2, -0.1], mean_precision=0.5)
+
+
+def inverse_gamma() -> Any:
+    return ps.priors.NormalInverseGamma(shape=2.0, scale=0.4, mean=0.2, mean_precision=0.5)
+
+
+def beta() -> Any:
+    return ps.priors.Beta(2.0, 1.5)
+
+
+def gamma() -> Any:
+    return ps.priors.Gamma(2.0, 0.7)
+
+
 def categorical_emission(rng: np.random.Generator, k: int) -> Any:
     return ps.emissions.Categorical(probs=simplex(rng, k, 4))
 
@@ -226,11 +270,69 @@ def side_by_side_emission(rng: np.random.Generator, k: int) -> Any:
     return ps.emissions.Product(gaussian_emission(1, "diag")(rng, k), student_emission(1)(rng, k))
 
 
+def regression_emission(dim: int, kind: str = "full", inputs: int = 2) -> Callable[[np.random.Generator, int], Any]:
+    def make(rng: np.random.Generator, k: int) -> Any:
+        covs = covariance(rng, dim, k) * (np.eye(dim) if kind == "diag" else 1.0)
+        weights, intercepts = rng.normal(size=(k, dim, inputs)), rng.normal(size=(k, dim))
+        return ps.emissions.LinearRegression(
+            weights=weights,
+            intercepts=intercepts,
+            covs=covs,
+            covariance=kind,  # type: ignore[arg-type]
+        )
+
+    return make
+
+
+def autoregressive_emission(dim: int, order: int, kind: str = "full") -> Callable[[np.random.Generator, int], Any]:
+    def make(rng: np.random.Generator, k: int) -> Any:
+        return ps.emissions.Autoregressive(
+            coefficients=rng.normal(size=(k, order, dim, dim)) / (2 * order * dim),
+            intercepts=rng.normal(size=(k, dim)),
+            covs=covariance(rng, dim, k) * (np.eye(dim) if kind == "diag" else 1.0),
+            initial_window=rng.normal(size=(order, dim)),
+            covariance=kind,  # type: ignore[arg-type]
+        )
+
+    return make
+
+
+def window_rule(model: Any, belief: Any, y: Tensor, observed: Tensor) -> Any:
+    """What was not seen enters the window as its expectation given what was seen up to now."""
+    row = np.where(observed.numpy(), y.numpy(), np.nan)
+    window, weights = reference.array(belief.window), reference.array(belief.log_probs)
+    pairs = [reference.conditional(model.emission, k, row, window) for k in range(model.n_states)]
+    joint = weights + np.array([density for density, _ in pairs])
+    after = joint - np.logaddexp.reduce(joint)
+    newest = np.where(np.isnan(row), np.exp(after) @ np.array([mean for _, mean in pairs]), row)
+    return type(belief)(torch.as_tensor(after), torch.as_tensor(np.concatenate([newest[None], window[:-1]])))
+
+
+def gamma_emission(rng: np.random.Generator, k: int) -> Any:
+    concentration, rate = rng.uniform(0.8, 4.0, size=(2, k, 2))
+    return ps.emissions.FromDistribution(torch.distributions.Gamma, concentration=concentration, rate=rate)
+
+
+def gumbel_emission(rng: np.random.Generator, k: int) -> Any:
+    loc, scale = rng.normal(size=(k, 2)), rng.uniform(0.5, 2, (k, 2))
+    return ps.emissions.FromDistribution(torch.distributions.Gumbel, loc=loc, scale=scale)
+
+
+def dirichlet_emission(rng: np.random.Generator, k: int) -> Any:
+    return ps.emissions.FromDistribution(torch.distributions.Dirichlet, concentration=rng.uniform(0.8, 4, (k, 3)))
+
+
+def mixed_driven_emission(rng: np.random.Generator, k: int) -> Any:
+    return ps.emissions.Product(regression_emission(1, inputs=1)(rng, k), symbols=categorical_emission(rng, k))
+
+
 def permute_states(model: Any, order: list[int]) -> ps.HMM:
     """The same HMM with state i called order^-1(i)."""
     emission = copy.deepcopy(model.emission)
     for _, part in parametric_modules(emission):
-        for name in part.params():
+        for name, param in part.params().items():
+            if param.shape[0] != "n_states":
+                continue
             value = reference.array(getattr(part, name))
             blocks = value.reshape(model.n_states, -1, *value.shape[1:])  # one per state
             setattr(part, name, blocks[order].reshape(value.shape))
@@ -241,7 +343,7 @@ def permute_states(model: Any, order: list[int]) -> ps.HMM:
         initial=model.initial,
         initial_probs=reference.array(model.initial_probs)[order] if free else None,
         transition_matrix=reference.array(model.transition_matrix)[both],
-        transition_weights=reference.array(model.transition_weights)[both] if model.input_dim else None,
+        transition_weights=reference.array(model.transition_weights)[both] if model.n_drivers else None,
         tied_rows=None if model.tied_rows is None else [model.tied_rows[i] for i in order],
         initial_prior=None if alphas[0] is None else reference.array(alphas[0])[order],
         transition_prior=None if alphas[1] is None else reference.array(alphas[1])[both],
@@ -262,6 +364,11 @@ def hmm_row(name: str, make: Callable[[int], Any], kind: Kind, dim: int, **trait
         relabel=permute_states,
         **traits,
     )
+
+
+def windowed_row(name: str, make: Callable[[int], Any], dim: int) -> Row:
+    row = hmm_row(name, make, "real", dim, belief_unit="window", missing_rule=window_rule)
+    return replace(row, marginalises=False)
 
 
 HMM_ROWS = [
@@ -296,6 +403,36 @@ HMM_ROWS = [
         "real",
         1,
     ),
+    hmm_row("map-full", lambda s: hmm(s, with_prior(gaussian_emission(2), wishart), 2), "real", 2),
+    hmm_row("map-tied", lambda s: hmm(s, with_prior(gaussian_emission(2, "tied"), wishart), 2), "real", 2),
+    hmm_row("map-diag", lambda s: hmm(s, with_prior(gaussian_emission(2, "diag"), inverse_gamma), 2), "real", 2),
+    hmm_row(
+        "map-spherical",
+        lambda s: hmm(s, with_prior(gaussian_emission(2, "spherical"), inverse_gamma), 2),
+        "real",
+        2,
+        common_scale=True,
+    ),
+    hmm_row(
+        "map-categorical",
+        lambda s: hmm(s, with_prior(categorical_emission, lambda: ps.priors.Dirichlet(1.5)), 2),
+        "symbol",
+        1,
+        n_symbols=4,
+    ),
+    hmm_row(
+        "map-bernoulli",
+        lambda s: hmm(s, with_prior(bernoulli_emission, beta), 2),
+        "binary",
+        2,
+    ),
+    hmm_row("map-poisson", lambda s: hmm(s, with_prior(poisson_emission, gamma), 2), "count", 2),
+    hmm_row(
+        "map-negative-binomial",
+        lambda s: hmm(s, with_prior(negative_binomial_emission, gamma), 2),
+        "count",
+        2,
+    ),
     hmm_row("inputs", lambda s: chain(s, gaussian_emission(1), input_dim=2), "real", 1, input_dim=2),
     hmm_row(
         "inputs-tied-prior",
@@ -305,6 +442,15 @@ HMM_ROWS = [
         input_dim=1,
         n_symbols=4,
     ),
+    hmm_row("regression-full", lambda s: hmm(s, regression_emission(2)), "real", 2, input_dim=2),
+    hmm_row("regression-diag", lambda s: hmm(s, regression_emission(2, "diag")), "real", 2, input_dim=2),
+    hmm_row("all-driven", lambda s: chain(s, regression_emission(1), input_dim=2), "real", 1, input_dim=2),
+    hmm_row("product-driven", lambda s: hmm(s, mixed_driven_emission), "mixed", 2, input_dim=1, n_symbols=4),
+    windowed_row("autoregressive-1", lambda s: hmm(s, autoregressive_emission(1, 1, "diag")), 1),
+    windowed_row("autoregressive-2", lambda s: hmm(s, autoregressive_emission(2, 2), 2), 2),
+    hmm_row("torch-gamma", lambda s: hmm(s, gamma_emission), "positive", 2),
+    hmm_row("torch-gumbel", lambda s: hmm(s, gumbel_emission, 2), "real", 2),
+    hmm_row("torch-dirichlet", lambda s: hmm(s, dirichlet_emission, 2), "parts", 3),
     hmm_row("one-state", lambda s: hmm(s, gaussian_emission(2, "full"), 1), "real", 2),
 ]
 
@@ -360,6 +506,7 @@ HSMM_ROWS = [
     hsmm_row("gaussian-negative", lambda s: hsmm(s, gaussian_emission(1), "negative", 2), "real", 1),
     hsmm_row("categorical-poisson", lambda s: hsmm(s, categorical_emission, "poisson"), "symbol", 1, n_symbols=4),
     hsmm_row("poisson-negative", lambda s: hsmm(s, poisson_emission, "negative"), "count", 2),
+    hsmm_row("regression", lambda s: hsmm(s, regression_emission(1), "table", 2), "real", 1, input_dim=2),
     hsmm_row("one-state", lambda s: hsmm(s, gaussian_emission(2, "full"), "poisson", 1), "real", 2),
 ]
 
@@ -448,6 +595,166 @@ LINEAR_ROWS = [
     ar_row("ar-2", lambda s: ar(s, 2, 1), 1),
     ar_row("ar-vector", lambda s: ar(s, 2, 2), 2),
     ar_row("ar-unstable", lambda s: ar(s, 2, 1, radius=1.1), 1),
+]
+
+
+# ------------------------------------------------------------------------------- nonlinear models, and particles
+
+
+class Affine(ps.StateFunction):
+    """matrix z + input_matrix u"""
+
+    def __init__(self, rows: int, columns: int, inputs: int = 0) -> None:
+        super().__init__()
+        self.matrix = torch.nn.Parameter(torch.eye(rows, columns, dtype=torch.float64))
+        self.input_matrix = torch.nn.Parameter(torch.zeros(rows, inputs, dtype=torch.float64))
+
+    def sizes(self) -> dict[str, Any]:
+        return dict(zip(("rows", "columns", "inputs"), (*self.matrix.shape, self.input_matrix.shape[1]), strict=True))
+
+    def forward(self, z: Tensor, u: Tensor | None = None) -> Tensor:
+        return z @ self.matrix.mT if u is None else z @ self.matrix.mT + u @ self.input_matrix.mT
+
+
+class Swing(ps.StateFunction):
+    """One Euler step of a pendulum, state (angle, velocity)."""
+
+    def __init__(self, step: float = 0.3) -> None:
+        super().__init__()
+        self.step = step
+        self.gravity = torch.nn.Parameter(torch.tensor(2.0, dtype=torch.float64))
+
+    def sizes(self) -> dict[str, Any]:
+        return {"step": self.step}
+
+    def forward(self, z: Tensor) -> Tensor:
+        angle, velocity = z.unbind(-1)
+        return torch.stack([angle + self.step * velocity, velocity - self.step * self.gravity * angle.sin()], -1)
+
+
+class Shadow(ps.StateFunction):
+    """What a camera below sees of the pendulum, and a speedometer."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        angle, velocity = z.unbind(-1)
+        return torch.stack([angle.sin(), velocity + 0.3 * velocity.square()], -1)
+
+
+def affine(matrix: Any, input_matrix: Any = None) -> Affine:
+    function = Affine(*matrix.shape, 0 if input_matrix is None else input_matrix.shape[1])
+    with torch.no_grad():
+        function.matrix.copy_(torch.as_tensor(matrix))
+        if input_matrix is not None:
+            function.input_matrix.copy_(torch.as_tensor(input_matrix))
+    return function
+
+
+def linear_in_disguise(lds: ps.LDS, linearize: Any) -> ps.NonlinearGaussian:
+    """A linear dynamical system as two functions that happen to be affine."""
+    names = ("transition_cov", "emission_cov", "initial_mean", "initial_cov")
+    drives = (lds.transition_input_matrix, lds.emission_input_matrix) if lds.input_dim else (None, None)
+    with torch.no_grad():
+        return ps.NonlinearGaussian(
+            transition=affine(lds.transition_matrix, drives[0]),
+            emission=affine(lds.emission_matrix, drives[1]),
+            linearize=linearize,
+            input_dim=lds.input_dim,
+            **{name: getattr(lds, name) for name in names},
+        )
+
+
+def linear_twin(model: Any) -> ps.LDS:
+    """The linear dynamical system that a model of affine functions is."""
+    scale = model.emission_scale.unsqueeze(-1)
+    with torch.no_grad():
+        return ps.LDS(
+            transition_matrix=model.transition.matrix,
+            transition_input_matrix=model.transition.input_matrix,
+            emission_matrix=scale * model.emission.matrix,
+            emission_input_matrix=scale * model.emission.input_matrix,
+            emission_offset=model.emission_shift,
+            **{
+                name: getattr(model, name) for name in ("transition_cov", "emission_cov", "initial_mean", "initial_cov")
+            },
+        )
+
+
+def pendulum(seed: int, linearize: Any) -> ps.NonlinearGaussian:
+    rng = np.random.default_rng([seed, 12])
+    return ps.NonlinearGaussian(
+        transition=Swing(),
+        emission=Shadow(),
+        transition_cov=0.1 * covariance(rng, 2),
+        emission_cov=0.5 * covariance(rng, 2),
+        initial_mean=rng.normal(size=2),
+        initial_cov=covariance(rng, 2),
+        linearize=linearize,
+    )
+
+
+def cubature_rule(model: Any, belief: Any, y: Tensor, observed: Tensor) -> Any:
+    """The textbook's update with covariances, on the observed coordinates alone."""
+    mean, cov = reference.array(belief.mean), reference.array(belief.cov)
+    arms = np.sqrt(2) * np.linalg.cholesky(cov).T
+    points = mean + np.concatenate([arms, -arms])
+    seen = observed.numpy()
+    values = reference.array(model.observe(torch.as_tensor(points)))[:, seen]
+    said = values.mean(0)
+    inner = (values - said).T @ (values - said) / 4 + reference.array(model.emission_cov)[np.ix_(seen, seen)]
+    cross = (points - mean).T @ (values - said) / 4
+    gain = np.linalg.solve(inner, cross.T).T if seen.any() else np.zeros((2, 0))
+    moved = mean + gain @ (y.numpy()[seen] - said)
+    return type(belief)(torch.as_tensor(moved), torch.as_tensor(cov - gain @ inner @ gain.T))
+
+
+def nonlinear_row(name: str, make: Callable[[int], Any], dim: int, **traits: Any) -> Row:
+    fixed: dict[str, Any] = {"likelihood_kind": "approximate", "latent": True, "fit_methods": ("gradient",)}
+    return Row(f"nonlinear-{name}", make, "real", dim, own_unit=True, **{**fixed, **traits})
+
+
+def disguised_row(name: str, make: Callable[[int], Any], linearize: Any, dim: int, **traits: Any) -> Row:
+    traits = {"marginalises": True, "oracle": "dense", **traits}
+    return nonlinear_row(f"linear-{name}", lambda s: linear_in_disguise(make(s), linearize), dim, **traits)
+
+
+NONLINEAR_ROWS = [
+    disguised_row("unscented-inputs", lds_inputs, ps.UnscentedTransform(), 1, input_dim=1),
+    disguised_row("extended-singular", lds_singular, ps.ExtendedKalman(), 1, path_density=False),
+    disguised_row("cubature", lambda s: ps.LDS(**lds_parts(s, 3, 2)), ps.Cubature(), 2),
+    nonlinear_row("pendulum-cubature", lambda s: pendulum(s, ps.Cubature()), 2, missing_rule=cubature_rule),
+    nonlinear_row("pendulum-iterated", lambda s: pendulum(s, ps.ExtendedKalman(iterations=2)), 2),
+]
+
+
+def bootstrap(seed: int) -> ps.ParticleFilter:
+    return ps.ParticleFilter(pendulum(seed, ps.UnscentedTransform()), 16, ess_threshold=0.8, seed=seed)
+
+
+def guided(seed: int) -> ps.ParticleFilter:
+    return ps.ParticleFilter(lds_inputs(seed), 16, proposal="guided", resampling="stratified", seed=seed)
+
+
+def reweighting_rule(model: Any, belief: Any, y: Tensor, observed: Tensor) -> Any:
+    """Particles stay where they are; what was observed of y weighs them."""
+    seen = observed.numpy()
+    means = reference.array(model.model.observe(belief.values))[:, seen]
+    cov = reference.array(model.model.emission_cov)[np.ix_(seen, seen)]
+    scores = np.array([reference.log_normal(y.numpy()[seen], mean, cov) if seen.any() else 0.0 for mean in means])
+    total = reference.array(belief.log_weights) + scores
+    return belief._replace(log_weights=torch.as_tensor(total - np.logaddexp.reduce(total)), origins=None)
+
+
+PARTICLE_ROWS = [
+    Row(
+        "particles-bootstrap",
+        bootstrap,
+        "real",
+        2,
+        likelihood_kind="estimate",
+        missing_rule=reweighting_rule,
+        differentiable=False,
+    ),
+    Row("particles-guided", guided, "real", 1, 1, likelihood_kind="estimate", differentiable=False),
 ]
 
 
@@ -545,6 +852,8 @@ ROWS: list[Row] = [
     *HMM_ROWS,
     *HSMM_ROWS,
     *LINEAR_ROWS,
+    *NONLINEAR_ROWS,
+    *PARTICLE_ROWS,
     *RNN_ROWS,
     Row("poisson-gamma", poisson_gamma, "count", missing_rule=unchanged_rule, fit_methods=("gradient",)),
 ]

@@ -3,12 +3,16 @@
 An emission answers three questions: the log-probability table of some rows, (N, K); the distribution of a row
 given a belief over the states; and the parameters that maximise the expected log-probability of rows with
 responsibilities w (N, K), the M-step of EM. Unobserved coordinates are integrated out.
+
+What a state says may depend on more than the state: on inputs u_t (`input_dim`), or on the rows before (a window).
+Models therefore ask `emission.given(u, window)`, which is the emission itself where it depends on neither; see
+`probseq.emissions.conditional`.
 """
 
 from __future__ import annotations
 
 import abc
-from typing import Any, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -16,15 +20,35 @@ from torch.distributions import Categorical, Distribution, MixtureSameFamily
 
 from probseq.checks import whole_number as positive
 from probseq.parameters import Param, Parametric, as_parameter
+from probseq.priors import Prior
+
+
+@runtime_checkable
+class Says(Protocol):
+    """An emission once everything beside the state is known."""
+
+    def log_prob(self, values: Tensor, observed: Tensor | None = None) -> Tensor: ...
+
+    def distribution(self) -> Distribution: ...
+
+    def mixture(self, log_probs: Tensor) -> Distribution: ...
+
+    def start(self, values: Tensor, observed: Tensor, seed: int) -> None: ...
+
+    def maximise(self, values: Tensor, observed: Tensor, weights: Tensor) -> None: ...
 
 
 class Emission(Parametric, abc.ABC):
     """The emission distributions of K states over rows of `dim` coordinates."""
 
+    #: the number of inputs that rows depend on
+    input_dim: int = 0
     #: rows are real numbers with a unit
     real_valued: bool = False
     #: only one factor common to all coordinates keeps the emission in its family
     common_scale: bool = False
+    #: a conjugate prior on the parameters, which makes a fit a MAP fit
+    prior: Prior | None = None
 
     def __init__(self, dim: int, n_states: int | None, values: dict[str, Any]) -> None:
         super().__init__()
@@ -48,6 +72,10 @@ class Emission(Parametric, abc.ABC):
     def sizes(self) -> dict[str, Any]:
         """The constructor's arguments up to parameter values."""
 
+    def given(self, u: Tensor | None = None, window: Tensor | None = None) -> Says:
+        """This emission at inputs u (*batch, P) and after the rows of `window` (*batch, order, dim)."""
+        return self
+
     @abc.abstractmethod
     def log_prob(self, values: Tensor, observed: Tensor | None = None) -> Tensor:
         """log p(y | z = k) of rows (*batch, dim) over their observed coordinates, (*batch, K)."""
@@ -58,8 +86,7 @@ class Emission(Parametric, abc.ABC):
 
     def mixture(self, log_probs: Tensor) -> Distribution:
         """p(y) under a belief (*batch, K): the mixture of the states' distributions."""
-        components = self.distribution().expand(log_probs.shape)
-        return MixtureSameFamily(Categorical(logits=log_probs, validate_args=False), components, validate_args=False)
+        return mixture_of(self.distribution(), log_probs)
 
     @abc.abstractmethod
     def start(self, values: Tensor, observed: Tensor, seed: int) -> None:
@@ -69,6 +96,10 @@ class Emission(Parametric, abc.ABC):
     def maximise(self, values: Tensor, observed: Tensor, weights: Tensor) -> None:
         """The M-step: maximise sum_nk weights[n, k] log p(y_n | k) over the free parameters."""
 
+    def log_prior(self) -> Tensor:
+        """log density of the parameters under `prior`, 0 without one."""
+        return torch.zeros((), dtype=torch.float64)
+
     def invalid(self, values: Tensor) -> tuple[Tensor, str] | None:
         """Marks entries outside the support, with the support in words; None where every number is allowed."""
         return None
@@ -76,6 +107,26 @@ class Emission(Parametric, abc.ABC):
     def rescale(self, scale: Tensor, shift: Tensor) -> None:
         """Become the emission of scale * y + shift."""
         raise ValueError(f"{type(self).__name__} emissions have no unit to rescale")
+
+    def keeps_origin(self) -> bool:
+        """Whether a held parameter ties the emission to the origin of the data, so that a fit must not shift them."""
+        return False
+
+
+def mixture_of(distribution: Distribution, log_probs: Tensor) -> Distribution:
+    """The mixture of distributions with last batch axis K, weighted by log_probs (*batch, K)."""
+    components = distribution.expand(log_probs.shape)
+    return MixtureSameFamily(Categorical(logits=log_probs, validate_args=False), components, validate_args=False)
+
+
+def shared_inputs(own: int, emission: Emission) -> int:
+    """The number of inputs of a model whose transitions read `own` and whose emission reads its own number."""
+    if own and emission.input_dim and own != emission.input_dim:
+        raise ValueError(
+            f"transitions and emission read the same inputs, but input_dim is {own} and the emission's is "
+            f"{emission.input_dim}"
+        )
+    return own or emission.input_dim
 
 
 def rows_of(values: Tensor, observed: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -109,4 +160,14 @@ def cluster(values: Tensor, observed: Tensor, n_states: int, seed: int) -> Tenso
     return torch.nn.functional.one_hot(labels, n_states).to(torch.float64)
 
 
-__all__ = ["Emission", "Param", "cluster", "leading_size", "positive", "rows_of"]
+__all__ = [
+    "Emission",
+    "Param",
+    "Says",
+    "cluster",
+    "leading_size",
+    "mixture_of",
+    "positive",
+    "rows_of",
+    "shared_inputs",
+]

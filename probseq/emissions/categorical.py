@@ -18,14 +18,17 @@ from torch.nn.functional import logsigmoid
 from probseq import parameters as P
 from probseq.emissions.base import Emission, cluster, leading_size, positive, rows_of
 from probseq.parameters import Param
+from probseq.priors import Beta, Dirichlet, Prior, accept
 
 
 class Categorical(Emission):
-    """One symbol per step, from sizes `Categorical(n_symbols)` or from `probs` (K, M)."""
+    """One symbol per step, from sizes `Categorical(n_symbols)` or from `probs` (K, M); `prior` a Dirichlet."""
 
     probs = Param(P.simplex, "n_states", "n_symbols")
 
-    def __init__(self, n_symbols: int | None = None, *, probs: Any = None) -> None:
+    def __init__(self, n_symbols: int | None = None, *, probs: Any = None, prior: Prior | None = None) -> None:
+        accept(prior, Dirichlet, "Categorical")
+        self.prior = prior
         n_states = None
         if probs is not None:
             n_states, width = leading_size("probs", probs, "(n_states, n_symbols)")
@@ -34,7 +37,14 @@ class Categorical(Emission):
         super().__init__(1, n_states, {"probs": probs})
 
     def sizes(self) -> dict[str, Any]:
-        return {"n_symbols": self.n_symbols}
+        return (
+            {"n_symbols": self.n_symbols} if self.prior is None else {"n_symbols": self.n_symbols, "prior": self.prior}
+        )
+
+    def log_prior(self) -> Tensor:
+        if isinstance(self.prior, Dirichlet):
+            return self.prior.log_density(type(self).probs.log(self))
+        return super().log_prior()
 
     def invalid(self, values: Tensor) -> tuple[Tensor, str]:
         bad = (values < 0) | (values >= self.n_symbols) | (values != values.round())
@@ -66,16 +76,20 @@ class Categorical(Emission):
 
     def maximise(self, values: Tensor, observed: Tensor, weights: Tensor) -> None:
         counts = self._frequencies(values, observed, weights)
+        if isinstance(self.prior, Dirichlet):
+            counts = counts + self.prior.counts(self.probs)
         mass = counts.sum(-1, keepdim=True)
         self.assign(probs=torch.where(mass > 0, counts / torch.where(mass > 0, mass, 1.0), self.probs))
 
 
 class Bernoulli(Emission):
-    """A binary vector per step, from sizes `Bernoulli(dim)` or from `probs` (K, D)."""
+    """A binary vector per step, from sizes `Bernoulli(dim)` or from `probs` (K, D); `prior` a Beta."""
 
     probs = Param(P.probability, "n_states", "dim")
 
-    def __init__(self, dim: int | None = None, *, probs: Any = None) -> None:
+    def __init__(self, dim: int | None = None, *, probs: Any = None, prior: Prior | None = None) -> None:
+        accept(prior, Beta, "Bernoulli")
+        self.prior = prior
         n_states = None
         if probs is not None:
             n_states, width = leading_size("probs", probs, "(n_states, dim)")
@@ -83,7 +97,10 @@ class Bernoulli(Emission):
         super().__init__(positive("dim", dim), n_states, {"probs": probs})
 
     def sizes(self) -> dict[str, Any]:
-        return {"dim": self.dim}
+        return {"dim": self.dim} if self.prior is None else {"dim": self.dim, "prior": self.prior}
+
+    def log_prior(self) -> Tensor:
+        return self.prior.log_density(self.probs) if isinstance(self.prior, Beta) else super().log_prior()
 
     def invalid(self, values: Tensor) -> tuple[Tensor, str]:
         return (values != 0) & (values != 1), "zeros and ones"
@@ -115,7 +132,11 @@ class Bernoulli(Emission):
     def maximise(self, values: Tensor, observed: Tensor, weights: Tensor) -> None:
         seen = observed.to(values.dtype)
         mass = weights.mT @ seen
-        probs = weights.mT @ (values * seen) / torch.where(mass > 0, mass, 1.0)
+        ones = weights.mT @ (values * seen)
+        if isinstance(self.prior, Beta):
+            more = self.prior.counts(self.probs)
+            ones, mass = ones + more[0], mass + more[0] + more[1]
+        probs = ones / torch.where(mass > 0, mass, 1.0)
         self.assign(probs=torch.where(mass > 0, probs.clamp(0, 1), self.probs))
 
 

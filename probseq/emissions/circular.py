@@ -10,7 +10,6 @@ around R (2 - R^2) / (1 - R^2) (Banerjee et al. 2005, JMLR 6, eq. 4.4). Angles h
 from __future__ import annotations
 
 import math
-import warnings
 from typing import Any
 
 import torch
@@ -19,9 +18,9 @@ from torch import distributions as D
 
 from probseq import parameters as P
 from probseq.emissions.base import Emission, cluster, leading_size, positive, rows_of
-from probseq.emissions.gaussian import VARIANCE_FLOOR
+from probseq.emissions.floor import VARIANCE_FLOOR
 from probseq.emissions.special import climb
-from probseq.errors import DegenerateWarning
+from probseq.errors import say
 from probseq.parameters import Param
 
 
@@ -94,10 +93,9 @@ def concentration_for(length: Tensor) -> Tensor:
     """c >= 0 with I1(c) / I0(c) == length, 0 for lengths up to 0; lengths near 1 are held off it, and said."""
     most = 1 - VARIANCE_FLOOR
     if bool((length > most).any()):
-        warnings.warn(
+        say(
+            "concentration",
             "a state's angles are all but equal; its concentration was held: fewer states may be needed",
-            DegenerateWarning,
-            stacklevel=2,
         )
     some = torch.where(length > 0, length, 0.5).clamp(max=most)
     guess = _approximate(some).log()

@@ -16,17 +16,20 @@ from torch import distributions as D
 from probseq import parameters as P
 from probseq.emissions.base import Emission, cluster, leading_size, positive, rows_of
 from probseq.parameters import Param
+from probseq.priors import Gamma, Prior, accept
 
 #: counts credited to a state that saw none, over all the data
 LEAST_COUNT = 0.1
 
 
 class Poisson(Emission):
-    """Poisson counts, from sizes `Poisson(dim)` or from `rates` (K, D) per step."""
+    """Poisson counts, from sizes `Poisson(dim)` or from `rates` (K, D) per step; `prior` a Gamma."""
 
     rates = Param(P.nonnegative, "n_states", "dim")
 
-    def __init__(self, dim: int | None = None, *, rates: Any = None) -> None:
+    def __init__(self, dim: int | None = None, *, rates: Any = None, prior: Prior | None = None) -> None:
+        accept(prior, Gamma, "Poisson")
+        self.prior = prior
         n_states = None
         if rates is not None:
             n_states, width = leading_size("rates", rates, "(n_states, dim)")
@@ -34,7 +37,10 @@ class Poisson(Emission):
         super().__init__(positive("dim", dim), n_states, {"rates": rates})
 
     def sizes(self) -> dict[str, Any]:
-        return {"dim": self.dim}
+        return {"dim": self.dim} if self.prior is None else {"dim": self.dim, "prior": self.prior}
+
+    def log_prior(self) -> Tensor:
+        return self.prior.log_density(self.rates) if isinstance(self.prior, Gamma) else super().log_prior()
 
     def invalid(self, values: Tensor) -> tuple[Tensor, str]:
         return (values < 0) | (values != values.round()), "counts 0, 1, 2, ..."
@@ -62,7 +68,10 @@ class Poisson(Emission):
 
     def maximise(self, values: Tensor, observed: Tensor, weights: Tensor) -> None:
         seen = observed.to(values.dtype)
-        mass = weights.mT @ seen
-        rates = weights.mT @ (values * seen) / torch.where(mass > 0, mass, 1.0)
+        total, mass = weights.mT @ (values * seen), weights.mT @ seen
+        if isinstance(self.prior, Gamma):
+            counts, time = self.prior.counts(self.rates)
+            total, mass = total + counts, mass + time
+        rates = total / torch.where(mass > 0, mass, 1.0)
         rates = rates.clamp(min=LEAST_COUNT / max(len(values), 1))
         self.assign(rates=torch.where(mass > 0, rates, self.rates))

@@ -7,6 +7,13 @@ The size of other libraries is 1/a, their success probability 1 / (1 + a m). A d
 exactly. For any a the likelihood equation for m is solved by the weighted mean; the profile in a has one maximum,
 at 0 if the weighted variance does not exceed the mean (Levin and Reeds 1977), else where its derivative vanishes,
 which bisection in log a finds. A step that would lower the expected log-density is not taken.
+
+With a Gamma(s, r) prior on m the equation for m, with Y the weighted counts and N their weight, is quadratic,
+
+    -r a m^2 + ((s - 1) a - N - r) m + Y + s - 1 = 0
+
+and the M-step solves it at the old a, then climbs in a: a conditional maximisation, which never falls (Meng and Rubin
+1993, Biometrika 80).
 """
 
 from __future__ import annotations
@@ -23,6 +30,7 @@ from probseq.emissions.base import Emission, cluster, leading_size, positive, ro
 from probseq.emissions.counts import LEAST_COUNT
 from probseq.emissions.special import climb, log_rising, slope_of
 from probseq.parameters import Param
+from probseq.priors import Gamma, Prior, accept
 
 #: log a is searched this far on both sides of the estimate from mean and variance
 REACH = 30.0
@@ -31,12 +39,19 @@ NEARLY_POISSON = torch.finfo(torch.float64).tiny ** 0.5
 
 
 class NegativeBinomial(Emission):
-    """Overdispersed counts, from sizes `NegativeBinomial(dim)` or from `means` and `dispersions`, both (K, D)."""
+    """Overdispersed counts, from sizes `NegativeBinomial(dim)` or from `means` and `dispersions`, both (K, D).
+
+    `prior` is a Gamma on the means.
+    """
 
     means = Param(P.nonnegative, "n_states", "dim")
     dispersions = Param(P.nonnegative, "n_states", "dim")
 
-    def __init__(self, dim: int | None = None, *, means: Any = None, dispersions: Any = None) -> None:
+    def __init__(
+        self, dim: int | None = None, *, means: Any = None, dispersions: Any = None, prior: Prior | None = None
+    ) -> None:
+        accept(prior, Gamma, "NegativeBinomial")
+        self.prior = prior
         n_states = None
         for name, value in (("means", means), ("dispersions", dispersions)):
             if value is not None and n_states is None:
@@ -45,7 +60,10 @@ class NegativeBinomial(Emission):
         super().__init__(positive("dim", dim), n_states, {"means": means, "dispersions": dispersions})
 
     def sizes(self) -> dict[str, Any]:
-        return {"dim": self.dim}
+        return {"dim": self.dim} if self.prior is None else {"dim": self.dim, "prior": self.prior}
+
+    def log_prior(self) -> Tensor:
+        return self.prior.log_density(self.means) if isinstance(self.prior, Gamma) else super().log_prior()
 
     def invalid(self, values: Tensor) -> tuple[Tensor, str]:
         return (values < 0) | (values != values.round()), "counts 0, 1, 2, ..."
@@ -73,8 +91,12 @@ class NegativeBinomial(Emission):
 
     def maximise(self, values: Tensor, observed: Tensor, weights: Tensor) -> None:
         seen = observed.to(values.dtype)
-        mass = weights.mT @ seen
-        means = weights.mT @ (values * seen) / torch.where(mass > 0, mass, 1.0)
+        total, mass = weights.mT @ (values * seen), weights.mT @ seen
+        means = total / torch.where(mass > 0, mass, 1.0)
+        if isinstance(self.prior, Gamma):
+            counts, time = self.prior.counts(self.means)
+            means = _mode(total, mass, counts, time, self.dispersions)
+            mass = mass + time
         means = means.clamp(min=LEAST_COUNT / max(len(values), 1))
         self.assign(means=torch.where(mass > 0, means, self.means))
         if self.is_frozen("dispersions"):
@@ -85,6 +107,14 @@ class NegativeBinomial(Emission):
             for d in range(self.dim)
         ]
         self.assign(dispersions=torch.stack(columns, -1))
+
+
+def _mode(total: Tensor, mass: Tensor, counts: Tensor, time: Tensor, dispersions: Tensor) -> Tensor:
+    """The positive root m of time a m^2 + (mass + time - counts a) m = total + counts, without cancellation."""
+    a, b, c = time * dispersions, mass + time - counts * dispersions, total + counts
+    root = (b.square() + 4 * a * c).sqrt()
+    small = torch.where(b > 0, 2 * c / torch.where(b > 0, b + root, 1.0), 0.0)
+    return torch.where(b > 0, small, (root - b) / torch.where(a > 0, 2 * a, 1.0))
 
 
 def _best_dispersion(counts: Tensor, weights: Tensor, means: Tensor, old: Tensor) -> Tensor:

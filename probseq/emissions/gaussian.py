@@ -8,12 +8,13 @@
 | "spherical" | log variance (K, 1)         | no                 | yes                     |
 
 The M-step with unobserved coordinates uses E[y | observed, k] and the conditional covariance that is left
-(Little and Rubin, Statistical Analysis with Missing Data, 2nd ed. (2002), sec. 11.2).
+(Little and Rubin, Statistical Analysis with Missing Data, 2nd ed. (2002), sec. 11.2). A conjugate `prior` adds
+observations to those of a state (`probseq.priors`). With or without one, no variance falls below `VARIANCE_FLOOR`
+times that of the data: the likelihood of a state that shrinks onto one point has no bound.
 """
 
 from __future__ import annotations
 
-import warnings
 from typing import Any, Literal, get_args
 
 import torch
@@ -22,13 +23,12 @@ from torch.distributions import Distribution, Independent, MultivariateNormal, N
 
 from probseq import parameters as P
 from probseq.emissions.base import Emission, cluster, leading_size, positive, rows_of
-from probseq.errors import DegenerateWarning
+from probseq.emissions.floor import Floor, lift, lift_matrix
 from probseq.ops import gaussian
 from probseq.parameters import Param, Parametric
+from probseq.priors import NormalInverseGamma, NormalInverseWishart, Prior, accept
 
 Covariance = Literal["full", "diag", "tied", "spherical"]
-#: the smallest variance an M-step may leave, relative to the variance of the column in the data
-VARIANCE_FLOOR = 1e-6
 
 
 class _Covs(Param):
@@ -75,17 +75,29 @@ class _Covs(Param):
 
 
 class Gaussian(Emission):
-    """Gaussian rows, from sizes `Gaussian(dim)` or from `means` (K, D) and `covs` (K, D, D), always full matrices."""
+    """Gaussian rows, from sizes `Gaussian(dim)` or from `means` (K, D) and `covs` (K, D, D), always full matrices.
+
+    `prior` is a NormalInverseWishart for "full" and "tied", a NormalInverseGamma for "diag" and "spherical".
+    """
 
     real_valued = True
     means = Param(P.real, "n_states", "dim")
     covs = _Covs()
 
     def __init__(
-        self, dim: int | None = None, *, means: Any = None, covs: Any = None, covariance: Covariance = "full"
+        self,
+        dim: int | None = None,
+        *,
+        means: Any = None,
+        covs: Any = None,
+        covariance: Covariance = "full",
+        prior: Prior | None = None,
     ) -> None:
         if covariance not in get_args(Covariance):
             raise ValueError(f"covariance must be one of {get_args(Covariance)}, got {covariance!r}")
+        conjugate = NormalInverseWishart if covariance in ("full", "tied") else NormalInverseGamma
+        accept(prior, conjugate, f'Gaussian(covariance="{covariance}")')
+        self.prior = prior
         n_states = None
         if means is not None:
             n_states, width = leading_size("means", means, "(n_states, dim)")
@@ -94,8 +106,23 @@ class Gaussian(Emission):
         self.common_scale = covariance == "spherical"
         super().__init__(positive("dim", dim), n_states, {"means": means, "covs": covs})
 
+    def bind(self, n_states: int) -> None:
+        if isinstance(self.prior, NormalInverseWishart):
+            self.prior.check(n_states, self.dim, self.covariance == "tied")
+        if isinstance(self.prior, NormalInverseGamma):
+            self.prior.check(n_states, self.dim, self.covariance == "spherical")
+        super().bind(n_states)
+
     def sizes(self) -> dict[str, Any]:
-        return {"dim": self.dim, "covariance": self.covariance}
+        sizes = {"dim": self.dim, "covariance": self.covariance}
+        return sizes if self.prior is None else {**sizes, "prior": self.prior}
+
+    def log_prior(self) -> Tensor:
+        if isinstance(self.prior, NormalInverseWishart):
+            return self.prior.log_density(self.means, self.factor(), self.covariance == "tied")
+        if isinstance(self.prior, NormalInverseGamma):
+            return self.prior.log_density(self.means, self.variances(), self.covariance == "spherical")
+        return super().log_prior()
 
     def degrees_of_freedom(self) -> int:
         k, d = self.n_states, self.dim
@@ -113,13 +140,7 @@ class Gaussian(Emission):
 
     def factor(self) -> Tensor:
         """Lower triangular L with L L' == covs, (K, D, D)."""
-        if "covs" in self.overrides:
-            return torch.linalg.cholesky(self.overrides["covs"])
-        raw = type(self).covs.raw(self)
-        if self.is_diagonal:
-            return torch.diag_embed((0.5 * raw).exp().expand(self.n_states, self.dim))
-        lower = raw.tril(-1) + torch.diag_embed(raw.diagonal(dim1=-2, dim2=-1).exp())
-        return lower.expand(self.n_states, self.dim, self.dim)
+        return factor_of(self)
 
     def log_prob(self, values: Tensor, observed: Tensor | None = None) -> Tensor:
         rows, seen = rows_of(values, observed)
@@ -159,6 +180,7 @@ class Gaussian(Emission):
             self.means = scale * self.means + shift
         if "covs" not in self.unset:
             self.covs = scale.unsqueeze(-1) * self.covs * scale
+        self.prior = None if self.prior is None else self.prior.rescale(scale, shift)
 
     def start(self, values: Tensor, observed: Tensor, seed: int) -> None:
         weights = cluster(values, observed, self.n_states, seed)
@@ -182,51 +204,54 @@ class Gaussian(Emission):
         self.assign(means=means, covs=torch.diag_embed(variances))
 
     def maximise(self, values: Tensor, observed: Tensor, weights: Tensor) -> None:
-        count = observed.sum(0)
-        centre = (values * observed).sum(0) / count.clamp(min=1)
-        floor = VARIANCE_FLOOR * ((values - centre).square() * observed).sum(0) / count.clamp(min=1)
+        floor = Floor(values, observed, self.covariance == "spherical")
         if self.is_diagonal:
             self._maximise_diagonal(values, observed, weights, floor)
         else:
             self._maximise_full(values, observed, weights, floor)
 
-    def _maximise_diagonal(self, values: Tensor, observed: Tensor, weights: Tensor, floor: Tensor) -> None:
+    def _maximise_diagonal(self, values: Tensor, observed: Tensor, weights: Tensor, floor: Floor) -> None:
         seen = observed.to(values.dtype)
         mass = weights.mT @ seen
-        some = torch.where(mass > 0, mass, 1.0)
-        means = torch.where(mass > 0, weights.mT @ (values * seen) / some, self.means)
-        self.assign(means=means)
+        self._assign_means(weights.mT @ (values * seen), mass)
         every = None if bool(observed.all()) else observed
         total = gaussian.scatter(values, every, self.means, weights, True).diagonal(dim1=-2, dim2=-1)
         if self.covariance == "spherical":
             total, mass = total.sum(-1, keepdim=True), mass.sum(-1, keepdim=True)
-            floor = floor.mean()
+        if isinstance(self.prior, NormalInverseGamma):
+            more, count = self.prior.extra(self.means, self.covariance == "spherical")
+            total, mass = total + more, mass + count
         old = self.variances()[:, : total.shape[1]]
         variances = torch.where(mass > 0, total / torch.where(mass > 0, mass, 1.0), old)
-        variances = _lift(variances, floor).expand(self.n_states, self.dim)
+        variances = lift(variances, floor).expand(self.n_states, self.dim)
         self.assign(covs=torch.diag_embed(variances))
 
-    def _maximise_full(self, values: Tensor, observed: Tensor, weights: Tensor, floor: Tensor) -> None:
-        mass = weights.sum(0)
-        some = torch.where(mass > 0, mass, 1.0)
+    def _maximise_full(self, values: Tensor, observed: Tensor, weights: Tensor, floor: Floor) -> None:
+        mass, tied = weights.sum(0), self.covariance == "tied"
         scatter = self._scatter(values, observed, weights, mass)
-        if self.covariance == "tied":
-            covs = (scatter.sum(0) / mass.sum()).expand_as(scatter)
-        else:
-            covs = torch.where(mass[:, None, None] > 0, scatter / some[:, None, None], self.covs)
-        self.assign(covs=_lift_matrix((covs + covs.mT) / 2, floor))
+        scatter, mass = (scatter.sum(0), mass.sum()) if tied else (scatter, mass)
+        if isinstance(self.prior, NormalInverseWishart):
+            more, count = self.prior.extra(self.means, tied)
+            scatter, mass = scatter + more, mass + count
+        mass = mass[..., None, None]
+        covs = torch.where(mass > 0, scatter / torch.where(mass > 0, mass, 1.0), self.covs)
+        self.assign(covs=lift_matrix((covs + covs.mT) / 2, floor))
 
     def _scatter(self, values: Tensor, observed: Tensor, weights: Tensor, mass: Tensor) -> Tensor:
         """Maximise the means and return the weighted scatter around them, (K, D, D), what is hidden integrated out."""
-        some = torch.where(mass > 0, mass, 1.0).unsqueeze(-1)
-        there = mass.unsqueeze(-1) > 0
         if bool(observed.all()):
-            self.assign(means=torch.where(there, weights.mT @ values / some, self.means))
+            self._assign_means(weights.mT @ values, mass.unsqueeze(-1))
             return gaussian.scatter(values, None, self.means, weights)
         filled, left = self._complete(values, observed, weights)
-        self.assign(means=torch.where(there, torch.einsum("nk,nkd->kd", weights, filled) / some, self.means))
+        self._assign_means(torch.einsum("nk,nkd->kd", weights, filled), mass.unsqueeze(-1))
         centred = filled - self.means
         return torch.einsum("nk,nkd,nke->kde", weights, centred, centred) + left
+
+    def _assign_means(self, total: Tensor, mass: Tensor) -> None:
+        """The weighted means from sums (K, D) and weights (K, D) or (K, 1), the prior's observations added."""
+        if isinstance(self.prior, (NormalInverseWishart, NormalInverseGamma)):
+            total, mass = self.prior.means(total, mass)
+        self.assign(means=torch.where(mass > 0, total / torch.where(mass > 0, mass, 1.0), self.means))
 
     def _complete(self, values: Tensor, observed: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         """E[y_n | observed, k] (N, K, D) and the weighted sum of the covariances left, (K, D, D)."""
@@ -246,6 +271,17 @@ class Gaussian(Emission):
         return filled, left
 
 
+def factor_of(emission: Any) -> Tensor:
+    """Lower triangular L with L L' == covs, (K, D, D), of an emission with a `covariance` type."""
+    if "covs" in emission.overrides:
+        return torch.linalg.cholesky(emission.overrides["covs"])
+    raw = type(emission).covs.raw(emission)
+    if emission.is_diagonal:
+        return torch.diag_embed((0.5 * raw).exp().expand(emission.n_states, emission.dim))
+    lower = raw.tril(-1) + torch.diag_embed(raw.diagonal(dim1=-2, dim2=-1).exp())
+    return lower.expand(emission.n_states, emission.dim, emission.dim)
+
+
 def _log_normal(rows: Tensor, means: Tensor, factor: Tensor, diagonal: bool) -> Tensor:
     """log N(row_n; means_k, factor_k factor_k'), (N, K)."""
     if diagonal:
@@ -253,33 +289,3 @@ def _log_normal(rows: Tensor, means: Tensor, factor: Tensor, diagonal: bool) -> 
     else:
         whitener = torch.linalg.solve_triangular(factor, torch.eye(factor.shape[-1], dtype=factor.dtype), upper=False)
     return gaussian.log_prob(rows, means, whitener, diagonal)
-
-
-def _lift(variances: Tensor, floor: Tensor) -> Tensor:
-    """Variances raised to a floor, said aloud."""
-    floor = torch.where(floor > 0, floor, VARIANCE_FLOOR)
-    if bool((variances < floor).any()):
-        _say_floor()
-    return torch.maximum(variances, floor)
-
-
-def _lift_matrix(covs: Tensor, floor: Tensor) -> Tensor:
-    """Covariances with the eigenvalues, in units of the floor, raised to 1."""
-    unit = torch.where(floor > 0, floor, VARIANCE_FLOOR).sqrt()
-    scaled = covs / unit / unit.unsqueeze(-1)
-    values, vectors = torch.linalg.eigh(scaled)
-    low = (values < 1).any(-1)
-    if not bool(low.any()):
-        return covs
-    _say_floor()
-    lifted = vectors * values.clamp(min=1).unsqueeze(-2) @ vectors.mT * unit * unit.unsqueeze(-1)
-    return torch.where(low[:, None, None], (lifted + lifted.mT) / 2, covs)
-
-
-def _say_floor() -> None:
-    warnings.warn(
-        f"a state's variance collapsed and was held at {VARIANCE_FLOOR:g} of the data's: "
-        "fewer states or a simpler covariance may be needed",
-        DegenerateWarning,
-        stacklevel=2,
-    )

@@ -21,10 +21,14 @@ from probseq import parameters as P
 from probseq.emissions.base import Emission, cluster, positive
 from probseq.emissions.gaussian import Covariance, Gaussian
 from probseq.parameters import Param
+from probseq.priors import Dirichlet, Prior, accept
 
 
 class GaussianMixture(Emission):
-    """From sizes `GaussianMixture(dim, n_components)`, or `weights` (K, M), `means` (K, M, D), `covs` (K, M, D, D)."""
+    """From sizes `GaussianMixture(dim, n_components)`, or `weights` (K, M), `means` (K, M, D), `covs` (K, M, D, D).
+
+    `prior` is one of the K M components, a state each, as for `Gaussian`; `weights_prior` a Dirichlet on the weights.
+    """
 
     real_valued = True
     weights = Param(P.simplex, "n_states", "n_components")
@@ -38,7 +42,11 @@ class GaussianMixture(Emission):
         means: Any = None,
         covs: Any = None,
         covariance: Covariance = "full",
+        prior: Prior | None = None,
+        weights_prior: Dirichlet | None = None,
     ) -> None:
+        accept(weights_prior, Dirichlet, "the weights")
+        self.prior = weights_prior  # of what is declared here; the components have theirs
         shapes = {
             name: tuple(P.as_parameter(name, value).shape)
             for name, value in (("weights", weights), ("means", means), ("covs", covs))
@@ -62,6 +70,7 @@ class GaussianMixture(Emission):
             means=None if means is None else P.as_parameter("means", means).flatten(0, 1),
             covs=None if covs is None else P.as_parameter("covs", covs).flatten(0, 1),
             covariance=covariance,
+            prior=prior,
         )
         self.common_scale = self.components.common_scale
         if n_states is not None:
@@ -72,7 +81,14 @@ class GaussianMixture(Emission):
         self.components.bind(n_states * self.n_components)
 
     def sizes(self) -> dict[str, Any]:
-        return {"dim": self.dim, "n_components": self.n_components, "covariance": self.components.covariance}
+        sizes = {**self.components.sizes(), "n_components": self.n_components}
+        return sizes if self.prior is None else {**sizes, "weights_prior": self.prior}
+
+    def log_prior(self) -> Tensor:
+        total = self.components.log_prior()
+        if isinstance(self.prior, Dirichlet):
+            total = total + self.prior.log_density(type(self).weights.log(self))
+        return total
 
     @property
     def means(self) -> Tensor:
@@ -131,6 +147,8 @@ class GaussianMixture(Emission):
         split = self._joint(values, observed).softmax(-1) * weights.unsqueeze(-1)
         shown = observed.any(-1)  # a row without any observation says nothing
         mass = split[shown].sum(0)
+        if isinstance(self.prior, Dirichlet):
+            mass = mass + self.prior.counts(self.weights)
         total = mass.sum(-1, keepdim=True)
         new = torch.where(total > 0, mass / torch.where(total > 0, total, 1.0), self.weights)
         self.assign(weights=new)

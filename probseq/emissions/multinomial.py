@@ -20,14 +20,24 @@ from torch.distributions import constraints
 from probseq import parameters as P
 from probseq.emissions.base import Emission, cluster, leading_size, positive, rows_of
 from probseq.parameters import Param
+from probseq.priors import Dirichlet, Prior, accept
 
 
 class Multinomial(Emission):
-    """Counts of M symbols per step, from sizes `Multinomial(n_symbols)` or from `probs` (K, M)."""
+    """Counts of M symbols per step, from sizes `Multinomial(n_symbols)` or from `probs` (K, M); `prior` a Dirichlet."""
 
     probs = Param(P.simplex, "n_states", "n_symbols")
 
-    def __init__(self, n_symbols: int | None = None, *, trials: int | None = None, probs: Any = None) -> None:
+    def __init__(
+        self,
+        n_symbols: int | None = None,
+        *,
+        trials: int | None = None,
+        probs: Any = None,
+        prior: Prior | None = None,
+    ) -> None:
+        accept(prior, Dirichlet, "Multinomial")
+        self.prior = prior
         n_states = None
         if probs is not None:
             n_states, width = leading_size("probs", probs, "(n_states, n_symbols)")
@@ -37,7 +47,13 @@ class Multinomial(Emission):
         super().__init__(self.n_symbols, n_states, {"probs": probs})
 
     def sizes(self) -> dict[str, Any]:
-        return {"n_symbols": self.n_symbols, "trials": self.trials}
+        sizes = {"n_symbols": self.n_symbols, "trials": self.trials}
+        return sizes if self.prior is None else {**sizes, "prior": self.prior}
+
+    def log_prior(self) -> Tensor:
+        if isinstance(self.prior, Dirichlet):
+            return self.prior.log_density(type(self).probs.log(self))
+        return super().log_prior()
 
     def invalid(self, values: Tensor) -> tuple[Tensor, str]:
         bad = (values < 0) | (values != values.round())
@@ -72,6 +88,8 @@ class Multinomial(Emission):
     def maximise(self, values: Tensor, observed: Tensor, weights: Tensor) -> None:
         whole = observed.all(-1)
         counts = weights[whole].mT @ values[whole]
+        if isinstance(self.prior, Dirichlet):
+            counts = counts + self.prior.counts(self.probs)
         mass = counts.sum(-1, keepdim=True)
         self.assign(probs=torch.where(mass > 0, counts / torch.where(mass > 0, mass, 1.0), self.probs))
 

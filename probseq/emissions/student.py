@@ -24,7 +24,8 @@ from torch.distributions import constraints
 
 from probseq import parameters as P
 from probseq.emissions.base import Emission, leading_size, positive, rows_of
-from probseq.emissions.gaussian import VARIANCE_FLOOR, Gaussian, _Covs, _lift_matrix
+from probseq.emissions.floor import Floor, lift_matrix
+from probseq.emissions.gaussian import Gaussian, _Covs
 from probseq.emissions.special import climb, log_rising, slope_of
 from probseq.parameters import Param
 
@@ -151,10 +152,7 @@ class StudentT(Emission):
         scales = torch.where(mass[:, None, None] > 0, scatter / some[:, None, None], self.scales)
         if self.covariance == "diag":
             scales = torch.diag_embed(scales.diagonal(dim1=-2, dim2=-1))
-        count = observed.sum(0).clamp(min=1)
-        centre = (values * observed).sum(0) / count
-        floor = VARIANCE_FLOOR * ((values - centre).square() * observed).sum(0) / count
-        self.assign(scales=_lift_matrix((scales + scales.mT) / 2, floor))
+        self.assign(scales=lift_matrix((scales + scales.mT) / 2, Floor(values, observed)))
 
 
 def complete(values: Tensor, observed: Tensor, weights: Tensor, means: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,11 +14,15 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from probseq.base import LatentStateModel
 from probseq.beliefs import Categorical
+from probseq.emissions.base import Emission
+from probseq.models.hmm import HMM
+from probseq.models.hsmm import Elapsed
 from probseq.parameters import Param, Parametric, parametric_modules
 
 
@@ -59,19 +63,31 @@ def permute_states(model: LatentStateModel[Any], order: Sequence[int]) -> Any:
                 raw = module._parameters[param.raw_name]
                 if raw is not None and raw.numel():
                     _reorder(raw, module, param, places)
+            if isinstance(module, Emission) and module.prior is not None:
+                module.prior = module.prior.permute(_blocks(module, places))
+    if isinstance(renamed, HMM):
+        both = np.ix_(places, places)
+        renamed.initial_prior = None if renamed.initial_prior is None else renamed.initial_prior[places]
+        renamed.transition_prior = None if renamed.transition_prior is None else renamed.transition_prior[both]
     return renamed
 
 
 def _reorder(raw: Tensor, module: Parametric, param: Param, places: list[int]) -> None:
     """Take the stored entries in a new order along every axis over states; a part with several per state in blocks."""
     size = getattr(module, "n_states", len(places))
-    blocks = torch.arange(size).reshape(len(places), -1)[places].flatten()
+    blocks = _blocks(module, places)
     for axis, name in enumerate(param.shape):
         if name != "n_states" or raw.shape[axis] == 1:  # one entry is shared by all states
             continue
         if raw.shape[axis] != size:
             raise ValueError(f"{param.name} is shared by groups of states, so states cannot be renamed one by one")
         raw.copy_(raw.index_select(axis, blocks))
+
+
+def _blocks(module: Parametric, places: list[int]) -> Tensor:
+    """The new order of a part's states, of which a model's state may own several in a row."""
+    size = getattr(module, "n_states", len(places))
+    return torch.arange(size).reshape(len(places), -1)[places].flatten()
 
 
 def _n_states(model: Any, name: str) -> int:
@@ -86,6 +102,6 @@ def _posterior(model: Any, name: str, y: Any, u: Any, lengths: Any) -> Tensor:
     _n_states(model, name)
     data = model._door(y, u, lengths, least=1).flat()
     belief = model._smooth(data)
-    if not isinstance(belief, Categorical):
+    if not isinstance(belief, (Categorical, Elapsed)):
         raise TypeError(f"{name} must smooth to probabilities of states, got {type(belief).__name__}")
-    return belief.log_probs[data.inside].exp()
+    return belief.probs[data.inside]

@@ -37,7 +37,7 @@ from probseq.evaluation.comparison import Comparison
 from probseq.evaluation.naive import naive_models, refuse_constant
 from probseq.evaluation.rolling import Rolling, RollingScores, rolling_scores
 from probseq.evaluation.scores import default_bandwidth, hac_standard_error, mean_score
-from probseq.models.rnn import RNN
+from probseq.evaluation.summary import likelihood_kind
 from probseq.sequences import Sequences
 
 KINDS = ("exact", "approximate", "bound", "estimate")
@@ -229,16 +229,6 @@ def _scored(row: _Row, data: Sequences, task: Rolling) -> _Scored:
     log_scores = torch.where(tested, filtered.log_prob, torch.nan).numpy()
     forecasts = rolling_scores(row.model, own, filtered.updated, task)
     return _Scored(row, likelihood_kind(row.model, own), log_scores, forecasts)
-
-
-def likelihood_kind(model: StateSpaceModel[Any], data: Sequences) -> str:
-    """What the log scores are: the model's own kind, or "approximate" across gaps that it cannot integrate out."""
-    data = data.flat()
-    gap = (~data.observed & data.inside.unsqueeze(-1)).any(-1)
-    later = data.seen.flip(-1).cumsum(-1).flip(-1) > data.seen.long()
-    reads_y = not (isinstance(model, RNN) and not model.feedback)
-    matters = not model.marginalises and reads_y and bool((gap & later).any())
-    return "approximate" if matters and model.likelihood_kind == "exact" else model.likelihood_kind
 
 
 # ---- after

@@ -14,6 +14,9 @@ error says why in the column `status`:
 | "not identified"   | y says nothing about it: it moves along a direction of zero information                   |
 | "not a maximum"    | log p(y) curves upwards somewhere: the parameters are no maximum of it                    |
 
+`transition_weights` are told only up to a constant per row and input. They are given as differences to the row's most
+probable move at u = 0, whose own are held at 0: changes of log-odds per unit of the input.
+
 Entries at the boundary are held when the others get theirs. Intervals lie inside the parameter's set: they are
 symmetric in the logarithm of positive quantities, in the log-odds of probabilities, otherwise in the value.
 
@@ -117,7 +120,7 @@ def _edges(block: Block, held: Tensor, jacobian: Tensor, status: list[str]) -> l
         edge = edge | ~torch.isfinite(raw)
     still = "at the boundary" if block.constraint is P.semidefinite else "held"
     value = block.value(raw)
-    if block.constraint in FACTORS or len(edge) in (1, len(value)):
+    if block.constraint in FACTORS or not edge.ndim or len(edge) in (1, len(value)):
         marked = _on_value(block, edge).flatten().tolist()
     else:  # shared by groups: an entry is at its edge if the number that it follows in proportion is
         marked = (jacobian[:, held].abs() > value.abs().reshape(-1, 1) / 2).any(-1).tolist()

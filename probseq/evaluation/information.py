@@ -1,7 +1,7 @@
 """The observed information of a model, in a minimal description of its parameters.
 
-    theta   the stored numbers that are free: per row of probabilities all log-odds against the largest one, the
-            triangle of a factor, logarithms of positive numbers
+    theta   the stored numbers that are free: per row of probabilities all log-odds against the largest one, per row
+            of `transition_weights` those of the other targets, the triangle of a factor, logarithms of positive numbers
     I       - d2 log p(y) / d theta2 at the parameters there are
 
 The compiled likelihoods have an exact first derivative only, so I is made of central differences of the gradient with
@@ -23,6 +23,7 @@ from probseq.base import StateSpaceModel
 from probseq.errors import ConvergenceWarning, IllConditionedWarning
 from probseq.parameters import Param, Parametric, parametric_modules
 from probseq.sequences import Sequences
+from probseq.transitions import InputWeights
 
 #: difference steps as a share of an entry's standard error
 STEP = 2e-3
@@ -42,12 +43,16 @@ FACTORS = (P.semidefinite, P.definite)
 
 @dataclass
 class Block:
-    """One free parameter: where its numbers are stored, and which of them are free."""
+    """One free parameter: where its numbers are stored, and which of them are free.
+
+    Of weights that only count against each other, `reference` (rows, 1, P) is the target against which the others do.
+    """
 
     name: str
     source: tuple[Parametric, Param] | None
     raw: nn.Parameter
     free: Tensor
+    reference: Tensor | None = None
     place: slice = field(default_factory=lambda: slice(0))
 
     @property
@@ -55,10 +60,12 @@ class Block:
         return P.real if self.source is None else self.source[1].constraint
 
     def value(self, raw: Tensor) -> Tensor:
-        """The public value of stored numbers."""
+        """The public value of stored numbers; of weights their difference to the reference, 0 for impossible moves."""
         if self.source is None:
             return raw
         owner, param = self.source
+        if self.reference is not None:
+            raw = torch.where(self.free, raw - raw.gather(1, self.reference), 0.0)
         return param.forward(owner, raw)
 
     def is_factor(self) -> bool:
@@ -107,7 +114,14 @@ def coordinates(model: nn.Module) -> list[Block]:
 
 
 def _reduced(block: Block) -> Block:
-    """Leave one reference per row of probabilities, the largest, and the triangle of a factor."""
+    """Leave one reference per row of probabilities or weights, the most probable, and the triangle of a factor."""
+    if block.source is not None and isinstance(block.source[1], InputWeights):
+        rows: Any = block.source[0]._parameters["raw_transition_matrix"]
+        largest = rows.detach().argmax(-1, keepdim=True)
+        possible = torch.isfinite(rows.detach()).scatter(-1, largest, False)
+        block.free = possible.unsqueeze(-1).expand_as(block.raw).clone()
+        block.reference = largest.unsqueeze(-1).expand(-1, 1, block.raw.shape[-1])
+        return block
     if block.constraint is P.simplex:
         largest = block.raw.detach().argmax(-1, keepdim=True)
         block.free = block.free.scatter(-1, largest, False)

@@ -14,6 +14,7 @@ from probseq.base import StateSpaceModel
 from probseq.evaluation.inference import standard_errors
 from probseq.learning.history import History
 from probseq.parameters import freeze, parametric_modules
+from probseq.sequences import Sequences
 
 
 @dataclass(frozen=True, repr=False)
@@ -67,10 +68,10 @@ def summary(
     """
     fixed = {fixed} if isinstance(fixed, str) else set(fixed)
     found: dict[str, Any] = {}
-    held = fixed
+    held, kind = fixed, str(model.likelihood_kind)
     if y is not None:
         data = model._door(y, u, lengths, least=1).flat()
-        held = fixed | model._unidentified(data)
+        held, kind = fixed | model._unidentified(data), likelihood_kind(model, data)
         with torch.no_grad():
             found = {"log_prob": float(model.log_prob(data).sum()), "n_steps": int(data.seen.sum())}
         found |= {"aic": model.aic(data, fixed=fixed), "bic": model.bic(data, fixed=fixed)}
@@ -80,12 +81,21 @@ def summary(
     return Summary(
         family=type(model).__name__,
         sizes={name: _short(value) for name, value in model.sizes().items()},
-        likelihood_kind=model.likelihood_kind,
+        likelihood_kind=kind,
         n_parameters=n_parameters,
         history=model.history,
         parameters=_values(model),
         **found,
     )
+
+
+def likelihood_kind(model: StateSpaceModel[Any], data: Sequences) -> str:
+    """What the log scores are: the model's own kind, or "approximate" across gaps that it cannot integrate out."""
+    data = data.flat()
+    gap = (~data.observed & data.inside.unsqueeze(-1)).any(-1)
+    later = data.seen.flip(-1).cumsum(-1).flip(-1) > data.seen.long()
+    matters = not model.marginalises and model.reads_observations and bool((gap & later).any())
+    return "approximate" if matters and model.likelihood_kind == "exact" else model.likelihood_kind
 
 
 class _Named:

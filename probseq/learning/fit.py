@@ -25,7 +25,8 @@ from torch import Tensor
 
 from probseq.base import StateSpaceModel
 from probseq.checks import whole_number
-from probseq.errors import ConvergenceWarning, DegenerateWarning
+from probseq.emissions.base import Emission
+from probseq.errors import ConvergenceWarning, each_once, say
 from probseq.learning.em import run_em
 from probseq.learning.gradient import run_adam, run_lbfgs
 from probseq.learning.history import History
@@ -84,7 +85,8 @@ def fit(
         options=options,
     )
     start = time.perf_counter()
-    runs, jacobian, held_jacobian = _all(model, data, fixed, validation, spawn(fresh_seed(seed), n_restarts), climb)
+    with each_once():
+        runs, jacobian, held_jacobian = _all(model, data, fixed, validation, spawn(fresh_seed(seed), n_restarts), climb)
     best = max(runs, key=lambda run: run.best_score)
     model.eval()
     model.history = History(
@@ -117,12 +119,20 @@ def _all(
             held_jacobian -= jacobian if problem.given_train else 0.0
             runs = [climb(model, problem, restart, seed=seed) for restart, seed in enumerate(seeds)]
             model.restore(max(runs, key=lambda run: run.best_score).best)
+            prior = _log_prior(model)
         _put_back(model, fixed, before)
+        jacobian += _log_prior(model) - prior
     except BaseException:
         model.restore(before)
         model.history = history_before
         raise
     return runs, jacobian, held_jacobian
+
+
+def _log_prior(model: StateSpaceModel[Any]) -> float:
+    """log_prior in the units of the moment: a density of parameters that have a unit moves by its logarithm."""
+    with torch.no_grad():
+        return float(model.log_prior())
 
 
 def _put_back(model: StateSpaceModel[Any], fixed: Iterable[str], before: Snapshot) -> None:
@@ -183,6 +193,8 @@ def _begin(model: StateSpaceModel[Any], problem: Problem, restart: int, seed: in
 
 
 def _method(model: StateSpaceModel[Any], method: str | None) -> str:
+    if not model.fit_methods:
+        raise ValueError(f"{type(model).__name__} has nothing to fit: fit the model inside it")
     if method is None:
         return model.fit_methods[0]
     if method not in model.fit_methods:
@@ -197,6 +209,7 @@ class _Units:
         self.model, self.data = model, data
         self.shift, self.scale = torch.zeros(1), torch.ones(1)
         self.unbalance = lambda: None
+        self.priors = [(part, part.prior) for part in model.modules() if isinstance(part, Emission)]
 
     def __enter__(self) -> Self:
         if self.model.real_valued:
@@ -209,6 +222,8 @@ class _Units:
         self.unbalance()
         if self.model.real_valued:
             self.model._rescale(self.scale, self.shift)
+        for part, prior in self.priors:  # to the last digit
+            part.prior = prior
 
     def convert(self, data: Sequences) -> Sequences:
         """The same sequences in the units of the fit."""
@@ -231,7 +246,7 @@ class _Units:
         spread = unit * ((away / unit).square().sum((0, 1)) / count).sqrt()
         flat = largest <= 1e-14 * shift.abs()
         if bool(flat.any()):
-            warnings.warn("y is constant in a coordinate; its variance is held at a floor", DegenerateWarning)
+            say("variance floor", "y is constant in a coordinate; its variance is held at a floor")
             spread = torch.where(flat, torch.where(shift != 0, shift.abs(), 1.0), spread)
         if self.model._keeps_origin():
             shift = torch.zeros_like(shift)

@@ -16,7 +16,6 @@ would be a point. Reference: Hamilton, Time Series Analysis (1994), sec. 5.2 (ex
 
 from __future__ import annotations
 
-import warnings
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -24,7 +23,7 @@ from torch import Tensor
 
 from probseq import parameters as P
 from probseq.checks import whole_number
-from probseq.errors import DegenerateWarning
+from probseq.errors import say
 from probseq.models.linear_gaussian import LinearGaussianModel, System, symmetric
 from probseq.parameters import Param
 from probseq.sequences import Sequences
@@ -182,7 +181,7 @@ def _with_floor(cov: Tensor, values: Tensor) -> Tensor:
     smallest = torch.linalg.eigvalsh(cov)[0]
     if smallest >= floor:
         return cov
-    warnings.warn("y follows from its past exactly; the noise is held at a floor", DegenerateWarning, stacklevel=2)
+    say("variance floor", "y follows from its past exactly; the noise is held at a floor")
     return cov + floor * torch.eye(len(cov), dtype=cov.dtype)
 
 

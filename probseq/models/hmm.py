@@ -12,7 +12,8 @@
 | transition_matrix | (K, K) | A[i, j] = p(z_{t+1} = j given z_t = i)      |
 | transition_weights| (K, K, | W, with inputs: the moves into step t follow|
 |                   |  P)    | A_t[i] = softmax(log A[i] + W[i] u_t)       |
-| emission          |        | b_t(k) = p(y_t given z_t = k)               |
+| emission          |        | b_t(k) = p(y_t given z_t = k), or given also|
+|                   |        | u_t (a regression) or y_{t-1}, .. (AR-HMM)  |
 
 The belief is the table log p(z_t = k | y). predict: p'_j = sum_i p_i A_ij; update: p_k proportional to p_k b_t(k),
 and the normaliser is p(y_t | y_<t). The gradient of log p(y) in log b_t, log A and log pi is the posterior of
@@ -26,7 +27,6 @@ observation sequence, IEEE Trans. Information Theory 51.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, Self
 
@@ -40,9 +40,11 @@ from probseq import transitions as T
 from probseq.base import Filtered, LatentStateModel
 from probseq.beliefs import Categorical
 from probseq.checks import whole_number
-from probseq.emissions.base import Emission
-from probseq.errors import DegenerateWarning, ImpossibleSequence
+from probseq.emissions.autoregressive import Autoregressive
+from probseq.emissions.base import Emission, Says, shared_inputs
+from probseq.errors import ImpossibleSequence, say
 from probseq.models.hmmlearn_bridge import arguments_from, to_hmmlearn
+from probseq.models.windows import rising_step, start_windows, windows_of
 from probseq.ops import hmm
 from probseq.ops.hmm_entropy import path_entropy
 from probseq.randomness import generator
@@ -56,15 +58,18 @@ class HMM(LatentStateModel[Categorical]):
     `initial_probs` (K,), `transition_matrix` (K, K) with rows that sum to 1, `emission` an `Emission` with K
     states. Zeros in either stay zero in every fit.
 
+    - an emission with inputs (`LinearRegression`) is driven by u_t, and so is then the model; one with a window
+      (`Autoregressive`) makes an AR-HMM, whose belief carries the last rows and which is `approximate` across gaps.
     - `input_dim=1`: inputs drive the transitions through `transition_weights` (K, K, P), a softmax regression of each
       row; `transition_matrix` is the law of the moves at u = 0. Inference then holds a matrix per step, O(T K^2).
+      An emission with inputs reads the same ones.
     - `initial="stationary"`: z_0 has the stationary law of `transition_matrix`, which must be unique.
     - `tied_rows=[0, 0, 1]`: states with equal labels share one row of `transition_matrix`.
     - `initial_prior`, `transition_prior`: concentrations (1 or more; a number or an array) of Dirichlet priors on
       `initial_probs` and on each (distinct) row of `transition_matrix`; a fit then maximises log_prob + log_prior.
+      Emissions take priors of their own, `emission=Gaussian(2, prior=...)` (`probseq.priors`).
     """
 
-    marginalises: ClassVar[bool] = True
     fit_methods: ClassVar[tuple[str, ...]] = ("em", "gradient")
 
     initial_probs = T.InitialLaw(P.simplex, "n_states")
@@ -94,8 +99,11 @@ class HMM(LatentStateModel[Categorical]):
         self.event_shape = emission.event_shape
         self.real_valued = emission.real_valued
         self.common_scale = emission.common_scale
-        self.input_dim = T.count_inputs(input_dim, transition_weights)
-        self.initial = T.start_of(initial, initial_probs, initial_prior, self.input_dim)
+        #: the number of inputs that drive the transitions
+        self.n_drivers = T.count_inputs(input_dim, transition_weights)
+        self.input_dim = shared_inputs(self.n_drivers, emission)
+        self.marginalises = self._memory is None
+        self.initial = T.start_of(initial, initial_probs, initial_prior, self.n_drivers)
         self.tied_rows = T.groups_of(tied_rows, self.n_states)
         k = self.n_states
         self.initial_prior = dirichlet.concentration("initial_prior", initial_prior, (k,))
@@ -109,30 +117,35 @@ class HMM(LatentStateModel[Categorical]):
 
     def sizes(self) -> dict[str, Any]:
         options: dict[str, Any] = {} if self.initial == "free" else {"initial": self.initial}
-        options.update({"input_dim": self.input_dim} if self.input_dim else {})
+        options.update({"input_dim": self.n_drivers} if self.n_drivers else {})
         options.update({} if self.tied_rows is None else {"tied_rows": self.tied_rows})
         for name, prior in (("initial_prior", self.initial_prior), ("transition_prior", self.transition_prior)):
             options.update({} if prior is None else {name: prior.tolist()})
         return {"n_states": self.n_states, "emission": self.emission, **options}
 
     @classmethod
-    def from_hmmlearn(cls, model: Any) -> Self:
-        """The HMM that equals a fitted GaussianHMM, CategoricalHMM or PoissonHMM of hmmlearn."""
-        return cls(**arguments_from(model))
+    def from_hmmlearn(cls, model: Any, *, priors: bool = True) -> Self:
+        """The HMM that equals a fitted GaussianHMM, CategoricalHMM or PoissonHMM of hmmlearn, and fits like it.
+
+        hmmlearn's default priors come along, so that EM takes the same steps; `priors=False` leaves them out.
+        """
+        return cls(**arguments_from(model, priors))
 
     def to_hmmlearn(self) -> Any:
-        """An hmmlearn model with these parameters."""
+        """An hmmlearn model with these parameters and priors."""
         return to_hmmlearn(self)
 
     # ---- the four steps
 
     def initial_belief(self, batch_shape: tuple[int, ...] = (), u: Tensor | None = None) -> Categorical:
         """log initial_probs, the belief before y_0 is seen."""
-        return Categorical(self._log_initial().expand(*batch_shape, self.n_states))
+        window = None if self._memory is None else self._memory.initial_window.expand(*batch_shape, -1, -1)
+        return Categorical(self._log_initial().expand(*batch_shape, self.n_states), window)
 
     def predict(self, belief: Categorical, u: Tensor | None = None) -> Categorical:
         """log sum_i p_i A_ij, A_t with inputs."""
-        return Categorical(safe_logsumexp(belief.log_probs.unsqueeze(-1) + self._log_moves(u), -2))
+        moved = safe_logsumexp(belief.log_probs.unsqueeze(-1) + self._log_moves(u), -2)
+        return Categorical(moved, belief.window)
 
     def update(
         self, belief: Categorical, y: Tensor, observed: Tensor | None = None, u: Tensor | None = None
@@ -141,15 +154,23 @@ class HMM(LatentStateModel[Categorical]):
 
         Where y is impossible the log-probability is -inf and the belief stays as it was.
         """
-        joint = belief.log_probs + self.emission.log_prob(y, observed)
+        joint = belief.log_probs + self.emission.given(u, belief.window).log_prob(y, observed)
         log_prob = safe_logsumexp(joint, -1)
         possible = log_prob > -torch.inf
         updated = joint - torch.where(possible, log_prob, 0.0).unsqueeze(-1)
-        return Categorical(torch.where(possible.unsqueeze(-1), updated, belief.log_probs)), log_prob
+        log_probs, window = torch.where(possible.unsqueeze(-1), updated, belief.log_probs), belief.window
+        if self._memory is not None and window is not None:
+            window = self._memory.remember(window, log_probs, y, observed)
+        return Categorical(log_probs, window), log_prob
 
     def emit(self, belief: Categorical, u: Tensor | None = None) -> Distribution:
         """The mixture of the states' emissions, weighted by the belief."""
-        return self.emission.mixture(belief.log_probs)
+        return self.emission.given(u, belief.window).mixture(belief.log_probs)
+
+    @property
+    def _memory(self) -> Autoregressive | None:
+        """The emission if it reads the rows before."""
+        return self.emission if isinstance(self.emission, Autoregressive) else None
 
     # ---- the compiled path
 
@@ -162,22 +183,23 @@ class HMM(LatentStateModel[Categorical]):
     def _log_moves(self, u: Tensor | None) -> Tensor:
         """log A_t for inputs (*batch, P), (*batch, K, K); (K, K) where there are none."""
         log_rows = self._log_transition()
-        return log_rows if u is None or not self.input_dim else T.driven(log_rows, self.transition_weights, u)
+        return log_rows if u is None or not self.n_drivers else T.driven(log_rows, self.transition_weights, u)
 
     def degrees_of_freedom(self) -> int:
         """Of the weights only contrasts between possible moves count: those of a row less one, per input."""
         total = super().degrees_of_freedom()
-        if not self.input_dim or self.is_frozen("transition_weights"):
+        if not self.n_drivers or self.is_frozen("transition_weights"):
             return total
         impossible = self._parameters["raw_transition_matrix"] == -torch.inf
-        return total - self.input_dim * (int(impossible.sum()) + len(impossible))
+        return total - self.n_drivers * (int(impossible.sum()) + len(impossible))
 
     def _arguments(
-        self, sequences: Sequences, initial: Categorical | None = None
+        self, sequences: Sequences, initial: Categorical | None = None, windows: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """log_initial (B, K), log_transition (1, 1, K, K), (B, T, K, K) with inputs, table (B, T, K), lengths."""
         first = self._log_initial() if initial is None else initial.log_probs
-        table = self.emission.log_prob(sequences.values, None if sequences.complete else sequences.observed)
+        says = self._says(sequences, self._windows(sequences, initial) if windows is None else windows)
+        table = says.log_prob(sequences.values, None if sequences.complete else sequences.observed)
         log_transition = self._log_moves(sequences.inputs if sequences.n_steps else None)
         if log_transition.ndim == 2:
             log_transition = log_transition.reshape(1, 1, self.n_states, self.n_states)
@@ -186,9 +208,22 @@ class HMM(LatentStateModel[Categorical]):
     def _log_prob(self, sequences: Sequences) -> Tensor:
         return hmm.log_prob(*self._arguments(sequences))
 
+    def _windows(self, sequences: Sequences, initial: Categorical | None = None) -> Tensor | None:
+        """The rows that an AR-HMM reads at every step, and after the last, (B, T + 1, order, D)."""
+        return None if self._memory is None else windows_of(self, sequences, initial)
+
+    def _says(self, sequences: Sequences, windows: Tensor | None, rows: Tensor | None = None) -> Says:
+        """The emission at every step, or at those that `rows` (B, T) marks, in a row."""
+        u, window = sequences.inputs, None if windows is None else windows[:, :-1]
+        if rows is not None:
+            u, window = None if u is None else u[rows], None if window is None else window[rows]
+        return self.emission.given(u, window)
+
     def _filter(self, sequences: Sequences, initial: Categorical | None) -> Filtered[Categorical]:
-        predicted, updated, log_prob = hmm.filter(*self._arguments(sequences, initial))
-        return Filtered(Categorical(predicted), Categorical(updated), log_prob)
+        windows = self._windows(sequences, initial)
+        predicted, updated, log_prob = hmm.filter(*self._arguments(sequences, initial, windows))
+        before, after = (None, None) if windows is None else (windows[:, :-1], windows[:, 1:])
+        return Filtered(Categorical(predicted, before), Categorical(updated, after), log_prob)
 
     def _posterior(self, sequences: Sequences) -> hmm.Posterior:
         arguments = self._arguments(sequences)
@@ -197,7 +232,8 @@ class HMM(LatentStateModel[Categorical]):
         return posterior
 
     def _smooth(self, sequences: Sequences) -> Categorical:
-        return Categorical(self._posterior(sequences).log_gamma)
+        windows = self._windows(sequences)
+        return Categorical(self._posterior(sequences).log_gamma, None if windows is None else windows[:, 1:])
 
     def _decode(self, sequences: Sequences) -> Tensor:
         arguments = self._arguments(sequences)
@@ -260,11 +296,11 @@ class HMM(LatentStateModel[Categorical]):
         return entropy.reshape(sequences.batch_shape)
 
     def log_prior(self) -> Tensor:
-        """log density of the Dirichlet priors at `initial_probs` and the distinct rows of `transition_matrix`."""
+        """log density of the priors: on `initial_probs`, the distinct rows of `transition_matrix`, and the emission."""
         rows = T.mean_of_groups(self._log_transition(), self.tied_rows) if self.tied_rows else self._log_transition()
         prior = None if self.transition_prior is None else T.mean_of_groups(self.transition_prior, self.tied_rows)
         transition = dirichlet.log_density(prior, rows)
-        return transition + dirichlet.log_density(self.initial_prior, self._log_initial())
+        return transition + dirichlet.log_density(self.initial_prior, self._log_initial()) + self.emission.log_prior()
 
     def _outside(self, values: Tensor) -> tuple[Tensor, str] | None:
         return self.emission.invalid(values)
@@ -272,34 +308,40 @@ class HMM(LatentStateModel[Categorical]):
     def _rescale(self, scale: Tensor, shift: Tensor) -> None:
         self.emission.rescale(scale, shift)
 
+    def _keeps_origin(self) -> bool:
+        return self.emission.keeps_origin()
+
     # ---- learning
 
     def _start(self, sequences: Sequences, seed: int) -> None:
         """Emissions from clusters of the data; sticky transitions, perturbed by the seed."""
         k = self.n_states
         rows = sequences.inside
-        self.emission.start(sequences.values[rows], sequences.observed[rows], seed)
+        windows = None if self._memory is None else start_windows(self._memory, sequences)
+        says = self._says(sequences, windows, rows)
+        says.start(sequences.values[rows], sequences.observed[rows], seed)
         noise = torch.rand(k, k, dtype=torch.float64, generator=generator(seed)) + 0.5
         matrix = 0.5 * torch.eye(k, dtype=torch.float64) + 0.5 * noise / noise.sum(-1, keepdim=True)
         self.assign(transition_matrix=T.spread(T.mean_of_groups(matrix, self.tied_rows), self.tied_rows))
-        self.assign(transition_weights=torch.zeros(k, k, self.input_dim, dtype=torch.float64))
+        self.assign(transition_weights=torch.zeros(k, k, self.n_drivers, dtype=torch.float64))
         if self.initial == "free":
             self.assign(initial_probs=torch.full((k,), 1 / k, dtype=torch.float64))
 
     def _em_step(self, sequences: Sequences) -> Tensor:
+        moving = self._memory is not None and not sequences.complete
+        return rising_step(self, sequences) if moving else self._plain_em_step(sequences)
+
+    def _plain_em_step(self, sequences: Sequences) -> Tensor:
         posterior = self._posterior(sequences)
         used = sequences.lengths > 0
         gamma = posterior.log_gamma.exp()
         objective = posterior.log_prob.sum() + self.log_prior()
         if bool((gamma[sequences.inside].sum(0) < 1e-8).any()):
-            warnings.warn(
-                "a state explains no data any more and keeps its last parameters; fewer states may be enough",
-                DegenerateWarning,
-                stacklevel=2,
-            )
+            say("empty state", EMPTY_STATE)
+        says = self._says(sequences, self._windows(sequences), sequences.inside)
         self._maximise_chain(gamma[used, 0].sum(0), posterior.xi_sum, sequences.inputs)
         rows = sequences.inside
-        self.emission.maximise(sequences.values[rows], sequences.observed[rows], gamma[rows])
+        says.maximise(sequences.values[rows], sequences.observed[rows], gamma[rows])
         return objective
 
     def _maximise_chain(self, first: Tensor, pairs: Tensor, u: Tensor | None) -> None:
@@ -312,13 +354,17 @@ class HMM(LatentStateModel[Categorical]):
         if self.initial == "free":
             start = self.initial_probs
             self.assign(initial_probs=T.maximise_rows(start, first + dirichlet.extra_counts(self.initial_prior, start)))
-        if self.input_dim and u is not None:
+        if self.n_drivers and u is not None:
             counts = T.sum_of_groups(pairs.flatten(0, 1), ties, 1)
             weights = T.mean_of_groups(self.transition_weights, ties)
             if not all(held):
-                found = T.maximise_regression(rows.log(), weights, u.flatten(0, 1), counts, extra, held)
-                rows, weights = found[0].exp(), found[1]
-            self.assign(transition_matrix=T.spread(rows, ties), transition_weights=T.spread(weights, ties))
+                log_rows = T.mean_of_groups(self._log_transition(), ties)
+                extra = dirichlet.extra_counts(prior, torch.isfinite(log_rows).to(rows.dtype))
+                log_rows, weights = T.maximise_regression(log_rows, weights, u.flatten(0, 1), counts, extra, held)
+                if not held[0]:  # in logarithms: a move that underflows at u = 0 can be the likely one elsewhere
+                    with torch.no_grad():
+                        self._parameters["raw_transition_matrix"].copy_(log_rows)  # type: ignore[union-attr]
+            self.assign(transition_weights=T.spread(weights, ties))
             return
         counts = T.sum_of_groups(pairs.sum((0, 1)), ties) + extra
         if self.initial == "free":
@@ -326,6 +372,9 @@ class HMM(LatentStateModel[Categorical]):
         elif not held[0]:
             rows = T.maximise_rows_and_start(rows, ties, counts, first)
         self.assign(transition_matrix=T.spread(rows, ties))
+
+
+EMPTY_STATE = "a state explains no data any more and keeps its last parameters; fewer states may be enough"
 
 
 def safe_logsumexp(x: Tensor, dim: int) -> Tensor:

@@ -26,7 +26,6 @@ Yu (2010), Hidden semi-Markov models, Artificial Intelligence 174.
 
 from __future__ import annotations
 
-import warnings
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -36,9 +35,10 @@ from torch.distributions import Distribution
 from probseq import parameters as P
 from probseq.base import Filtered, LatentStateModel
 from probseq.durations import Duration, log_tail
-from probseq.emissions.base import Emission
-from probseq.errors import DegenerateWarning
-from probseq.models.hmm import count_states, refuse_impossible, safe_logsumexp
+from probseq.emissions.base import Emission, Says, shared_inputs
+from probseq.emissions.conditional import Conditional
+from probseq.errors import say
+from probseq.models.hmm import EMPTY_STATE, count_states, refuse_impossible, safe_logsumexp
 from probseq.ops import hsmm
 from probseq.parameters import Param, Parametric
 from probseq.randomness import generator
@@ -82,7 +82,7 @@ class HSMM(LatentStateModel[Elapsed]):
     `emission` and `duration` of K states. Zeros stay zero in every fit.
     """
 
-    marginalises: ClassVar[bool] = True
+    marginalises: bool = True
     fit_methods: ClassVar[tuple[str, ...]] = ("em", "gradient")
 
     initial_probs = Param(P.simplex, "n_states")
@@ -102,6 +102,8 @@ class HSMM(LatentStateModel[Elapsed]):
             raise TypeError(f"emission must be an Emission such as probseq.emissions.Gaussian(1), got {emission!r}")
         if not isinstance(duration, Duration):
             raise TypeError(f"duration must be a Duration such as probseq.durations.Poisson(20), got {duration!r}")
+        if isinstance(emission, Conditional) and emission.order:
+            raise ValueError("an HSMM takes no emission that reads the rows before; use an HMM for Autoregressive")
         self.n_states = count_states(
             n_states, initial_probs, transition_matrix, emission=emission.n_states, duration=duration.n_states
         )
@@ -109,6 +111,7 @@ class HSMM(LatentStateModel[Elapsed]):
         emission.bind(self.n_states)
         duration.bind(self.n_states)
         self.emission, self.duration = emission, duration
+        self.input_dim = shared_inputs(0, emission)
         self.event_shape = emission.event_shape
         self.real_valued = emission.real_valued
         self.common_scale = emission.common_scale
@@ -140,7 +143,7 @@ class HSMM(LatentStateModel[Elapsed]):
 
         Where y is impossible the log-probability is -inf and the belief stays as it was.
         """
-        table = self.emission.log_prob(y, observed)
+        table = self.emission.given(u).log_prob(y, observed)
         log_prob = safe_logsumexp(safe_logsumexp(belief.log_probs, -1) + table, -1)
         possible = (log_prob > -torch.inf).unsqueeze(-1)
         gain = torch.where(possible, table - torch.where(possible, log_prob.unsqueeze(-1), 0.0), 0.0)
@@ -148,7 +151,7 @@ class HSMM(LatentStateModel[Elapsed]):
 
     def emit(self, belief: Elapsed, u: Tensor | None = None) -> Distribution:
         """The mixture of the states' distributions."""
-        return self.emission.mixture(safe_logsumexp(belief.log_probs, -1))
+        return self.emission.given(u).mixture(safe_logsumexp(belief.log_probs, -1))
 
     # ---- the compiled path
 
@@ -159,7 +162,8 @@ class HSMM(LatentStateModel[Elapsed]):
         """What every function of `probseq.ops.hsmm` takes."""
         size = len(sequences.values)
         first = self.initial_belief((size,)) if initial is None else initial
-        table = self.emission.log_prob(sequences.values, None if sequences.complete else sequences.observed)
+        observed = None if sequences.complete else sequences.observed
+        table = self.emission.given(sequences.inputs).log_prob(sequences.values, observed)
         return first.log_probs, self._log_transition(), *self.duration.log_hazards(), table, sequences.lengths
 
     def _log_prob(self, sequences: Sequences) -> Tensor:
@@ -214,6 +218,10 @@ class HSMM(LatentStateModel[Elapsed]):
         moved = torch.where(before == after, lasts[before, elapsed], leaving)
         return total + torch.where(inside[:, 1:], moved, 0.0).sum(-1)
 
+    def log_prior(self) -> Tensor:
+        """log density of the prior of the emission."""
+        return self.emission.log_prior()
+
     def _outside(self, values: Tensor) -> tuple[Tensor, str] | None:
         return self.emission.invalid(values)
 
@@ -226,16 +234,21 @@ class HSMM(LatentStateModel[Elapsed]):
         """Emissions from clusters of the data; broad durations and even jumps, perturbed by the seed."""
         k = self.n_states
         rows = sequences.inside
-        self.emission.start(sequences.values[rows], sequences.observed[rows], seed)
+        self._says(sequences).start(sequences.values[rows], sequences.observed[rows], seed)
         self.duration.start(seed)
         noise = torch.rand(k, k, dtype=torch.float64, generator=generator(seed)) + 0.5
         noise = noise * (1 - torch.eye(k)) if k > 1 else noise
         matrix = noise / noise.sum(-1, keepdim=True)
         self.assign(transition_matrix=matrix, initial_probs=torch.full((k,), 1 / k, dtype=torch.float64))
 
+    def _says(self, sequences: Sequences) -> Says:
+        """The emission at all steps, in a row."""
+        return self.emission.given(None if sequences.inputs is None else sequences.inputs[sequences.inside])
+
     def _em_step(self, sequences: Sequences) -> Tensor:
         """Baum-Welch with durations; the end of the last segment is imputed, as p(d | d >= elapsed)."""
         posterior = self._posterior(sequences)
+        objective = posterior.log_prob.sum() + self.log_prior()
         used = sequences.lengths > 0
         gamma = posterior.log_gamma.exp()
         first = gamma[used, 0].sum((0, 2))
@@ -245,18 +258,14 @@ class HSMM(LatentStateModel[Elapsed]):
         mass = posterior.jumps.sum(-1, keepdim=True)
         of_states = gamma[sequences.inside].sum(-1)
         if bool((of_states.sum(0) < 1e-8).any()):
-            warnings.warn(
-                "a state explains no data any more and keeps its last parameters; fewer states may be enough",
-                DegenerateWarning,
-                stacklevel=2,
-            )
+            say("empty state", EMPTY_STATE)
         matrix = torch.where(mass > 0, posterior.jumps / torch.where(mass > 0, mass, 1.0), self.transition_matrix)
         self.assign(transition_matrix=matrix, initial_probs=first / first.sum())
         if self.n_states > 1:
             self.duration.maximise(durations)
         rows = sequences.inside
-        self.emission.maximise(sequences.values[rows], sequences.observed[rows], of_states)
-        return posterior.log_prob.sum()
+        self._says(sequences).maximise(sequences.values[rows], sequences.observed[rows], of_states)
+        return objective
 
 
 def impute(cut: Tensor, log_probs: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import abc
 import math
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -55,7 +55,7 @@ class System(NamedTuple):
 class LinearGaussianModel(LatentStateModel[Gaussian]):
     """A family says its matrices and offsets; filtering, smoothing and sampling are here, once."""
 
-    marginalises: ClassVar[bool] = True
+    marginalises: bool = True
     real_valued = True
 
     @abc.abstractmethod

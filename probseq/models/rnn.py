@@ -69,6 +69,7 @@ class RNN(StateSpaceModel[Point]):
         obs_dim = whole_number("obs_dim", obs_dim)
         self.input_dim = whole_number("input_dim", input_dim, least=0)
         self.feedback, self.dtype = feedback, dtype
+        self.reads_observations = feedback
         cell_seed, head_seed = spawn(seed, 2)
         self.head = head
         head.bind(cell.output_size, obs_dim, dtype=dtype, generator_seed=head_seed)

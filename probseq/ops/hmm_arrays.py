@@ -169,7 +169,7 @@ def _careful_forward(
     if problem.lengths[b] > 0:
         impossible_at[b] = careful.forward(
             problem.log_initial[b], problem.initial_offset[b], *problem.of(b), problem.log_observation[b],
-            shift[b], problem.lengths[b], row, log_normaliser[b],
+            shift[b], problem.lengths[b], row, np.empty_like(row), log_normaliser[b],
         )  # fmt: skip
     if impossible_at[b] >= 0:
         problem.status[b] = scaled.IMPOSSIBLE
@@ -222,21 +222,34 @@ def careful_expectations(
 ) -> None:
     """Backward pass and expectations of one sequence with logarithms; `xi` (R, K, K) is added to."""
     n = int(problem.lengths[b])
-    with np.errstate(all="ignore"):
-        log_predicted = np.log(predicted[b]) if was_scaled else predicted[b]
     log_observation = problem.log_observation[b]
     transition, log_transition, offset = problem.of(b)
     shift = np.zeros(log_observation.shape[0])
     if n > 0:
         largest = log_observation[:n].max(-1)
         shift[:n] = np.where(largest > -np.inf, largest, 0.0)
-        log_beta = np.empty_like(log_observation)
+        log_predicted, low_predicted = _careful_predicted(problem, b, predicted[b] if was_scaled else None, shift)
+        log_beta, low_beta = np.empty_like(log_observation), np.empty_like(log_observation)
         transposed = np.ascontiguousarray(transition.swapaxes(-1, -2))
-        careful.backward(transposed, log_transition, offset, log_observation, shift, n, log_beta)
+        careful.backward(transposed, log_transition, offset, log_observation, shift, n, log_beta, low_beta)
         careful.expectations(
-            transition, log_transition, offset, log_observation, shift, log_predicted, log_beta, n, weight,
-            log_gamma, xi,
+            transition, log_transition, offset, log_observation, shift, log_predicted, low_predicted, log_beta,
+            low_beta, n, weight, log_gamma, xi,
         )  # fmt: skip
+
+
+def _careful_predicted(problem: Problem, b: int, scaled_weights: Array | None, shift: Array) -> tuple[Array, Array]:
+    """log u_t of one sequence in two parts, (T, K): from scaled weights if there are some, else filtered once more."""
+    low = np.zeros_like(problem.log_observation[b])
+    if scaled_weights is not None:
+        with np.errstate(all="ignore"):
+            return np.log(scaled_weights), low
+    high = np.empty_like(low)
+    careful.forward(
+        problem.log_initial[b], problem.initial_offset[b], *problem.of(b), problem.log_observation[b], shift,
+        problem.lengths[b], high, low, np.empty(len(shift)),
+    )  # fmt: skip
+    return high, low
 
 
 def log_smoothed(problem: Problem, forward: Forward, backward: Backward, gamma: Array) -> Array:

@@ -17,13 +17,15 @@ from tests import zoo
 def can_be_renamed(row: Any) -> bool:
     """Without inputs (they need data of their own) and with parameters that belong to one state each."""
     model = row.make(0) if row.relabel is not None else None
-    return isinstance(model, ps.HMM) and model.tied_rows is None and not model.input_dim and row.kind != "shares"
+    if not isinstance(model, (ps.HMM, ps.HSMM)) or model.input_dim or row.kind == "shares":
+        return False
+    return isinstance(model, ps.HSMM) or model.tied_rows is None
 
 
-HMMS = [row for row in zoo.ROWS if can_be_renamed(row)]
+ROWS = [row for row in zoo.ROWS if can_be_renamed(row)]
 
 
-@pytest.mark.parametrize("row", HMMS, ids=lambda row: row.name)
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_a_renamed_model_has_the_same_law_and_is_found_again(row: Any) -> None:
     model = row.make(0)
     y = model.sample(30, (3,), seed=0)

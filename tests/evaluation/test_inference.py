@@ -113,11 +113,7 @@ def test_criteria_count_what_is_free_and_what_is_seen() -> None:
 @pytest.mark.parametrize("row", zoo.ROWS, ids=lambda row: row.name)
 def test_coordinates_are_minimal(row: Any) -> None:
     model = row.make(0)
-    found = sum(int(block.free.sum()) for block in coordinates(model))
-    if getattr(model, "input_dim", 0) and isinstance(model, ps.HMM):
-        assert found > model.n_parameters  # the weights of one target are redundant; their errors are said to be
-        return
-    assert found == model.n_parameters
+    assert sum(int(block.free.sum()) for block in coordinates(model)) == model.n_parameters
 
 
 # ---- standard errors
@@ -153,6 +149,34 @@ def test_independent_counts_and_coins_have_the_closed_form() -> None:
     assert math.log(row["upper"] / (1 - row["upper"])) == pytest.approx(
         math.log(p / (1 - p)) + stats.norm.ppf(0.975) / math.sqrt(60 * p * (1 - p)), rel=1e-9
     )
+
+
+def test_moves_driven_by_inputs_have_the_errors_of_a_logistic_regression() -> None:
+    """With states that are seen each row is a logistic regression of its moves: I = X' diag(p (1 - p)) X."""
+    visible = ps.emissions.Categorical(probs=np.eye(2))
+    matrix, weights = [[0.7, 0.3], [0.4, 0.6]], np.array([[[0.5], [-0.7]], [[0.3], [0.9]]])
+    given = {"initial_probs": [0.5, 0.5], "transition_matrix": matrix, "transition_weights": weights}
+    model = ps.HMM(**given, emission=visible)
+    u = np.random.default_rng(0).normal(size=(400, 1))
+    y = model.sample(400, u=u, seed=0)
+    model.fit(y, u, tolerance=1e-13)
+    table = model.standard_errors(y, u)
+    rows, found = model.transition_matrix.detach().numpy(), model.transition_weights.detach().numpy()[..., 0]
+    before = y[:-1, 0].numpy()
+    for i in range(2):
+        stay, other = int(rows[i].argmax()), 1 - int(rows[i].argmax())
+        design = np.column_stack([np.ones(399), u[1:, 0]])[before == i]
+        slope = found[i, other] - found[i, stay]
+        p = 1 / (1 + np.exp(-design @ [math.log(rows[i, other] / rows[i, stay]), slope]))
+        cov = np.linalg.inv((design * (p * (1 - p))[:, None]).T @ design)
+        line = table.loc[f"transition_weights[{i}, {other}, 0]"]
+        assert line["status"] == ""
+        assert line["estimate"] == pytest.approx(slope, rel=1e-12)
+        assert line["standard_error"] == pytest.approx(math.sqrt(cov[1, 1]), rel=1e-6)
+        held = table.loc[f"transition_weights[{i}, {stay}, 0]"]
+        assert (held["estimate"], held["status"]) == (0.0, "held")
+        share = table.loc[f"transition_matrix[{i}, {other}]", "standard_error"]
+        assert share == pytest.approx(rows[i, 0] * rows[i, 1] * math.sqrt(cov[0, 0]), rel=1e-6)
 
 
 def test_a_full_covariance_has_the_closed_form() -> None:

@@ -21,8 +21,14 @@ from probseq.evaluation import PseudoResiduals, plot_residuals, pseudo_residuals
 from tests import zoo
 
 ROWS = {row.name: row for row in zoo.ROWS}
-CONTINUOUS = ["hmm-gaussian-full", "hmm-gaussian-diag", "lds-plain", "lds-offsets", "ar-2", "rnn-gru-gaussian-full"]
-DISCRETE = ["hmm-poisson", "hmm-bernoulli", "rnn-gru-bernoulli", "poisson-gamma"]
+CONTINUOUS = [
+    "hmm-gaussian-full", "hmm-gaussian-diag", "hmm-student-full", "hmm-student-diag", "hmm-von-mises",
+    "hmm-product-real", "hmm-gaussian-mixture-full", "hmm-gaussian-mixture-diag", "hsmm-gaussian-table",
+    "lds-plain", "lds-offsets", "ar-2", "rnn-gru-gaussian-full",
+]  # fmt: skip
+DISCRETE = [
+    "hmm-poisson", "hmm-bernoulli", "hmm-negative-binomial", "hmm-multinomial", "rnn-gru-bernoulli", "poisson-gamma",
+]  # fmt: skip
 
 
 def flat(scores: torch.Tensor) -> np.ndarray:
@@ -127,6 +133,15 @@ def test_symbols_have_none() -> None:
     model = ROWS["hmm-categorical"].make(0)
     with pytest.raises(ValueError, match="symbols have no order"):
         pseudo_residuals(model, model.sample(5, seed=0))
+
+
+def test_mixed_columns_have_residuals_where_there_is_an_order() -> None:
+    model = ROWS["hmm-product-mixed"].make(0)
+    y = model.sample(40, (50,), seed=1)
+    scores = pseudo_residuals(model, y)
+    assert torch.isnan(scores.middle).all((0, 1)).tolist() == [False, True]
+    assert torch.equal(scores.lower[..., 0], scores.upper[..., 0])
+    assert stats.kstest(flat(scores.middle)[:, 0], "uniform").pvalue > 1e-3
 
 
 def test_the_picture_shows_the_scores() -> None:

@@ -196,7 +196,7 @@ def test_careful_forward_is_the_scaled_one() -> None:
     log_predicted, log_normaliser = np.empty((30, 6)), np.zeros(30)
     impossible = hmm_log.forward(
         np.log(chain.initial[0]), 0.0, chain.transition, np.log(chain.transition), np.zeros((1, 30)),
-        chain.log_observation[0], scaled.shift[0], 27, log_predicted, log_normaliser,
+        chain.log_observation[0], scaled.shift[0], 27, log_predicted, np.empty((30, 6)), log_normaliser,
     )  # fmt: skip
     assert impossible == -1
     np.testing.assert_allclose(np.exp(log_predicted[:27]), scaled.predicted[0, :27], rtol=1e-13)
@@ -223,19 +223,21 @@ def test_log_sum_term_by_term() -> None:
     chain = random_chain(1, 1, 5)
     log_weight = np.random.default_rng(1).normal(size=5) - 2000.0
     log_weight[2] = -np.inf
+    low = np.zeros(5)
     offset = np.array([[3.0]])
     for transposed in (False, True):
         matrix = chain.transition[0, 0].T if transposed else chain.transition[0, 0]
         expected = np.log(np.exp(log_weight + 2000.0) @ matrix) - 2003.0
         sources = every_source(chain.transition, transposed)
+        log_matrix = np.log(chain.transition)
         found = [
-            hmm_log.log_sum(log_weight, np.log(chain.transition), offset, 0, j, transposed, *sources) for j in range(5)
+            sum(hmm_log.log_sum(log_weight, low, log_matrix, offset, 0, j, transposed, *sources)) for j in range(5)
         ]
         np.testing.assert_allclose(found, expected, rtol=1e-14)
     nothing = np.full(5, -np.inf)
-    assert hmm_log.log_sum(nothing, np.log(chain.transition), offset, 0, 1, False, *sources) == -np.inf
+    assert hmm_log.log_sum(nothing, low, log_matrix, offset, 0, 1, False, *sources) == (-np.inf, 0.0)
     poisoned = np.array([-np.inf, np.nan, -np.inf, -1.0, -np.inf])
-    assert np.isnan(hmm_log.log_sum(poisoned, np.log(chain.transition), offset, 0, 1, False, *sources))
+    assert np.isnan(hmm_log.log_sum(poisoned, low, log_matrix, offset, 0, 1, False, *sources)[0])
 
 
 # -------------------------------------------------------------------------------- the hand-over to logarithms

@@ -236,3 +236,48 @@ def test_networks_are_drawn_from_the_fit_seed_and_continue_when_fitted():
     assert first.log_prob(y).item() == second.log_prob(y).item()
     again = copy.deepcopy(first).fit(y, seed=9, max_iterations=0)
     assert again.log_prob(y).item() == pytest.approx(first.log_prob(y).item(), rel=1e-5)
+
+
+def test_em_stops_early_when_validation_stops_rising():
+    """Five states for what two have made: the training score goes on rising, the held-back one does not."""
+    train, held = [series(40, seed) for seed in range(2)], [series(200, seed) for seed in (7, 8)]
+    model = quiet_fit(
+        ps.HMM(5, emission=ps.emissions.Gaussian(1)), train, validation=held, seed=0, tolerance=0.0, max_iterations=500
+    )
+    history = model.history
+    assert history.converged
+    assert history.reason == "validation score stopped rising"
+    best = int(np.argmax(history.validation))
+    assert len(history.validation) - 1 - best == 10
+    assert history.objective[-1] > history.objective[best]
+    assert model.log_prob(held).sum().item() == pytest.approx(history.validation[best], rel=1e-9)
+
+
+def test_restarts_are_ranked_by_validation_where_there_is_some():
+    train, held = [series(40, seed) for seed in range(2)], [series(200, seed) for seed in (7, 8)]
+    model = quiet_fit(
+        ps.HMM(4, emission=ps.emissions.Gaussian(1)), train, validation=held, seed=0, n_restarts=3, max_iterations=30
+    )
+    assert len(model.history.restarts) == 3
+    assert model.log_prob(held).sum().item() == pytest.approx(max(model.history.restarts), rel=1e-9)
+
+
+@pytest.mark.parametrize("n_restarts", [1, 3])
+def test_a_state_without_data_is_said_once_and_keeps_its_parameters(n_restarts):
+    """State 2 lies where no data are: its emission and its row stay, and one warning says so."""
+    emission = ps.emissions.Gaussian(means=[[-1.0], [2.0], [900.0]], covs=[[[1.0]], [[0.5]], [[0.7]]])
+    matrix = [[0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.2, 0.3, 0.5]]
+    model = ps.HMM(initial_probs=[0.4, 0.4, 0.2], transition_matrix=matrix, emission=emission)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        model.fit(series(), seed=0, tolerance=1e-7, n_restarts=n_restarts, max_iterations=400)
+    messages = [str(warning.message) for warning in said if warning.category is DegenerateWarning]
+    assert sum("explains no data" in message for message in messages) == 1
+    assert len(messages) == len(set(messages))
+    if n_restarts == 1:
+        assert model.emission.means[2].item() == pytest.approx(900.0, rel=1e-9)
+        assert model.emission.covs[2].item() == pytest.approx(0.7, rel=1e-9)
+        torch.testing.assert_close(
+            model.transition_matrix[2], torch.tensor(matrix[2], dtype=torch.float64), rtol=1e-9, atol=0
+        )
+        assert model.transition_matrix[:2, 2].max() < 1e-100

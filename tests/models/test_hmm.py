@@ -210,7 +210,7 @@ def test_expected_transitions_and_entropy_equal_enumeration(row, missing):
     example = row.make(1)
     y, u = row.data(2, 5, (3,))
     holes = torch.as_tensor(np.random.default_rng(0).random(y.shape) < missing)
-    y[holes if row.kind != "shares" else holes[..., :1].expand_as(y)] = torch.nan  # counts go missing as whole rows
+    y[holes[..., :1].expand_as(y) if row.whole_rows else holes] = torch.nan
     lengths = [5, 1, 4]
     counts, entropy = (ask(y, u, lengths=lengths) for ask in (example.expected_transitions, example.path_entropy))
     assert counts.shape == (3, example.n_states, example.n_states)
