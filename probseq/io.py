@@ -23,11 +23,8 @@ from probseq.durations import Duration
 from probseq.emissions import Emission
 from probseq.emissions.heads import Head
 from probseq.errors import FileRefused
-<<<<<<< HEAD
-from probseq.labelling import SequenceLabeller
-=======
 from probseq.functions import StateFunction
->>>>>>> main
+from probseq.labelling import SequenceLabeller
 from probseq.learning.history import History
 from probseq.ops.linearise import Linearisation
 from probseq.parameters import allocation_limit, parametric_modules
@@ -35,11 +32,9 @@ from probseq.priors import Prior
 
 FORMAT = 1
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
-<<<<<<< HEAD
-ROOTS: tuple[type[Any], ...] = (StateSpaceModel, SequenceLabeller, Emission, Duration, Cell, Bidirectional, Head)
-=======
-ROOTS: tuple[type[Any], ...] = (StateSpaceModel, Emission, Duration, Cell, Head, StateFunction, Linearisation, Prior)
->>>>>>> main
+MODELS = (StateSpaceModel, SequenceLabeller)
+PARTS = (Emission, Duration, Cell, Bidirectional, Head, StateFunction, Linearisation, Prior)
+ROOTS: tuple[type[Any], ...] = (*MODELS, *PARTS)
 
 
 def known_classes() -> dict[str, type[Any]]:
@@ -60,15 +55,12 @@ def describe(part: Any) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-<<<<<<< HEAD
     if isinstance(value, ROOTS):
         return describe(value)
     if isinstance(value, list):
         return [_plain(entry) for entry in value]
-=======
     if callable(value):
         raise ValueError(f"a file cannot hold the function {value!r}; make it a probseq.StateFunction")
->>>>>>> main
     return str(value).removeprefix("torch.") if isinstance(value, torch.dtype) else value
 
 
@@ -121,7 +113,7 @@ def load(path: str | Path) -> Any:
     header, tensors = _read(Path(path))
     with allocation_limit(sum(tensor.numel() for tensor in tensors.values())):
         model = build(header.get("model"))
-    if not isinstance(model, (StateSpaceModel, SequenceLabeller)):
+    if not isinstance(model, MODELS):
         raise FileRefused(f"{path} describes a {type(model).__name__}, not a model")
     expected = model.state_dict()
     if set(tensors) != set(expected):
