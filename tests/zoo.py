@@ -828,6 +828,7 @@ RNN_ROWS = [
     *(rnn_row("categorical", cell, lambda: ps.heads.Categorical(3), "symbol", 1, 3) for cell in CELLS),
     *(rnn_row("bernoulli", cell, lambda: ps.heads.Bernoulli(), "binary", 2) for cell in CELLS),
     *(rnn_row("gaussian-diag", cell, lambda: ps.heads.Gaussian(), "real", 1) for cell in MORE_CELLS),
+    rnn_row("features", "lstm", lambda: ps.heads.Gaussian(), "real", 1, input_dim=2, start_from_inputs=True),
     rnn_row("inputs", "gru", lambda: ps.heads.Gaussian(), "real", 1, input_dim=2),
     rnn_row("transducer", "lstm", lambda: ps.heads.Gaussian(), "real", 1, input_dim=2, feedback=False),
 ]
