@@ -27,7 +27,7 @@ Reference: Sarkka and Svensson, Bayesian Filtering and Smoothing, 2nd ed. (2023)
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -73,7 +73,7 @@ class NonlinearGaussian(AdditiveNoiseModel):
     """
 
     likelihood_kind = "approximate"
-    marginalises: ClassVar[bool] = True
+    marginalises = True
     real_valued = True
 
     transition_cov = Param(P.semidefinite, "state_dim", "state_dim")

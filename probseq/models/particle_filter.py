@@ -77,7 +77,7 @@ class ParticleFilter(LatentStateModel[Particles]):
     """
 
     likelihood_kind = "estimate"
-    marginalises: ClassVar[bool] = True
+    marginalises = True
     fit_methods: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
