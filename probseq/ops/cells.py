@@ -72,7 +72,8 @@ def lstm(
 ) -> Float[Tensor, "batch time output"]:
     """r_t at every step, differentiable once in reverse mode; shapes above, but for the batch first."""
     weights = (input_weights, recurrent_weights, bias, peepholes, projection, gate_weights)
-    return _differentiable(inputs.transpose(0, 1), *weights, start, list(parts))[0].transpose(0, 1)
+    wanted = inputs.requires_grad and torch.is_grad_enabled()  # of data nobody asks a derivative
+    return _differentiable(inputs.transpose(0, 1), *weights, start, list(parts), wanted)[0].transpose(0, 1)
 
 
 def lstm_states(inputs: Tensor, *arguments: Any) -> Tensor:
@@ -98,7 +99,7 @@ class _Plan(NamedTuple):
 
     @classmethod
     def of(cls, inputs: Tensor, *arguments: Any) -> _Plan:
-        parts = Parts(*arguments[-1])
+        parts = Parts(*arguments[7])
         rows, output = arguments[1].shape
         hidden = rows // len(parts.blocks)
         return cls(parts, inputs.shape[0], inputs.shape[1], hidden, output, width_of(str(inputs.dtype)[6:]))
@@ -186,7 +187,7 @@ class _Plan(NamedTuple):
 
 _ARGUMENTS = (
     "Tensor inputs, Tensor input_weights, Tensor recurrent_weights, Tensor bias, Tensor peepholes, "
-    "Tensor projection, Tensor gate_weights, Tensor start, bool[] parts"
+    "Tensor projection, Tensor gate_weights, Tensor start, bool[] parts, bool pull_inputs"
 )
 
 
@@ -196,7 +197,7 @@ def _shapes(inputs: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
 
 @torch.no_grad()
 def _forward(inputs: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
-    into, recurrent, bias, peepholes, projection, gate_weights, start, _ = arguments
+    into, recurrent, bias, peepholes, projection, gate_weights, start, *_ = arguments
     plan = _Plan.of(inputs, *arguments)
     made = plan.buffers(inputs, projection)
     outputs, gates, memory, squashed, read, hidden = made
@@ -229,14 +230,14 @@ def _adjoint_shapes(gradient: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
 def _backward(gradient: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
     """d loss / d of the eight tensors from d loss / d r_t (T, B, P)."""
     inputs, into, recurrent, _, peepholes, projection, gate_weights, *_ = arguments
-    saved = arguments[9:]
+    pull_inputs, *saved = arguments[9:]
     plan = _Plan.of(*arguments[:9])
     n_gates, length = len(plan.parts.gates), plan.length(plan.hidden)
     d_hidden = torch.cat([torch.zeros_like(saved[4][:1]), plan.panels(gradient).flatten(1)])
     made = _Gradients.like(plan, inputs, peepholes, projection, gate_weights)
     kernels.backward(
         array_of(_with_ones(inputs).unsqueeze(1)),
-        plan.factor(plan.inside(into)),
+        plan.factor(plan.inside(into) if pull_inputs else into[:0]),
         plan.factor(plan.inside(recurrent)),
         plan.factor(plan.between(gate_weights)),
         plan.factor(projection),
@@ -250,7 +251,7 @@ def _backward(gradient: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
         d_start += [plan.rows(part, plan.hidden) for part in made.before.reshape(n_gates, length)]
     d_into = plan.outside(made.input_weights.t())
     return (
-        plan.rows(made.inputs.flatten(1), inputs.shape[2]).contiguous(),
+        plan.rows(made.inputs.flatten(1), inputs.shape[2]).contiguous() if pull_inputs else torch.zeros_like(inputs),
         d_into[:, : inputs.shape[2]].contiguous(),
         plan.outside(made.recurrent_weights.t())[:, : plan.output].contiguous(),
         d_into[:, inputs.shape[2]].contiguous(),
@@ -303,5 +304,5 @@ _differentiable = OnceDifferentiable(
         _adjoint_shapes,
     )(_backward),
     n_inputs=8,
-    kept=range(9),
+    kept=range(10),
 )

@@ -38,7 +38,7 @@ def random_case(cell: LSTM, batch: int, steps: int) -> tuple[Tensor, Tensor, Ten
 
 
 def arguments(cell: LSTM, inputs: Tensor, state: Tensor) -> tuple:
-    return (inputs.transpose(0, 1), *cell._weights(), state, list(cell.parts))
+    return (inputs.transpose(0, 1), *cell._weights(), state, list(cell.parts), True)
 
 
 @variants
@@ -100,10 +100,10 @@ def test_opcheck(flags):
     inputs, state, weights = random_case(cell, 2, 3)
     values = tuple(v.detach().clone().requires_grad_() for v in arguments(cell, inputs, state)[:8])
     parts = list(cell.parts)
-    torch.library.opcheck(torch.ops.probseq.lstm.default, (*values, parts))
-    saved = [tensor.detach() for tensor in torch.ops.probseq.lstm(*values, parts)[1:]]
+    torch.library.opcheck(torch.ops.probseq.lstm.default, (*values, parts, True))
+    saved = [tensor.detach() for tensor in torch.ops.probseq.lstm(*values, parts, True)[1:]]
     incoming, values = weights.transpose(0, 1).contiguous(), tuple(v.detach() for v in values)
-    torch.library.opcheck(torch.ops.probseq.lstm_backward.default, (incoming, *values, parts, *saved))
+    torch.library.opcheck(torch.ops.probseq.lstm_backward.default, (incoming, *values, parts, True, *saved))
 
 
 def test_what_is_refused():
