@@ -74,6 +74,8 @@ class StateSpaceModel(Parametric, abc.ABC, Generic[BeliefT]):
     fit_methods: ClassVar[tuple[str, ...]] = ("gradient",)
     #: what climbs the gradient unless `fit(optimizer=...)` says otherwise
     optimizer: ClassVar[Literal["lbfgs", "adam"]] = "lbfgs"
+    #: whether EM extrapolates its steps
+    em_accelerates: ClassVar[bool] = False
     #: the share of the data that `fit` holds back by default
     validation_share: ClassVar[float | None] = None
     #: only one factor common to all coordinates keeps the model in its family
@@ -201,6 +203,19 @@ class StateSpaceModel(Parametric, abc.ABC, Generic[BeliefT]):
         return self._criterion(y, u, lengths, fixed, 2.0)
 
     @torch.no_grad()
+    def aicc(self, y: Any, u: Any = None, *, lengths: Any = None, fixed: Iterable[str] = ()) -> float:
+        """`aic` corrected for few data, aic + 2 k (k + 1) / (n - k - 1) with n observed steps (Hurvich and Tsai 1989).
+
+        ValueError where n <= k + 1: there is no such correction.
+        """
+        n = int(self._door(y, u, lengths, least=1).seen.sum())
+        aic, none = (self._criterion(y, u, lengths, fixed, price) for price in (2.0, 0.0))
+        k = round((aic - none) / 2)
+        if n <= k + 1:
+            raise ValueError(f"y must have more observed steps than {k} parameters and 1, got {n}")
+        return aic + 2 * k * (k + 1) / (n - k - 1)
+
+    @torch.no_grad()
     def bic(self, y: Any, u: Any = None, *, lengths: Any = None, fixed: Iterable[str] = ()) -> float:
         """Schwarz's criterion, k log n - 2 log p(y), with k as for `aic` and n the number of observed steps.
 
@@ -218,6 +233,12 @@ class StateSpaceModel(Parametric, abc.ABC, Generic[BeliefT]):
         from probseq.evaluation.inference import standard_errors
 
         return standard_errors(self, y, u, lengths=lengths, fixed=fixed, level=level)
+
+    def confidence_intervals(
+        self, y: Any, u: Any = None, *, lengths: Any = None, fixed: Iterable[str] = (), level: float = 0.95
+    ) -> Any:
+        """The intervals alone, `lower` and `upper` by parameter entry."""
+        return self.standard_errors(y, u, lengths=lengths, fixed=fixed, level=level)[["lower", "upper"]]
 
     def summary(self, y: Any = None, u: Any = None, *, lengths: Any = None, fixed: Iterable[str] = ()) -> Any:
         """Family, sizes, fit and parameters to print; with y also its likelihood and standard errors."""

@@ -6,7 +6,7 @@ class of your own that does not say has one event axis per field.
 
 | belief           | of                     | fields                                                             |
 |------------------|------------------------|--------------------------------------------------------------------|
-| `Gaussian`       | LDS, AR                | `mean (n,)`, `cov (n, n)`, `diffuse_cov (n, n)` or None            |
+| `Gaussian`       | LDS, AR                | `mean (n,)`, `cov (n, n)`, `diffuse_cov (n, n)` and `step` or None |
 | `GaussianFactor` | square-root filters    | `mean (n,)`, `factor (n, n)` with cov = factor factor'             |
 | `Categorical`    | HMM                    | `log_probs (K,)`, `window (order, D)` of an AR-HMM or None         |
 | `Point`          | RNN                    | `state (H,)`, `previous (D,)`: the encoded observation fed back    |
@@ -28,15 +28,19 @@ BeliefT = TypeVar("BeliefT", bound=tuple[Any, ...])
 
 
 class Gaussian(NamedTuple):
-    """N(mean, cov); while `diffuse_cov` is non-zero the density is improper in those directions."""
+    """N(mean, cov); while `diffuse_cov` is non-zero the density is improper in those directions.
+
+    `step` is the time that the belief is about, an integer, where the model's matrices vary in time.
+    """
 
     mean: Tensor
     cov: Tensor
     diffuse_cov: Tensor | None = None
+    step: Tensor | None = None
 
     @property
     def event_dims(self) -> tuple[int, ...]:
-        return (1, 2, 2)
+        return (1, 2, 2, 0)
 
     @property
     def std(self) -> Tensor:

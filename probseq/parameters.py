@@ -101,6 +101,9 @@ class Param:
         if wrong is not None:
             raise ValueError(f"{self.name} {wrong}, {tuple(value.shape)}")
 
+    def degrees_of_freedom(self, instance: Parametric) -> int:
+        return self.constraint.degrees_of_freedom(instance._parameters[self.raw_name])  # type: ignore[arg-type]
+
     def raw(self, instance: Parametric) -> Tensor:
         """The stored numbers, or `NotFitted` when there are none yet."""
         if self.name in instance.unset:
@@ -145,6 +148,8 @@ class Parametric(nn.Module):
         self.unset: set[str] = set()
         self.started = False
         self.overrides: dict[str, Tensor] = {}
+        #: by name, which of the stored numbers are held while the others are learned
+        self.held_entries: dict[str, Tensor] = {}
 
     def __setattr__(self, name: str, value: Any) -> None:
         param = self.params().get(name)
@@ -176,19 +181,25 @@ class Parametric(nn.Module):
                 setattr(self, name, values[name])
 
     def assign(self, **values: Any) -> None:
-        """Assign values, leaving frozen parameters as they are (what an M-step wants)."""
+        """Assign values, leaving frozen parameters and held entries as they are (what an M-step wants)."""
         for name, value in values.items():
-            if not self.is_frozen(name):
-                setattr(self, name, value)
+            if self.is_frozen(name):
+                continue
+            raw, held = self._parameters[self.params()[name].raw_name], self.held_entries.get(name)
+            kept = None if held is None or raw is None else raw.detach()[held]
+            setattr(self, name, value)
+            if kept is not None and raw is not None and held is not None:
+                with torch.no_grad():
+                    raw[held] = kept
 
     def is_frozen(self, name: str) -> bool:
         param = self._parameters[self.params()[name].raw_name]
         return param is not None and not param.requires_grad
 
     def degrees_of_freedom(self) -> int:
-        """Free parameters of this module alone, frozen ones not counted."""
+        """Free parameters of this module alone, frozen ones and held entries not counted."""
         return sum(
-            param.constraint.degrees_of_freedom(self._parameters[param.raw_name])  # type: ignore[arg-type]
+            param.degrees_of_freedom(self) - int(self.held_entries[name].sum() if name in self.held_entries else 0)
             for name, param in self.params().items()
             if not self.is_frozen(name)
         )
@@ -228,6 +239,19 @@ def count_free(module: nn.Module) -> int:
     declared = {id(p) for _, child in parametric_modules(module) for p in child.parameters(recurse=False)}
     plain = sum(p.numel() for p in module.parameters() if p.requires_grad and id(p) not in declared)
     return plain + sum(child.degrees_of_freedom() for _, child in parametric_modules(module))
+
+
+def free_entries(module: nn.Module) -> list[tuple[nn.Parameter, Tensor]]:
+    """Every learnable tensor with a mark on its variables: neither held entries nor structural zeros (-inf)."""
+    held = {
+        id(child._parameters[child.params()[name].raw_name]): mask
+        for _, child in parametric_modules(module)
+        for name, mask in child.held_entries.items()
+    }
+    learned = [p for p in module.parameters() if p.requires_grad and p.numel()]
+    return [
+        (p, torch.isfinite(p.detach()) & ~held[id(p)] if id(p) in held else torch.isfinite(p.detach())) for p in learned
+    ]
 
 
 def _find(module: nn.Module, name: str) -> tuple[nn.Module, str, bool]:
@@ -294,6 +318,7 @@ __all__ = [
     "as_parameter",
     "count_free",
     "definite",
+    "free_entries",
     "freeze",
     "nonnegative",
     "overriding",

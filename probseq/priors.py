@@ -13,6 +13,8 @@
 | NormalInverseGamma   | Gaussian, "diag" and "spherical": means | v^-(shape + 1) exp(-scale / v)                 |
 |                      | m, variances v                          | prod v^-1/2 exp(-k (m - m0)^2 / (2 v))         |
 
+(`Normal` and `InverseWishart`, for the matrices and covariances of an LDS, stand in `matrix_priors`.)
+
 k is `mean_precision`, the observations that the guess m0 = `mean` is worth; with k = 0 there is no factor for the
 mean. `log_density` is normalised where the factor is proper, and leaves the constant out where it is not: only the
 mode has to exist, so that `dofs` and `shape` may be negative. Priors keep the unit of the data: `rescale` moves them
@@ -30,6 +32,7 @@ from torch import Tensor
 
 from probseq import dirichlet
 from probseq.constraints import semidefinite
+from probseq.matrix_priors import InverseWishart, Normal
 from probseq.parameters import as_parameter
 
 
@@ -282,4 +285,13 @@ class NormalInverseGamma(Prior):
         return torch.where(k > 0, of_means, 0.0).sum() + terms.sum()
 
 
-__all__ = ["Beta", "Dirichlet", "Gamma", "NormalInverseGamma", "NormalInverseWishart", "Prior"]
+__all__ = [
+    "Beta",
+    "Dirichlet",
+    "Gamma",
+    "InverseWishart",
+    "Normal",
+    "NormalInverseGamma",
+    "NormalInverseWishart",
+    "Prior",
+]

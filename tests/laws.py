@@ -24,8 +24,9 @@ from torch.autograd import forward_ad
 
 import probseq as ps
 from probseq import beliefs as B
-from probseq.errors import ProbseqWarning
+from probseq.errors import ImproperBelief, ProbseqWarning
 from probseq.io import build, describe
+from probseq.models.linear_gaussian import is_diffuse
 from probseq.parameters import overriding, parametric_modules
 from tests import reference, zoo
 from tests.poisson_gamma import PoissonGamma
@@ -122,6 +123,17 @@ def near_belief(actual: Any, expected: Any, like: Any, what: str, tolerance: flo
             near(mine, other, f"{what}.{name}", tolerance, max(sizes, default=0.0))
 
 
+def still_improper(row: Row, belief: Any) -> bool:
+    """Whether a belief is diffuse, which only some rows may be."""
+    assert row.improper or getattr(belief, "diffuse_cov", None) is None
+    return row.improper and is_diffuse(belief)
+
+
+def refuses_density(call: Callable[[], Any]) -> None:
+    with pytest.raises(ImproperBelief, match="diffuse"):
+        call()
+
+
 def flat_rows(value: Tensor | None, n_batch: int) -> list[Any]:
     """The members of a batch."""
     return [] if value is None else list(value.reshape(-1, *value.shape[n_batch:]))
@@ -163,8 +175,11 @@ def law_02(row: Row, case: Case) -> None:
     model, (y, u) = model_of(row, case), data_of(row, case)
     filtered = model.filter(y, u)
     for t in range(case.steps):
-        u_t = given(u, (..., t, slice(None)))
-        says = model.emit(ps.at(filtered.predicted, t), u_t)
+        u_t, before = given(u, (..., t, slice(None))), ps.at(filtered.predicted, t)
+        if still_improper(row, before):
+            refuses_density(lambda b=before, i=u_t: model.emit(b, i))
+            continue
+        says = model.emit(before, u_t)
         assert says.batch_shape == torch.Size(case.batch)
         assert says.event_shape == model.event_shape
         near_log(says.log_prob(y[..., t, :]), filtered.log_prob[..., t], f"emit at step {t}")
@@ -195,7 +210,13 @@ def law_04(row: Row, case: Case) -> None:
     else:
         spread = float(abs(truth.cov).max()) or 1.0
         near(smoothed.mean, truth.mean, "smoothed mean", size=abs(truth.mean).max() + spread**0.5)
-        near(smoothed.cov, truth.cov, "smoothed cov", size=max(abs(model.filter(y, u).predicted.cov).max(), spread))
+        cov, true_cov = smoothed.cov, torch.as_tensor(truth.cov)
+        if row.improper:
+            near(smoothed.diffuse_cov, truth.diffuse, "what stays diffuse", size=1.0)
+            sizes, axes = torch.linalg.eigh(smoothed.diffuse_cov)
+            proper = axes @ ((sizes < 1e-9).double().unsqueeze(-1) * axes.mT)  # onto the directions that are known
+            cov, true_cov = proper @ cov @ proper, proper @ true_cov @ proper
+        near(cov, true_cov, "smoothed cov", size=max(abs(model.filter(y, u).predicted.cov).max(), spread))
         _dense_forecast(row, model, y, u)
 
 
@@ -217,6 +238,9 @@ def _dense_forecast(row: Row, model: Any, y: Tensor, u: Tensor | None) -> None:
     future = None if u is None else row.data(5, 2)[1]
     longer = torch.cat([y, torch.full((2, row.dim), torch.nan, dtype=torch.float64)])
     truth = row.exact(model, longer, None if u is None or future is None else torch.cat([u, future]))
+    if still_improper(row, ps.at(model.filter(y, u).updated, -1)):
+        refuses_density(lambda: model.forecast(y, 2, u, future_u=future))
+        return
     says = model.forecast(y, 2, u, future_u=future)
     cov = truth.observed_cov[-2:]
     near(says.mean, truth.observed_mean[-2:], "forecast mean", size=abs(truth.observed_mean).max() + cov.max() ** 0.5)
@@ -339,20 +363,23 @@ def law_07(row: Row, case: Case) -> None:
         resumed = model.filter(y[rest], given(u, rest), initial=belief)
         near_log(torch.cat([begun.log_prob, resumed.log_prob], -1), whole.log_prob, f"resumed at {k}")
         near_belief(resumed.updated, ps.at(whole.updated, slice(k, None)), whole.predicted, f"resumed at {k}")
-        _stream(model, case, (y, u), whole, belief, k)
-    _stream(model, case, (y, u), whole, None, 0)
+        _stream(row, model, case, (y, u), whole, belief, k)
+    _stream(row, model, case, (y, u), whole, None, 0)
 
 
-def _stream(model: Any, case: Case, data: Any, whole: Any, initial: Any, k: int) -> None:
+def _stream(row: Row, model: Any, case: Case, data: Any, whole: Any, initial: Any, k: int) -> None:
     y, u = data
     stream = model.stream(initial=initial, batch_shape=case.batch)
     for t in range(k, case.steps):
         y_t, u_t = y[..., t, :], given(u, (..., t, slice(None)))
-        said = stream.emit(u_t)
+        improper = still_improper(row, ps.at(whole.predicted, t))
+        if improper:
+            refuses_density(lambda i=u_t: stream.emit(i))
+        said = None if improper else stream.emit(u_t)
         score = stream.update(y_t, u_t)
         near_log(score, whole.log_prob[..., t], f"streamed step {t}")
         near_belief(stream.belief, ps.at(whole.updated, t), whole.predicted, f"streamed step {t}")
-        if not y_t.isnan().any():
+        if said is not None and not y_t.isnan().any():
             near_log(said.log_prob(y_t), score, f"streamed emit {t}")
 
 
@@ -373,6 +400,9 @@ def law_09(row: Row, case: Case) -> None:
     model, (y, u) = model_of(row, case), data_of(row, case)
     truth = row.exact(model, y, u)
     path = model.decode(y, u)
+    if still_improper(row, ps.at(model.filter(y, u).updated, -1)):
+        refuses_density(lambda: model.sample_states(y, 400, u=u, seed=case.seed))
+        return
     drawn = model.sample_states(y, 400, u=u, seed=case.seed)
     assert torch.equal(drawn, model.sample_states(y, 400, u=u, seed=case.seed))
     if row.oracle == "enumeration":
@@ -546,6 +576,9 @@ def law_13(row: Row, case: Case) -> None:
     """a forecast of one step is emit(predict(last belief))"""
     model, (y, u) = model_of(row, case), data_of(row, case)
     _, future = row.data(case.seed + 7, 1, case.batch)
+    if still_improper(row, ps.at(model.filter(y, u).updated, -1)):
+        refuses_density(lambda: model.forecast(y, 1, u, future_u=future))
+        return
     says = model.forecast(y, 1, u, future_u=future, n_samples=3, seed=0)
     u_next = given(future, (..., 0, slice(None)))
     with torch.no_grad():
@@ -573,9 +606,13 @@ def law_14(row: Row, case: Case) -> None:
     assert model.log_prob(nothing, no_inputs).item() == 0
     assert model.filter(nothing, no_inputs).predicted[0].shape[0] == 0
     future = None if u is None else u[:2]
-    assert model.forecast(nothing, 2, no_inputs, future_u=future, n_samples=2, seed=0).steps == 2
     assert model.sample(0, u=no_inputs).shape == (0, row.dim)
-    assert model.sample(1, u=given(u, slice(1)), seed=0).shape == (1, row.dim)
+    if row.improper:
+        refuses_density(lambda: model.forecast(nothing, 2, no_inputs))
+        refuses_density(lambda: model.sample(1))
+    else:
+        assert model.forecast(nothing, 2, no_inputs, future_u=future, n_samples=2, seed=0).steps == 2
+        assert model.sample(1, u=given(u, slice(1)), seed=0).shape == (1, row.dim)
     refused = [model.score, model.fit, *([model.decode] if row.latent else [])]
     for call in refused:
         with pytest.raises(ValueError, match="y must have at least one step"):

@@ -240,9 +240,15 @@ class Joint:
     cov: Array
     steps: int
     state_dim: int
+    #: (T n + T m, d): what a diffuse delta adds to the mean
+    loading: Array | None = None
 
     def condition(self, y: Array) -> Conditioned:
-        """Condition on the entries of y that are not NaN."""
+        """Condition on the entries of y that are not NaN.
+
+        With a diffuse delta by generalised least squares: log p(y) is that of the residuals with its density of the
+        estimate taken off, and directions of delta that y does not show stay diffuse.
+        """
         n_states = self.steps * self.state_dim
         seen = n_states + np.flatnonzero(~np.isnan(y.reshape(-1)))
         values = y.reshape(-1)[seen - n_states]
@@ -253,19 +259,33 @@ class Joint:
         gain = scipy.linalg.solve(inner / np.outer(unit, unit), (cross / unit).T, assume_a="sym").T / unit
         mean = self.mean + gain @ (values - self.mean[seen])
         cov = self.cov - gain @ cross.T
+        log_prob, diffuse = log_normal(values, self.mean[seen], inner), None
+        if self.loading is not None:
+            shown = self.loading[seen]
+            effect = self.loading - gain @ shown
+            weighted = scipy.linalg.solve(inner / np.outer(unit, unit), shown / unit[:, None], assume_a="sym").T / unit
+            information, directions = np.linalg.eigh(weighted @ shown)
+            known = information > 1e-9 * max(information.max(), 1e-300)
+            axes, sizes = directions[:, known], information[known]
+            estimate = axes.T @ weighted @ (values - self.mean[seen]) / sizes
+            log_prob += 0.5 * float(estimate**2 @ sizes - np.log(sizes).sum())
+            mean, cov = mean + effect @ axes @ estimate, cov + (effect @ axes / sizes) @ (effect @ axes).T
+            left = (effect @ directions[:, ~known])[:n_states].reshape(self.steps, self.state_dim, -1)
+            diffuse = left @ left.swapaxes(1, 2)
         means, covs = mean[:n_states].reshape(self.steps, -1), cov[:n_states, :n_states]
         blocks = covs.reshape(self.steps, self.state_dim, self.steps, self.state_dim)
         marginals = np.array([blocks[t, :, t] for t in range(self.steps)])
         m = (len(self.mean) - n_states) // self.steps
         rest = cov[n_states:, n_states:].reshape(self.steps, m, self.steps, m)
         return Conditioned(
-            log_prob=log_normal(values, self.mean[seen], inner),
+            log_prob=log_prob,
             mean=means,
             cov=marginals,
             joint_mean=mean[:n_states],
             joint_cov=covs,
             observed_mean=mean[n_states:].reshape(self.steps, m),
             observed_cov=np.array([rest[t, :, t] for t in range(self.steps)]),
+            diffuse=diffuse,
         )
 
 
@@ -280,6 +300,7 @@ class Conditioned:
     joint_cov: Array  # (T n, T n)
     observed_mean: Array  # (T, m)
     observed_cov: Array  # (T, m, m)
+    diffuse: Array | None = None  # (T, n, n), what is left of a diffuse start
 
 
 def log_normal(value: Array, mean: Array, cov: Array) -> float:
@@ -295,31 +316,43 @@ def log_normal(value: Array, mean: Array, cov: Array) -> float:
 
 def joint_of_lds(model: Any, steps: int, u: Array | None = None) -> Joint:
     """Unroll z_t and y_t as linear functions of independent noises (z_0, w_1 .., v_0 ..)."""
-    a, q = array(model.transition_matrix), array(model.transition_cov)
-    c, r = array(model.emission_matrix), array(model.emission_cov)
-    n, m = a.shape[0], c.shape[0]
+    a, q, c, r = (
+        np.broadcast_to(value if value.ndim == 2 else value[:steps], (steps, *value.shape[-2:]))
+        for value in map(
+            array, (model.transition_matrix, model.transition_cov, model.emission_matrix, model.emission_cov)
+        )
+    )
+    n, m = a.shape[1], c.shape[1]
     b, d = array(model.transition_input_matrix), array(model.emission_input_matrix)
-    drive = np.zeros((steps, n)) + array(model.transition_offset)
-    level = np.zeros((steps, m)) + array(model.emission_offset)
+    moves, levels = array(model.transition_offset), array(model.emission_offset)
+    drive = np.zeros((steps, n)) + (moves if moves.ndim == 1 else moves[:steps])
+    level = np.zeros((steps, m)) + (levels if levels.ndim == 1 else levels[:steps])
     if u is not None:
         drive, level = drive + u @ b.T, level + u @ d.T
-    noise = scipy.linalg.block_diag(array(model.initial_cov), *[q] * (steps - 1), *[r] * steps)
+    start = model.system()
+    noise = scipy.linalg.block_diag(array(start.initial_cov), *q[1:], *r)
     rows_z = np.zeros((steps, n, noise.shape[0]))
     mean_z = np.zeros((steps, n))
     for t in range(steps):
         if t == 0:
-            mean_z[0] = array(model.initial_mean)
+            mean_z[0] = array(start.initial_mean)
         else:
-            mean_z[t] = a @ mean_z[t - 1] + drive[t]
-            rows_z[t] = a @ rows_z[t - 1]
+            mean_z[t] = a[t] @ mean_z[t - 1] + drive[t]
+            rows_z[t] = a[t] @ rows_z[t - 1]
         rows_z[t][:, t * n : (t + 1) * n] += np.eye(n)
-    rows_y = np.einsum("mn,tnk->tmk", c, rows_z)
+    rows_y = c @ rows_z
     for t in range(steps):
         rows_y[t][:, steps * n + t * m : steps * n + (t + 1) * m] += np.eye(m)
-    mean_y = mean_z @ c.T + level
+    mean_y = (c @ mean_z[..., None])[..., 0] + level
     rows = np.concatenate([rows_z.reshape(steps * n, -1), rows_y.reshape(steps * m, -1)])
     mean = np.concatenate([mean_z.reshape(-1), mean_y.reshape(-1)])
-    return Joint(mean_z, mean, rows @ noise @ rows.T, steps, n)
+    loading = None
+    if start.initial_diffuse is not None:
+        states = [array(start.initial_diffuse)]
+        for t in range(1, steps):
+            states.append(a[t] @ states[-1])
+        loading = np.concatenate([*states, *(emission @ state for emission, state in zip(c, states, strict=True))])
+    return Joint(mean_z, mean, rows @ noise @ rows.T, steps, n, loading)
 
 
 def joint_of_ar(model: Any, steps: int, u: Array | None = None) -> Joint:

@@ -705,6 +705,29 @@ def test_54_sensors_in_different_units() -> None:
     near(mixed.smooth(units * y).cov, plain.smooth(y).cov, "cov")
 
 
+@pytest.mark.parametrize("unit", [1e-8, 1.0, 1e8])
+def test_56_a_very_wide_start_in_any_unit(unit: float) -> None:
+    """The limit of wide starts is the diffuse one, and no covariance loses its sign on the way (see ops)."""
+    parts = {"transition_matrix": [[1.0, 1.0], [0.0, 1.0]], "transition_cov": np.diag([0.5, 0.1]) * unit**2}
+    parts |= {"emission_matrix": [[1.0, 0.0]], "emission_cov": [[unit**2]]}
+    y, kappa = unit * normal(30, 1), 1e16 * unit**2
+    wide = ps.LDS(**parts, initial_mean=np.zeros(2), initial_cov=kappa * np.eye(2))
+    diffuse = ps.LDS(**parts, initial="diffuse")
+    moved = wide.log_prob(y).item() + math.log(kappa)
+    assert moved == pytest.approx(diffuse.log_prob(y).item(), rel=1e-10, abs=1e-9)
+    near(wide.smooth(y).cov, diffuse.smooth(y).cov, "cov", 1e-10)
+    assert float(torch.linalg.eigvalsh(wide.smooth(y).cov).min()) > 0
+
+
+def test_64_a_stationary_start_at_the_unit_root() -> None:
+    for root in (1.0, 1.1):
+        model = ps.LDS(
+            transition_matrix=[[root]], transition_cov=[[1.0]], emission_matrix=[[1.0]], emission_cov=[[1.0]],
+            initial="stationary",
+        )  # fmt: skip
+        refused(lambda m=model: m.log_prob(normal(6, 1)), "unit circle", "diffuse", "transition_matrix")
+
+
 @pytest.mark.parametrize("size", [1e-6, 1.0, 1e6])
 @pytest.mark.parametrize("name", ["transition_cov", "emission_cov", "initial_cov"])
 def test_66_covariances_that_are_none(name: str, size: float) -> None:

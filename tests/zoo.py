@@ -43,6 +43,8 @@ class Row:
     latent: bool = False
     #: state paths have a density under the model
     path_density: bool = True
+    #: the first beliefs may be diffuse, so that they have no predictive density
+    improper: bool = False
     #: "enumeration" or "dense": an oracle for the whole posterior, which handles missing entries
     oracle: Literal["enumeration", "dense"] | None = None
     #: what `rescale` does to a belief: nothing ("state"), the same as to the data ("data"), or that to its window
@@ -538,6 +540,20 @@ def lds_singular(seed: int) -> ps.LDS:
     return ps.LDS(**{**lds_parts(seed, 2, 1), "transition_cov": direction @ direction.T})
 
 
+def lds_restricted(seed: int) -> ps.LDS:
+    """Structured covariances, a stable transition and a prior at once."""
+    rng = np.random.default_rng([seed, 12])
+    parts = lds_parts(seed, 2, 1)
+    parts |= {"transition_cov": np.diag(rng.uniform(0.2, 1.0, size=2)), "emission_matrix": [[1.0, rng.normal()]]}
+    return ps.LDS(
+        **parts,
+        transition_covariance="diag",
+        emission_covariance="spherical",
+        stable=True,
+        priors={"transition_matrix": ps.priors.Normal(0.0, 0.5)},
+    )
+
+
 def lds_offsets(seed: int) -> ps.LDS:
     rng = np.random.default_rng([seed, 6])
     offsets = {"transition_offset": rng.normal(size=2), "emission_offset": 3 * rng.normal(size=3)}
@@ -556,6 +572,63 @@ def noiseless_walk(seed: int) -> ps.LDS:
         initial_mean=[rng.normal()],
         initial_cov=[[p]],
     )
+
+
+def diffuse_level(seed: int) -> ps.LDS:
+    """A random walk seen with noise, of which nothing is known before."""
+    q, r = np.random.default_rng([seed, 12]).uniform(0.5, 2.0, size=2)
+    one = [[1.0]]
+    return ps.LDS(
+        transition_matrix=one, transition_cov=[[q]], emission_matrix=one, emission_cov=[[r]], initial="diffuse"
+    )
+
+
+def diffuse_trend(seed: int) -> ps.LDS:
+    """A local linear trend, of which nothing is known, and a stationary cycle, seen together and apart."""
+    rng = np.random.default_rng([seed, 13])
+    matrix, noise = np.eye(3), np.zeros((3, 3))
+    matrix[0, 1], matrix[2, 2] = 1.0, rng.uniform(0.3, 0.9)
+    noise[0, 0], noise[2, 2] = rng.uniform(0.5, 2.0, size=2)
+    return ps.LDS(
+        transition_matrix=matrix,
+        transition_cov=noise,
+        emission_matrix=[[1.0, 0.0, 1.0], [0.0, 0.5, -1.0]],
+        emission_cov=0.5 * covariance(rng, 2),
+        initial="stationary",
+        initial_diffuse=[True, True, False],
+    )
+
+
+def lds_varying(seed: int) -> ps.LDS:
+    """Everything varies, over 21 steps; the length of the time axis says so, not a shape that it happens to have."""
+    rng, steps = np.random.default_rng([seed, 14]), 21
+    return ps.LDS(
+        transition_matrix=0.5 * rng.normal(size=(steps, 2, 2)),
+        transition_cov=covariance(rng, 2, steps),
+        emission_matrix=rng.normal(size=(steps, 2, 2)),
+        emission_cov=covariance(rng, 2, steps),
+        transition_offset=rng.normal(size=(steps, 2)),
+        emission_offset=rng.normal(size=(steps, 2)),
+        initial_mean=rng.normal(size=2),
+        initial_cov=covariance(rng, 2),
+    )
+
+
+def lds_regression(seed: int) -> ps.LDS:
+    """Coefficients that stand still and of which nothing is known, seen through a known row for every step."""
+    rng = np.random.default_rng([seed, 15])
+    return ps.LDS(
+        transition_matrix=np.eye(2),
+        transition_cov=np.zeros((2, 2)),
+        emission_matrix=rng.normal(size=(21, 1, 2)),
+        emission_cov=[[rng.uniform(0.5, 2.0)]],
+        initial="diffuse",
+    )
+
+
+def lds_stationary(seed: int) -> ps.LDS:
+    parts = {name: value for name, value in lds_parts(seed, 2, 2).items() if not name.startswith("initial")}
+    return ps.LDS(**parts, initial="stationary", transition_offset=[0.5, -0.2])
 
 
 def ar(seed: int, order: int, dim: int, radius: float = 0.8) -> ps.AR:
@@ -590,7 +663,14 @@ LINEAR_ROWS = [
     linear_row("lds-inputs", lds_inputs, 1, input_dim=1),
     linear_row("lds-singular", lds_singular, 1, path_density=False),
     linear_row("lds-offsets", lds_offsets, 3),
+    linear_row("lds-restricted", lds_restricted, 1),
     linear_row("lds-noiseless-walk", noiseless_walk, 1, path_density=False),
+    linear_row("lds-diffuse-level", diffuse_level, 1, improper=True),
+    linear_row("lds-diffuse-trend", diffuse_trend, 2, improper=True, path_density=False, fit_methods=("gradient",)),
+    linear_row("lds-square-root", lambda s: ps.LDS(**lds_parts(s, 2, 2), numerics="square_root"), 2),
+    linear_row("lds-varying", lds_varying, 2, fit_methods=()),
+    linear_row("lds-regression", lds_regression, 1, improper=True, path_density=False, fit_methods=()),
+    linear_row("lds-stationary", lds_stationary, 2, fit_methods=("gradient",)),
     ar_row("ar-1", lambda s: ar(s, 1, 1), 1),
     ar_row("ar-2", lambda s: ar(s, 2, 1), 1),
     ar_row("ar-vector", lambda s: ar(s, 2, 2), 2),

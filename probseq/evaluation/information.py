@@ -100,7 +100,9 @@ def coordinates(model: nn.Module) -> list[Block]:
             declared.add(id(raw))
             if raw.requires_grad and raw.numel():
                 param.raw(module)  # NotFitted where there is no value
-                block = Block(f"{path}.{name}" if path else name, (module, param), raw, torch.isfinite(raw.detach()))
+                free = torch.isfinite(raw.detach())
+                free = free & ~module.held_entries[name] if name in module.held_entries else free
+                block = Block(f"{path}.{name}" if path else name, (module, param), raw, free)
                 blocks.append(_reduced(block))
     for name, raw in model.named_parameters():
         if id(raw) not in declared and raw.requires_grad and raw.numel():

@@ -25,7 +25,10 @@ again; the array `slot` names, for every step, the row of the workspace that hol
     y           (B, T, m);   observed (B, T, m) boolean, or (0, 0, 0) where every entry below lengths is observed
     cov         (G, T, n, n) P_t by slot; gain (G, T, m, n) K_t'; whitener (G, T, m, m) W_t; slot (G, T)
     mean        (B, T, n)    m_t;  weighted (B, T, m)  W_t' W_t v_t = S_t^-1 v_t
-    status      (3,)         condition (0 none, 1 singular innovation, 2 overflow), sequence, step
+    status      (3,)         condition (0 none, 1 singular innovation, 2 overflow, 3 ill-conditioned), sequence, step
+
+`kalman_root.py` has the same covariance recursion on square roots, for the steps of an exact diffuse start and for
+ill-conditioned problems.
 
 Reference: Durbin and Koopman, Time Series Analysis by State Space Methods, 2nd ed. (2012), sec. 4.3 and 4.10.
 """
@@ -36,6 +39,7 @@ import numpy as np
 from numba import njit
 
 from probseq.kernels.kalman_covariance import OVERFLOW, SINGULAR, copy, covariance_steps
+from probseq.kernels.kalman_root import columns_in_use, root_steps
 
 __all__ = ["CHUNK", "LANES", "OVERFLOW", "SINGULAR", "filter_forward", "mean_lanes", "mean_steps"]
 
@@ -197,8 +201,13 @@ def mean_lanes(m0, A, d, C, y, seen, lengths, gain, whitener, log_norm, slot, me
 def filter_forward(
     m0, P0, A, Q, d, C, R, y, observed, lengths, shared,
     cov, gain, whitener, log_norm, slot, mean, weighted, steps, log_prob, status, covariances_only, blas,
+    watch, always, root_P0, root_Q, root_R, diffuse_start, roots, diffuses, until,
 ):  # fmt: skip
     """Filter a batch: write log p(y) (B,), and every workspace whose time axis is not empty (see the module's table).
+
+    With `watch` an ill-conditioned step is a condition. `always` is None where no step needs square roots, True where
+    all do and False for those of a diffuse start, `diffuse_start` (1 or B, n, d). Then the factors root_* and the
+    workspaces of `kalman_root.py` are used, and `until` (G,) gets the number of steps with a diffuse predicted belief.
 
     `shared` is the index of a sequence whose covariances hold for all (the longest), or -1 where each has its own.
     Without workspaces, `gain`, `whitener`, `log_norm` and `slot` have one group and CHUNK or T rows.  With
@@ -208,7 +217,8 @@ def filter_forward(
     m = y.shape[2]
     keep, partial, per_step = cov.shape[1] > 0, observed.shape[1] > 0, steps.shape[1] > 0
     P, x = np.empty((n, n)), np.empty((batch, n))
-    mask, reach, memory = np.empty(m, np.bool_), np.empty(n), np.empty(4, np.int64)
+    mask, reach, memory = np.empty(m, np.bool_), np.empty(n), np.empty(6, np.int64)
+    root, diffuse = np.empty((n, n)), np.empty((n, diffuse_start.shape[2]))
     for b in range(batch):
         log_prob[b] = 0.0
         for i in range(n):
@@ -223,15 +233,31 @@ def filter_forward(
         for i in range(n):
             reach[i] = 0.0
         memory[0], memory[1], memory[2], memory[3] = -1, 0, 0, 0
+        memory[4], memory[5] = 0, 0
+        if always is not None:
+            copy(root_P0[lead if root_P0.shape[0] > 1 else 0], root)
+            copy(diffuse_start[lead if diffuse_start.shape[0] > 1 else 0], diffuse)
+            memory[4] = columns_in_use(diffuse)
         for start in range(0, last, CHUNK):
             stop, base = min(start + CHUNK, last), 0 if gain.shape[1] >= last else start
             status[1] = lead
-            covariance_steps(
-                start, stop, last, base, A, Q, C, R, observed[lead if partial else 0], P, mask, reach, memory,
-                cov[g], gain[g], whitener[g], log_norm[g], slot[g], status, blas,
-            )  # fmt: skip
-            if status[0] != 0:
-                return
+            reached = start
+            if always is not None and (always or memory[4] > 0):
+                reached = root_steps(
+                    start, stop, last, base, A, Q, C, R, root_Q, root_R, observed[lead if partial else 0], always,
+                    root, diffuse, P, mask, reach, memory, cov[g], roots[g], diffuses[g], gain[g], whitener[g],
+                    log_norm[g], slot[g], status,
+                )  # fmt: skip
+                if status[0] != 0:
+                    return
+                until[g] = memory[5]
+            if reached < stop:
+                covariance_steps(
+                    reached, stop, last, base, A, Q, C, R, observed[lead if partial else 0], P, mask, reach, memory,
+                    cov[g], gain[g], whitener[g], log_norm[g], slot[g], status, watch, blas,
+                )  # fmt: skip
+                if status[0] != 0:
+                    return
             for b in range(first, beyond):
                 log_prob[b] += mean_steps(
                     start, min(stop, lengths[b]), lengths[b], base, A, d[b if d.shape[0] > 1 else 0], C, y[b],

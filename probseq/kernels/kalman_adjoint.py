@@ -41,6 +41,9 @@ from probseq.kernels.kalman import LANES, mean_steps
 from probseq.kernels.kalman_covariance import STEADY, clear, close_loop, copy, settled
 from probseq.kernels.linalg import product, product_left_transposed, product_right_transposed, symmetrise, unchanged
 
+LOST = 1e-5
+"""Share of a predicted variance below which P - P N P is judged to have lost too much."""
+
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def add(scale, source, target, row):
@@ -52,14 +55,17 @@ def add(scale, source, target, row):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def covariance_adjoint(
-    A, C, cov, gain, whitener, slot, spans, spaces, loads,
-    grad_P0, grad_A, grad_Q, grad_C, grad_R, smoothed, lagged, blas,
+    A, C, cov, gain, whitener, slot, spans, spaces, until, loads,
+    grad_P0, grad_A, grad_Q, grad_C, grad_R, smoothed, lagged, edge, spent, blas,
 ):  # fmt: skip
     """Run N_t backward for every group; add the matrix terms of the gradients, write V_t (H, T, n, n) and the lag-one
-    covariances (H, T - 1, n, n).
+    covariances (H, T - 1, n, n).  A share of a variance up to `spent` counts as none.
 
-    Where the forward covariances and N_t have both settled, steps repeat: they are counted and added at once.
+    It stops at step `until` (G,), 0 unless the start is diffuse, and leaves N there in `edge` (H, n, n). Where the
+    forward covariances and N_t have both settled, steps repeat: they are counted and added at once.  Returns whether
+    some V_t lost its digits in the subtraction.
     """
+    lost = False
     m, n = C.shape[1], C.shape[2]
     wanted, moments = grad_A.shape[0] > 0, smoothed.shape[1] > 0
     N, earlier, D, inverse = np.empty((n, n)), np.empty((n, n)), np.empty((m, m)), np.empty((m, m))
@@ -69,7 +75,7 @@ def covariance_adjoint(
         g, last, load = spaces[h], spans[h], loads[h]
         clear(N)
         quiet, steps, repeating = 0, 0, False
-        for t in range(last - 1, -1, -1):
+        for t in range(last - 1, until[g] - 1, -1):
             s = slot[g, t]
             inner = t + 1 < last
             a, c = t + 1 if A.shape[0] > 1 and inner else 0, t if C.shape[0] > 1 else 0
@@ -110,7 +116,7 @@ def covariance_adjoint(
                 if moments:
                     if inner:
                         lag_one(cov[g, slot[g, t + 1]], HP, LP, square, lagged[h, t], blas)
-                    smooth_covariance(earlier, P, square, smoothed[h, t], blas)
+                    lost = smooth_covariance(earlier, P, square, smoothed[h, t], spent, blas) or lost
                 steps += 1
                 quiet = quiet + 1 if unchanged(earlier, N, STEADY) else 0
                 repeating = settled(quiet, steps)
@@ -123,21 +129,28 @@ def covariance_adjoint(
                     add(-load, HP, grad_A, a)
                 add(-load, Z, grad_C, c)
                 add(-0.5 * load, D, grad_R, t if grad_R.shape[0] > 1 else 0)
-                if t > 0:
+                if t > until[g]:
                     add(-0.5 * load, N, grad_Q, t if grad_Q.shape[0] > 1 else 0)
-                else:
+                elif t == 0:
                     add(-0.5 * load, N, grad_P0, g if grad_P0.shape[0] > 1 else 0)
+        if edge.shape[0] > 0:
+            copy(N, edge[h])
+    return lost
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def smooth_covariance(N, P, scratch, out, blas):
-    """out = P - P N P, symmetric."""
+def smooth_covariance(N, P, scratch, out, spent, blas):
+    """out = P - P N P, symmetric.  Returns whether a variance is a small rest of that in P: below LOST, not `spent`."""
     product(N, P, scratch, blas)
     product(P, scratch, out, blas)
     for i in range(P.shape[0]):
         for j in range(P.shape[0]):
             out[i, j] = P[i, j] - out[i, j]
     symmetrise(out)
+    lost = False
+    for i in range(P.shape[0]):
+        lost = lost or spent * P[i, i] < abs(out[i, i]) < LOST * P[i, i]
+    return lost
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -151,12 +164,13 @@ def lag_one(later, HP, LP, scratch, out, blas):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def mean_adjoint(
-    A, C, cov, gain, slot, spaces, lengths, mean, weighted, weights,
-    grad_m0, grad_P0, grad_A, grad_Q, grad_d, grad_C, grad_R, grad_y, smoothed,
+    A, C, cov, gain, slot, spaces, until, lengths, mean, weighted, weights,
+    grad_m0, grad_P0, grad_A, grad_Q, grad_d, grad_C, grad_R, grad_y, smoothed, edge,
 ):  # fmt: skip
     """Run r_t backward for every sequence; add the vector terms of the gradients, write zhat_t (B, T, n).
 
-    `spaces` (B,) names each sequence's row in the covariance workspaces.
+    `spaces` (B,) names each sequence's row in the covariance workspaces. It stops at step `until` (G,) and leaves r
+    there in `edge` (B, n).
     """
     batch, m, n = mean.shape[0], C.shape[1], C.shape[2]
     wanted, moments = grad_A.shape[0] > 0, smoothed.shape[1] > 0
@@ -165,7 +179,7 @@ def mean_adjoint(
         g, last, weight = spaces[b], lengths[b], weights[b]
         for i in range(n):
             r[i] = 0.0
-        for t in range(last - 1, -1, -1):
+        for t in range(last - 1, until[g] - 1, -1):
             s = slot[g, t]
             inner = t + 1 < last
             a, c = t + 1 if A.shape[0] > 1 and inner else 0, t if C.shape[0] > 1 else 0
@@ -202,13 +216,13 @@ def mean_adjoint(
                         grad_C[c, j, i] += weight * e[j] * z[i]
                     for k in range(m):
                         grad_R[o, j, k] += 0.5 * weight * e[j] * e[k]
-                if t > 0:
+                if t > until[g]:
                     k, u = b if grad_d.shape[0] > 1 else 0, t if grad_d.shape[1] > 1 else 0
                     for i in range(n):
                         grad_d[k, u, i] += weight * p[i]
                         for j in range(n):
                             grad_Q[q, i, j] += 0.5 * weight * p[i] * p[j]
-                else:
+                elif t == 0:
                     k = b if grad_P0.shape[0] > 1 else 0
                     for i in range(n):
                         grad_m0[b, i] = weight * p[i]
@@ -216,6 +230,9 @@ def mean_adjoint(
                             grad_P0[k, i, j] += 0.5 * weight * p[i] * p[j]
             for i in range(n):
                 r[i] = p[i]
+        if edge.shape[0] > 0:
+            for i in range(n):
+                edge[b, i] = r[i]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -241,8 +258,8 @@ def multiply_lanes(x, y, sums):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def mean_adjoint_lanes(
-    A, C, cov, gain, slot, lengths, mean, weighted, weights,
-    grad_m0, grad_P0, grad_A, grad_Q, grad_d, grad_C, grad_R, grad_y, smoothed,
+    A, C, cov, gain, slot, until, lengths, mean, weighted, weights,
+    grad_m0, grad_P0, grad_A, grad_Q, grad_d, grad_C, grad_R, grad_y, smoothed, edge,
 ):  # fmt: skip
     """`mean_adjoint` for many sequences with the same covariances (cov (T, n, n), ...), LANES of them innermost.
 
@@ -268,7 +285,7 @@ def mean_adjoint_lanes(
         for b in range(width):
             load[b] = weights[origin + b]
             last = max(last, lengths[origin + b])
-        for t in range(last - 1, -1, -1):
+        for t in range(last - 1, until - 1, -1):
             s = slot[t]
             a, c = t + 1 if A.shape[0] > 1 and t + 1 < last else 0, t if C.shape[0] > 1 else 0
             for b in range(width):
@@ -316,7 +333,7 @@ def mean_adjoint_lanes(
                             grad_m0[origin + b, i] = load[b] * p[i, b]
                             for j in range(n):
                                 grad_P0[0, i, j] += 0.5 * load[b] * p[i, b] * p[j, b]
-                else:
+                elif t > until:
                     multiply_lanes(p, p, sum_Q)
                     if grad_d.shape[0] == 1:
                         multiply_lanes(ones, p, sum_d)
@@ -324,7 +341,7 @@ def mean_adjoint_lanes(
                         for b in range(width):
                             for i in range(n):
                                 grad_d[origin + b, t if grad_d.shape[1] > 1 else 0, i] += load[b] * p[i, b]
-                if varying or t == 0:
+                if varying or t == until:
                     add_lanes(sum_A, load, 1.0, grad_A, a)
                     add_lanes(sum_C, load, 1.0, grad_C, c)
                     add_lanes(sum_R, load, 0.5, grad_R, t if grad_R.shape[0] > 1 else 0)
@@ -335,6 +352,10 @@ def mean_adjoint_lanes(
             for i in range(n):
                 for b in range(LANES):
                     r[i, b] = p[i, b]
+        if edge.shape[0] > 0:
+            for b in range(width):
+                for i in range(n):
+                    edge[origin + b, i] = r[i, b]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

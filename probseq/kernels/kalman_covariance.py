@@ -4,10 +4,12 @@
     P_{t+1} = L_t P_t L_t' + (A_{t+1} K_t) R_t (A_{t+1} K_t)' + Q_{t+1},   L_t = A_{t+1} (I - K_t C_t)
 
 The second line is Joseph's form carried through the transition: a sum of positive semidefinite terms, right for any
-gain, and without updated moments.  Missing entries have zero rows in C, so zero columns in K and W: the update is the
-one of the observed rows, exactly.  A covariance that has stopped changing is not computed again (`STEADY`); the array
-`slot` names, for every step, the row of the workspace that holds its covariance, gain and whitener.  Symbols and
-shapes are those of `kalman.py`.
+gain, and without updated moments.  Where every sensor leaves a good share of a variance (`BLUNT`) nothing can cancel,
+and A (P - P C' S^-1 C P) A' + Q is the same to rounding for fewer products.
+
+Missing entries have zero rows in C, so zero columns in K and W: the update is the one of the observed rows, exactly.
+A covariance that has stopped changing is not computed again (`STEADY`); the array `slot` names, for every step, the
+row of the workspace that holds its covariance, gain and whitener.  Symbols and shapes are those of `kalman.py`.
 
 References: Bucy and Joseph, Filtering for Stochastic Processes (1968); Anderson and Moore, Optimal Filtering (1979),
 sec. 4.4.
@@ -34,8 +36,39 @@ from probseq.kernels.linalg import (
 STEADY = 1e-14
 """Largest relative change of a covariance, in units of its own standard deviations, that counts as none."""
 
+BLUNT = 1e-2
+"""Share of a predicted variance of y that is noise from which an update may subtract."""
+
+FEW = 4
+"""States up to which the saving is not worth the decision."""
+
 LOG_TWO_PI = math.log(2.0 * math.pi)
-SINGULAR, OVERFLOW = 1, 2
+SINGULAR, OVERFLOW, ILL_CONDITIONED = 1, 2, 3
+
+SHARE = 1e-7
+"""Share of a variance below which what is left of it has lost half the digits to cancellation."""
+
+
+@njit(cache=True, nogil=True, error_model="numpy", inline="always")
+def ill_conditioned(cov, emission, noise, mask, scale, factor):
+    """Whether this step's update loses half the digits, in shares of variances, so without units.
+
+    scale_j^2 = S_jj and the Cholesky factor of the correlations of S are what `whiten` leaves.  Digits go where a
+    predicted variance c' P c is a small rest of its terms, where one coordinate is nearly a combination of others,
+    and where a sensor is far better than what was known before.
+    """
+    m, n = emission.shape
+    for j in range(m):
+        if not mask[j]:
+            continue
+        variance, terms = scale[j] * scale[j], 0.0
+        for i in range(n):
+            terms += emission[j, i] * emission[j, i] * cov[i, i]
+        if variance < SHARE * terms or factor[j, j] * factor[j, j] < SHARE:
+            return True
+        if 0.0 < noise[j, j] < 0.1 * SHARE * variance:
+            return True
+    return False
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -133,6 +166,52 @@ def carry_reach(transition, emission, carried_gain, cov, reach):
             for k in range(m):
                 size += abs(carried_gain[k, i] * emission[k, j])
             reach[i] += size * math.sqrt(cov[j, j])
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def blunt(noise, mask, scale):
+    """Whether no sensor removes nearly all of a variance; scale_j^2 = S_jj."""
+    result = True
+    for j in range(noise.shape[0]):
+        result = result and not (mask[j] and noise[j, j] < BLUNT * scale[j] * scale[j])
+    return result
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def predict_blunt(cov, transition, process, root, updated, left, out, blas):
+    """out = A (P - root' root) A' + Q, symmetric, for root = W C P."""
+    n, m = cov.shape[0], root.shape[0]
+    if blas is not None:
+        product_left_transposed(root, root, updated, blas)
+        for i in range(n):
+            for j in range(n):
+                updated[i, j] = cov[i, j] - updated[i, j]
+        product(transition, updated, left, blas)
+        product_right_transposed(left, transition, out, blas)
+        for i in range(n):
+            for j in range(n):
+                out[i, j] += process[i, j]
+        symmetrise(out)
+    else:
+        for i in range(n):
+            for j in range(i + 1):
+                total = cov[i, j]
+                for k in range(m):
+                    total -= root[k, i] * root[k, j]
+                updated[i, j] = total
+                updated[j, i] = total
+        for i in range(n):
+            for k in range(n):
+                total = 0.0
+                for j in range(n):
+                    total += transition[i, j] * updated[j, k]
+                left[i, k] = total
+            for k in range(i + 1):
+                total = 0.5 * (process[i, k] + process[k, i])
+                for j in range(n):
+                    total += left[i, j] * transition[k, j]
+                out[i, k] = total
+                out[k, i] = total
 
 
 @njit(cache=True, nogil=True, error_model="numpy", inline="always")
@@ -259,13 +338,14 @@ def same_pattern(seen, t, mask):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def covariance_steps(
-    start, stop, last, base, A, Q, C, R, seen, P, mask, reach, memory, cov, gain, whitener, log_norm, slot, status, blas
-):
+    start, stop, last, base, A, Q, C, R, seen, P, mask, reach, memory, cov, gain, whitener, log_norm, slot, status,
+    watch, blas,
+):  # fmt: skip
     """Run the covariance recursion over steps [start, stop) of a group whose sequences end before `last`.
 
     Row t - base of the workspace belongs to step t.  P (n, n), mask (m,), reach (n,) and memory = (steady row or -1,
     quiet steps, steps since the pattern changed, observed entries) carry the state from one call to the next.
-    `seen` is the group's pattern (T, m), or (0, 0).
+    `seen` is the group's pattern (T, m), or (0, 0).  With `watch` an ill-conditioned step is a condition.
     """
     n, m = P.shape[0], C.shape[1]
     fixed = A.shape[0] == 1 and Q.shape[0] == 1 and C.shape[0] == 1 and R.shape[0] == 1
@@ -308,10 +388,14 @@ def covariance_steps(
             if not abs(log_det) < np.inf:
                 status[0], status[2] = SINGULAR, t
                 return
+            if watch and ill_conditioned(P, emission, noise, mask, scale, variance):
+                status[0], status[2] = ILL_CONDITIONED, t
+                return
             log_norm[row] = -0.5 * (memory[3] * LOG_TWO_PI + log_det)
         else:
             clear(K)
             clear(W)
+            clear(root)
         store(K, gain, row)
         store(W, whitener, row)
         if keep:
@@ -320,7 +404,9 @@ def covariance_steps(
             return
         if transition_varies:
             A_next, Q_next = A[t + 1 if A.shape[0] > 1 else 0], Q[t + 1 if Q.shape[0] > 1 else 0]
-        if blas is None:
+        if n > FEW and not perfect and (memory[3] == 0 or blunt(noise, mask, scale)):
+            predict_blunt(P, A_next, Q_next, root, closed, left, following, blas)
+        elif blas is None:
             predict_small(P, A_next, Q_next, emission, noise, K, carried, closed, left, weighted, following)
         else:
             close_loop(A_next, emission, K, carried, closed, blas)

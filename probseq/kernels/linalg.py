@@ -38,11 +38,23 @@ def product(a, b, out, blas):
         np.dot(a, b, out)
         return
     for i in range(p):
-        for j in range(r):
+        j = 0
+        while j + 4 <= r:  # four sums at a time: one alone waits for itself
+            first, second, third, fourth = 0.0, 0.0, 0.0, 0.0
+            for k in range(q):
+                factor = a[i, k]
+                first += factor * b[k, j]
+                second += factor * b[k, j + 1]
+                third += factor * b[k, j + 2]
+                fourth += factor * b[k, j + 3]
+            out[i, j], out[i, j + 1], out[i, j + 2], out[i, j + 3] = first, second, third, fourth
+            j += 4
+        while j < r:
             total = 0.0
             for k in range(q):
                 total += a[i, k] * b[k, j]
             out[i, j] = total
+            j += 1
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -129,37 +141,71 @@ def whiten(covariance, whitener, scale):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def twice_product(a, b):
+    """a b without error, as the sum of two numbers (Dekker 1971)."""
+    high = a * b
+    shifted = 134217729.0 * a  # 2^27 + 1
+    a_high = shifted - (shifted - a)
+    shifted = 134217729.0 * b
+    b_high = shifted - (shifted - b)
+    a_low, b_low = a - a_high, b - b_high
+    return high, ((a_high * b_high - high) + a_high * b_low + a_low * b_high) + a_low * b_low
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def less_product(high, low, a, a_low, b, b_low):
+    """(high + low) - (a + a_low) (b + b_low), with twice the digits."""
+    term, rest = twice_product(-a, b)
+    rest -= a * b_low + a_low * b
+    total = high + term
+    part = total - high
+    low += ((high - (total - part)) + (term - part)) + rest
+    high = total + low
+    return high, low - (high - total)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def semidefinite_factor(covariances, factors):
     """Write lower-triangular F with F F' = S for positive semidefinite S (R, k, k) of any rank.
 
-    Cholesky's recursion on the correlation matrix; a variable whose unexplained share is at rounding level gets a
-    zero column, since a semidefinite matrix has nothing left there.
+    Cholesky's recursion with twice the digits, so that a share of a variance that the earlier variables leave keeps
+    its own digits, however small; a variable whose share is at rounding level of S gets a zero column, since a
+    semidefinite matrix has nothing left there.  Variables are scaled by powers of two first.
     """
     size = covariances.shape[1]
-    scale = np.empty(size)
+    scale, low = np.empty(size), np.zeros((size, size))
     for r in range(covariances.shape[0]):
         for j in range(size):
-            scale[j] = math.sqrt(max(covariances[r, j, j], 0.0))
+            variance = covariances[r, j, j]
+            scale[j] = 2.0 ** math.floor(0.5 * math.log2(variance)) if 0.0 < variance < np.inf else 0.0
         for j in range(size):
             for i in range(size):
                 factors[r, i, j] = 0.0
+                low[i, j] = 0.0
             if scale[j] == 0.0:
                 continue
-            pivot = 1.0
+            own = covariances[r, j, j] / scale[j] / scale[j]
+            pivot, rest = own, 0.0
             for k in range(j):
-                pivot -= factors[r, j, k] * factors[r, j, k]
-            if pivot <= 16.0 * size * EPSILON:
+                pivot, rest = less_product(pivot, rest, factors[r, j, k], low[j, k], factors[r, j, k], low[j, k])
+            if pivot <= 4.0 * size * EPSILON * own:
                 continue
-            factors[r, j, j] = math.sqrt(pivot)
+            root = math.sqrt(pivot)
+            left, left_low = less_product(pivot, rest, root, 0.0, root, 0.0)
+            factors[r, j, j], low[j, j] = root, (left + left_low) / (2.0 * root)
             for i in range(j + 1, size):
                 if scale[i] > 0.0:
-                    total = covariances[r, i, j] / scale[i] / scale[j]
+                    total, rest = covariances[r, i, j] / scale[i] / scale[j], 0.0
                     for k in range(j):
-                        total -= factors[r, i, k] * factors[r, j, k]
-                    factors[r, i, j] = total / factors[r, j, j]
+                        total, rest = less_product(
+                            total, rest, factors[r, i, k], low[i, k], factors[r, j, k], low[j, k]
+                        )
+                    quotient = total / root
+                    left, left_low = less_product(total, rest, quotient, 0.0, root, low[j, j])
+                    factors[r, i, j], low[i, j] = quotient, (left + left_low) / root
         for i in range(size):
             for j in range(i + 1):
-                factors[r, i, j] *= scale[i]
+                factors[r, i, j] = (factors[r, i, j] + low[i, j]) * scale[i]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

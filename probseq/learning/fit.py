@@ -8,6 +8,7 @@
   all further restarts. The best restart is kept, by validation score if there is one, else by likelihood.
 - Real-valued data are standardised inside and the model is mapped back, so that units and offsets do not matter.
 - `fixed={"transition_matrix", "emission.means"}` holds parameters.
+- Where a family accelerates EM (`em_accelerates`), up to 50 steps of L-BFGS finish what it found.
 - Ctrl-C returns the best so far with a warning. If anything else goes wrong the model is as it was before.
 """
 
@@ -27,7 +28,7 @@ from probseq.base import StateSpaceModel
 from probseq.checks import whole_number
 from probseq.emissions.base import Emission
 from probseq.errors import ConvergenceWarning, each_once, say
-from probseq.learning.em import run_em
+from probseq.learning.em import LOST, SETTLED, run_em
 from probseq.learning.gradient import run_adam, run_lbfgs
 from probseq.learning.history import History
 from probseq.learning.problem import Problem, Run, one_thread, split
@@ -36,6 +37,8 @@ from probseq.randomness import fresh_seed, spawn
 from probseq.sequences import Sequences
 
 logger = logging.getLogger("probseq")
+#: most iterations of L-BFGS after an accelerated EM has settled: its gains are small long before the maximum is near
+POLISH = 50
 
 
 def fit(
@@ -141,6 +144,12 @@ def _put_back(model: StateSpaceModel[Any], fixed: Iterable[str], before: Snapsho
         for name, parameter in model.named_parameters():
             if not parameter.requires_grad and not before.tensors[name].isnan().any():
                 parameter.copy_(before.tensors[name])
+        for path, module in parametric_modules(model):
+            for name, held in module.held_entries.items():
+                raw_name = module.params()[name].raw_name
+                raw = module._parameters[raw_name]
+                assert raw is not None
+                raw[held] = before.tensors[f"{path}.{raw_name}" if path else raw_name][held]
 
 
 def _one(
@@ -161,7 +170,11 @@ def _one(
         if method == "em":
             with one_thread():
                 limit = 2000 if max_iterations is None else max_iterations
-                return run_em(model, problem, limit, 1e-5 if tolerance is None else tolerance)
+                run = run_em(model, problem, limit, 1e-5 if tolerance is None else tolerance)
+                if model.em_accelerates and run.reason in (SETTLED, LOST):
+                    left = min(POLISH, limit - len(run.objective) + 1)
+                    run.extend(run_lbfgs(model, problem, left, 1e-6 if tolerance is None else tolerance))
+                return run
         if method == "gradient" and optimizer == "adam":
             return run_adam(model, problem, 500 if max_iterations is None else max_iterations, seed=seed, **options)
         if method == "gradient":

@@ -17,55 +17,100 @@ from probseq.base import StateSpaceModel
 from probseq.errors import SingularInnovation, StateOverflow
 from probseq.learning.optimizers import Adam, cap_norm
 from probseq.learning.problem import Problem, Run
-
-
-def free_parameters(model: StateSpaceModel[Any]) -> list[torch.nn.Parameter]:
-    return [p for p in model.parameters() if p.requires_grad and p.numel()]
+from probseq.parameters import free_entries, parametric_modules, semidefinite
 
 
 def run_lbfgs(model: StateSpaceModel[Any], problem: Problem, max_iterations: int, tolerance: float) -> Run:
     """scipy's L-BFGS-B on the mean log-probability per observed step."""
     from scipy.optimize import minimize
 
-    run = Run(model)
-    parameters = free_parameters(model)
-    masks = [torch.isfinite(p.detach()) for p in parameters]
-    run.record(problem.train_score(), model.snapshot(), problem.validation_score())
-    if not sum(int(mask.sum()) for mask in masks):
+    run, loss = Run(model), _Loss(model, problem)
+    start = loss.vector()
+    run.record(loss.objective(start), model.snapshot(), problem.validation_score())
+    if not len(start):
         run.settled(True, "nothing to learn")
         return run
-
-    def put(vector: np.ndarray[Any, Any]) -> None:
-        values = torch.as_tensor(vector)
-        with torch.no_grad():
-            for p, mask, part in zip(parameters, masks, values.split([int(m.sum()) for m in masks]), strict=True):
-                p[mask] = part.to(p.dtype)
-
-    def objective(vector: np.ndarray[Any, Any]) -> tuple[float, np.ndarray[Any, Any]]:
-        put(vector)
-        value, gradients = value_and_gradient(model, problem, parameters)
-        if value is None:
-            return abs(run.objective[0]) / problem.n_steps * 1e3 + 1e3, np.zeros_like(vector)
-        flat = [g[mask].to(torch.float64) for g, mask in zip(gradients, masks, strict=True)]
-        return -value / problem.n_steps, -torch.cat(flat).numpy() / problem.n_steps
-
     with run.progress(max_iterations, "L-BFGS") as bar:
 
         def after(vector: np.ndarray[Any, Any]) -> None:
-            put(vector)
             bar.update()
-            run.record(problem.train_score(), model.snapshot(), problem.validation_score())
+            run.record(loss.objective(vector), model.snapshot(), problem.validation_score())
             if run.is_overfitting(patience=10):
                 raise StopIteration
 
-        start = torch.cat([p.detach()[mask].to(torch.float64) for p, mask in zip(parameters, masks, strict=True)])
         options = {"maxiter": max_iterations, "ftol": tolerance * 1e-3, "gtol": tolerance, "maxcor": 20}
-        result = minimize(objective, start.numpy(), jac=True, method="L-BFGS-B", callback=after, options=options)
+        result = minimize(loss, start, jac=True, method="L-BFGS-B", callback=after, options=options)
         if not run.reason:
             run.converged = bool(result.status != 1)
             run.reason = "max_iterations" if result.status == 1 else str(result.message).strip().lower()
     model.restore(run.best)
     return run
+
+
+class _Loss:
+    """Minus the objective per observed step, with its gradient, of the free numbers of a model as one vector."""
+
+    def __init__(self, model: StateSpaceModel[Any], problem: Problem) -> None:
+        self.model, self.problem, self.n_steps = model, problem, problem.n_steps
+        self.free = free_entries(model)
+        self.parameters = [p for p, _ in self.free]
+        self.sizes = [int(mask.sum()) for _, mask in self.free]
+        self.unit = _units(model, self.free)
+        self.last: tuple[bytes, float, np.ndarray[Any, Any]] | None = None
+        self.refused = 0.0
+
+    def vector(self) -> np.ndarray[Any, Any]:
+        parts = [p.detach()[mask].to(torch.float64) for p, mask in self.free]
+        return torch.cat(parts).numpy() / self.unit if parts else np.zeros(0)
+
+    def objective(self, vector: np.ndarray[Any, Any]) -> float:
+        """log p(train) plus log prior, where the model is left; what was valued last is remembered."""
+        if not len(vector) or self(vector)[0] == self.refused:
+            score = self.problem.train_score()
+            self.refused, self.last = self.refused or abs(score) / self.n_steps * 1e3 + 1e3, None
+            return score
+        return -self(vector)[0] * self.n_steps
+
+    def __call__(self, vector: np.ndarray[Any, Any]) -> tuple[float, np.ndarray[Any, Any]]:
+        key = vector.tobytes()
+        if self.last is None or self.last[0] != key:
+            self._put(vector)
+            self.last = (key, *self._value(vector))
+        return self.last[1], self.last[2].copy()
+
+    def _value(self, vector: np.ndarray[Any, Any]) -> tuple[float, np.ndarray[Any, Any]]:
+        value, gradients = value_and_gradient(self.model, self.problem, self.parameters)
+        if value is None:
+            return self.refused, np.zeros_like(vector)
+        flat = [g[mask].to(torch.float64) for g, (_, mask) in zip(gradients, self.free, strict=True)]
+        if not self.refused:
+            self.refused = abs(value) / self.n_steps * 1e3 + 1e3
+        return -value / self.n_steps, -torch.cat(flat).numpy() * self.unit / self.n_steps
+
+    def _put(self, vector: np.ndarray[Any, Any]) -> None:
+        with torch.no_grad():
+            for (p, mask), part in zip(self.free, torch.as_tensor(vector * self.unit).split(self.sizes), strict=True):
+                p[mask] = part.to(p.dtype)
+
+
+def _units(model: StateSpaceModel[Any], free: list[tuple[torch.nn.Parameter, Tensor]]) -> np.ndarray[Any, Any]:
+    """The size of a step for every variable: the standard deviation of its row in factors of covariances, else 1."""
+    factors = {
+        id(child._parameters[param.raw_name])
+        for _, child in parametric_modules(model)
+        for param in child.params().values()
+        if param.constraint is semidefinite
+    }
+    units = [np.ones(0)]
+    for p, mask in free:
+        unit = torch.ones_like(p.detach(), dtype=torch.float64)
+        if id(p) in factors and p.ndim >= 2:
+            rows = p.detach().tril().norm(dim=-1, keepdim=True)
+            largest = rows.max()
+            rows = torch.where(rows > 0, rows, torch.where(largest > 0, largest, 1.0))
+            unit = rows.expand_as(p)
+        units.append(unit[mask].numpy())
+    return np.concatenate(units)
 
 
 def value_and_gradient(
@@ -96,7 +141,8 @@ def run_adam(
 ) -> Run:
     """Adam on shuffled batches of whole sequences, the gradient's norm capped, until validation stops rising."""
     run = Run(model)
-    parameters = free_parameters(model)
+    free = free_entries(model)
+    parameters = [p for p, _ in free]
     optimiser = Adam(parameters, learning_rate)
     data = problem.train
     run.record(problem.train_score(), model.snapshot(), problem.validation_score())
@@ -113,6 +159,7 @@ def run_adam(
                     value = model._log_prob(batch).sum() + model.log_prior() * (len(rows) / len(order))
                     loss = -value / max(int(batch.seen.sum()), 1)
                     found = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+                    found = [torch.where(mask, g, 0.0) for g, (_, mask) in zip(found, free, strict=True)]
                 gradients, norm = cap_norm(found, max_gradient_norm)
                 total += float(value.detach())
                 if math.isfinite(norm):

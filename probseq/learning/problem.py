@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -73,13 +74,20 @@ def split(model: StateSpaceModel[Any], data: Sequences, validation: Any) -> Prob
     return Problem(model, data, validation, False)
 
 
+@functools.cache
+def _thread_pools() -> Any:
+    """The libraries with threads of their own that are loaded; looking for them takes longer than a short fit."""
+    import scipy.linalg  # noqa: F401  # pyright: ignore[reportUnusedImport]  (it loads the last of them)
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
+
+
 @contextmanager
 def one_thread() -> Generator[None]:
     """Inside, matrix libraries use one thread: the matrices of exact families are small, and threads only wait."""
-    from threadpoolctl import threadpool_limits
-
     threads = torch.get_num_threads()
-    with threadpool_limits(1):
+    with _thread_pools().limit(limits=1):
         torch.set_num_threads(1)
         try:
             yield
@@ -118,6 +126,15 @@ class Run:
         """True when the validation score has not risen for `patience` iterations."""
         late = bool(self.validation) and len(self.objective) - 1 - self.best_at >= patience
         return self.settled(late, "validation score stopped rising")
+
+    def extend(self, other: Run) -> None:
+        """Continue with a run that began where this one ended; it may have settled better, or else this one has."""
+        self.objective += other.objective[1:]
+        self.validation += other.validation[1:]
+        if other.best_score > self.best_score:
+            self.best, self.best_score = other.best, other.best_score
+        self.reason = other.reason if other.converged or other.reason == "interrupted" else self.reason
+        self.converged = (self.converged or other.converged) and other.reason != "interrupted"
 
     def close(self, problem: Problem) -> None:
         """Score the last iterate too, and leave the model at the best one."""

@@ -55,8 +55,10 @@ class AdditiveNoiseModel(LatentStateModel[Gaussian]):
 
 
 def of_linear(model: LinearGaussianModel) -> AdditiveNoise:
-    """A linear Gaussian model as two (affine) functions and its covariances."""
+    """A linear Gaussian model as two (affine) functions and its covariances. ValueError where it has no such form."""
     system = model.system()
+    if model.varying or system.initial_diffuse is not None:
+        raise ValueError("model must have a proper start and matrices that do not vary in time, for particles")
 
     def affine(matrix: Tensor, offset: Callable[[Tensor | None], Tensor | None]) -> Step:
         def step(z: Tensor, u: Tensor | None) -> Tensor:

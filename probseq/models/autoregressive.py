@@ -24,12 +24,10 @@ from torch import Tensor
 from probseq import parameters as P
 from probseq.checks import whole_number
 from probseq.errors import say
-from probseq.models.linear_gaussian import LinearGaussianModel, System, symmetric
+from probseq.models.linear_gaussian import STABLE, LinearGaussianModel, System, stationary_cov, symmetric
 from probseq.parameters import Param
 from probseq.sequences import Sequences
 
-#: beyond this spectral radius the stationary covariance has lost half its digits
-STABLE = 1 - 1e-8
 #: the least noise that least squares may leave, relative to the variance of the data
 NOISE_FLOOR = 1e-12
 
@@ -113,10 +111,10 @@ class AR(LinearGaussianModel):
         mean = torch.linalg.solve(level, self.transition_offset)
         return mean.repeat(self.order), stationary_cov(matrix, cov)
 
-    def transition_offset_at(self, u: Tensor | None) -> Tensor | None:
+    def transition_offset_at(self, u: Tensor | None, step: Tensor | None = None) -> Tensor | None:
         return torch.nn.functional.pad(self.transition_offset, (0, self.window_dim - self.obs_dim))
 
-    def emission_offset_at(self, u: Tensor | None) -> Tensor | None:
+    def emission_offset_at(self, u: Tensor | None, step: Tensor | None = None) -> Tensor | None:
         return None
 
     def _keeps_origin(self) -> bool:
@@ -160,18 +158,6 @@ class AR(LinearGaussianModel):
         spread = window - window.mean(0)
         self.initial_mean = window.mean(0)
         self.initial_cov = symmetric(spread.mT @ spread) / len(rows)
-
-
-def stationary_cov(matrix: Tensor, cov: Tensor) -> Tensor:
-    """P with P == matrix P matrix' + cov, for a stable matrix; the sum of A^k Q A'^k doubled at each turn."""
-    total, power = cov, matrix
-    for _ in range(64):
-        step = power @ total @ power.mT
-        total = total + step
-        if bool(step.abs().max() <= 1e-17 * total.abs().max()):
-            break
-        power = power @ power
-    return symmetric(total)
 
 
 def _with_floor(cov: Tensor, values: Tensor) -> Tensor:

@@ -16,14 +16,20 @@
     observed    (B, T, m)    boolean, or None where every entry below `lengths` is observed
     lengths     (B,)         int64, 0 <= length <= T; a length of 0 has log-probability 0
 
+An exact diffuse start is z_0 = N(initial_mean, initial_cov) + diffuse delta, `diffuse` (1 or B, n, d), with a delta of
+infinite variance: log_prob is the limit of log p(y) + 1/2 (diffuse elements that y resolves) log variance.  The moments
+then have a diffuse part, its covariance over that of delta, which becomes exactly zero when y has resolved it.
+`numerics` is "joseph"; "square_root", which keeps roots of covariances, for ill-conditioned problems; or "auto", which
+goes over to the second when a step of the first loses half its digits (`ill_conditioned` in the kernel).
+
 Missing entries are left out exactly: they add 0 to the log-density, and a step without any only predicts.  Singular
 initial, transition and emission covariances are legal as long as the *innovation* covariance of every observed row is
 not singular; `SingularInnovation` tells where it is.  Beyond the end of a sequence `filter`, `smooth` and
 `sample_paths` repeat the last step (the initial belief for an empty one), lag-one covariances are 0 there.
 
-The compiled recursions stand in `kernels/kalman.py` and `kernels/kalman_adjoint.py`, with their references; the
-simulation smoother is Durbin and Koopman's mean correction (Biometrika 89 (2002) 603-615). `kalman_system` checks the
-parameters, `kalman_arrays` calls the kernels, and `kalman_operators` joins value and gradient to torch.
+The compiled recursions stand in `kernels/kalman*.py`, with their references; the simulation smoother is Durbin and
+Koopman's mean correction (Biometrika 89 (2002) 603-615). `kalman_system` checks the parameters, `kalman_arrays` calls
+the kernels, `kalman_given` smooths on square roots, and `kalman_operators` joins value and gradient to torch.
 """
 
 from __future__ import annotations
@@ -35,9 +41,10 @@ import torch
 from torch import Tensor
 
 from probseq.ops import kalman_arrays as arrays
+from probseq.ops.kalman_given import Given
 from probseq.ops.kalman_operators import differentiable
 from probseq.ops.kalman_system import LinearGaussianSystem, check, shared_lead
-from probseq.ops.modes import array_of, refuse_forward_mode, untracked
+from probseq.ops.modes import array_of, untracked
 
 __all__ = [
     "FilteredMoments",
@@ -59,6 +66,8 @@ class FilteredMoments(NamedTuple):
     updated_mean: Tensor  # (B, T, n)
     updated_cov: Tensor  # (B, T, n, n)
     log_prob: Tensor  # (B, T)
+    predicted_diffuse: Tensor | None = None  # (B, T, n, n), where the start is diffuse
+    updated_diffuse: Tensor | None = None  # (B, T, n, n)
 
 
 class SmoothedMoments(NamedTuple):
@@ -68,24 +77,41 @@ class SmoothedMoments(NamedTuple):
     cov: Tensor  # (B, T, n, n)
     lag_one_cov: Tensor  # (B, T - 1, n, n)
     log_prob: Tensor  # (B,)
+    diffuse: Tensor | None = None  # (B, T, n, n), zero where y resolves the whole state
 
 
-def log_prob(system: LinearGaussianSystem, y: Tensor, observed: Tensor | None, lengths: Tensor) -> Tensor:
+def log_prob(
+    system: LinearGaussianSystem,
+    y: Tensor,
+    observed: Tensor | None,
+    lengths: Tensor,
+    diffuse: Tensor | None = None,
+    numerics: str = "auto",
+) -> Tensor:
     """log p(y) of every sequence, (B,); equals filter(...).log_prob.sum(-1).  Differentiable once, in the system and y.
 
     Raises SingularInnovation or StateOverflow with the sequence and step; forward-mode differentiation raises.
     """
-    check(system, y, observed, lengths)
-    lead = shared_lead(system, observed, lengths)
+    check(system, y, observed, lengths, diffuse)
+    lead = shared_lead(system, observed, lengths, diffuse)
     if untracked(*system, y):
-        return torch.from_numpy(arrays.run_forward(system, y, observed, lengths, lead, keep=False).log_prob)
-    return differentiable(*system, y, observed, lengths, lead)[0]
+        space = arrays.run_forward(system, y, observed, lengths, lead, diffuse, numerics, keep=False)
+        return torch.from_numpy(space.log_prob)
+    return differentiable(*system, y, observed, lengths, lead, diffuse, numerics)[0]
 
 
 @torch.no_grad()
-def filter(system: LinearGaussianSystem, y: Tensor, observed: Tensor | None, lengths: Tensor) -> FilteredMoments:
+def filter(
+    system: LinearGaussianSystem,
+    y: Tensor,
+    observed: Tensor | None,
+    lengths: Tensor,
+    diffuse: Tensor | None = None,
+    numerics: str = "auto",
+) -> FilteredMoments:
     """The predicted and updated moments of every step; errors as for `log_prob`."""
-    system, space = _forward_workspace(system, y, observed, lengths, per_step=True)
+    given = Given.of(system, y, observed, lengths, diffuse, numerics, per_step=True)
+    system, space = given.system, given.space
     slot, mean, weighted = torch.from_numpy(space.slot), torch.from_numpy(space.mean), torch.from_numpy(space.weighted)
     distinct = int(slot.max()) + 1 if slot.numel() else 0  # steps with a covariance of their own
     emission, noise = system.emission_matrix[:distinct], system.emission_cov[:distinct]
@@ -95,64 +121,99 @@ def filter(system: LinearGaussianSystem, y: Tensor, observed: Tensor | None, len
     updated = 0.5 * (updated + updated.mT)
     by_step = _row_of_step(slot, lengths)
     cov, updated = by_step(cov), by_step(updated)
+    if space.square_root:
+        updated = torch.from_numpy(given.backward.updated)
     correction = cov @ (system.emission_matrix.mT @ weighted[..., None])
     batch = y.shape[0]
+    improper = (None, None)
+    if diffuse is not None:
+        improper = tuple(_extend(part, lengths, diffuse @ diffuse.mT) for part in given.diffuse_covs())
+        correction = torch.where(given.is_diffuse()[..., None, None], given.corrections()[..., None], correction)
     return FilteredMoments(
         _extend(mean, lengths, system.initial_mean),
         _extend(cov.expand(batch, -1, -1, -1), lengths, system.initial_cov),
         _extend(mean + correction[..., 0], lengths, system.initial_mean),
         _extend(updated.expand(batch, -1, -1, -1), lengths, system.initial_cov),
         torch.from_numpy(space.steps),
+        *improper,
     )
 
 
 @torch.no_grad()
-def smooth(system: LinearGaussianSystem, y: Tensor, observed: Tensor | None, lengths: Tensor) -> SmoothedMoments:
-    """The posterior moments of the states: mean = m + P r and cov = P - P N P with the r, N that are the gradient."""
+def smooth(
+    system: LinearGaussianSystem,
+    y: Tensor,
+    observed: Tensor | None,
+    lengths: Tensor,
+    diffuse: Tensor | None = None,
+    numerics: str = "auto",
+) -> SmoothedMoments:
+    """The posterior moments of the states: mean = m + P r and cov = P - P N P with the r, N that are the gradient.
+
+    Where y does not resolve a diffuse start, `diffuse` says in which directions; mean and cov hold in the others.
+    """
     adjoint = arrays.kernels("kalman_adjoint")
-    system, space = _forward_workspace(system, y, observed, lengths, per_step=False)
+    given = Given.of(system, y, observed, lengths, diffuse, numerics)
+    system, space = given.system, given.space
     (batch, steps, _), states = y.shape, system.initial_mean.shape[-1]
     spaces, spans, group_spaces, group_of = arrays.groups(array_of(lengths), space.slot.shape[0])
     mean = y.new_zeros(batch, steps, states)
     cov = y.new_zeros(len(spans), steps, states, states)
     lagged = y.new_zeros(len(spans), max(steps - 1, 0), states, states)
-    none = arrays.no_gradients()
-    a, c = array_of(system.transition_matrix), array_of(system.emission_matrix)
-    adjoint.covariance_adjoint(
-        a, c, space.cov, space.gain, space.whitener, space.slot, spans, group_spaces,
-        np.ones(len(spans)), *none[1:4], *none[5:7], cov.numpy(), lagged.numpy(), arrays.blas(states),
+    none, unused = arrays.no_gradients(), (np.empty((0, states, states)), np.empty((0, states)))
+    a, c, until = array_of(system.transition_matrix), array_of(system.emission_matrix), given.until
+    lost = adjoint.covariance_adjoint(
+        a, c, space.cov, space.gain, space.whitener, space.slot, spans, group_spaces, until,
+        np.ones(len(spans)), *none[1:4], *none[5:7], cov.numpy(), lagged.numpy(), unused[0],
+        arrays.spent(system.emission_cov, states), arrays.blas(states),
     )  # fmt: skip
+    if lost and numerics == "auto":
+        return smooth(system, y, observed, lengths, diffuse, "square_root")
     arrays.run_mean_adjoint(
-        a, c, space.cov, space.gain, space.slot, spaces, array_of(lengths), space.mean, space.weighted, np.ones(batch),
-        none, mean.numpy(),
+        a, c, space.cov, space.gain, space.slot, spaces, until, array_of(lengths), space.mean, space.weighted,
+        np.ones(batch), none, mean.numpy(), unused[1],
     )  # fmt: skip
+    improper = y.new_zeros(len(spans), steps if diffuse is not None or until.any() else 0, states, states)
+    if until.any():
+        given.smooth_covariances(spans, group_spaces, cov.numpy(), improper.numpy(), lagged.numpy())
+        given.smooth_means(array_of(y), spaces, space.mean, mean.numpy())
     if len(spans) == 1:
-        cov, lagged = cov.expand(batch, -1, -1, -1), lagged.expand(batch, -1, -1, -1)
+        cov, lagged, improper = (values.expand(batch, -1, -1, -1) for values in (cov, lagged, improper))
     else:
-        cov, lagged = cov[group_of], lagged[group_of]
+        cov, lagged, improper = (values[group_of] for values in (cov, lagged, improper))
     return SmoothedMoments(
         _extend(mean, lengths, system.initial_mean),
         _extend(cov, lengths, system.initial_cov),
         lagged,
         torch.from_numpy(space.log_prob),
+        None if diffuse is None else _extend(improper, lengths, diffuse @ diffuse.mT),
     )
 
 
 @torch.no_grad()
 def sample_paths(
-    system: LinearGaussianSystem, y: Tensor, observed: Tensor | None, lengths: Tensor, normals: Tensor
+    system: LinearGaussianSystem,
+    y: Tensor,
+    observed: Tensor | None,
+    lengths: Tensor,
+    normals: Tensor,
+    diffuse: Tensor | None = None,
+    numerics: str = "auto",
 ) -> Tensor:
     """Draws (N, B, T, n) from p(z | y), a linear function of the standard `normals` (N, B, T, n + m).
 
     Mean correction: draw (z*, y*) from the model without means; E[z | y - y*] + z* has the posterior law, whatever
-    the ranks of the covariances.
+    the ranks of the covariances.  A diffuse part of z*_0 does not matter and is 0; ImproperBelief where y leaves some
+    of it unresolved.
     """
     adjoint = arrays.kernels("kalman_adjoint")
-    system, space = _forward_workspace(system, y, observed, lengths, per_step=False)
+    given = Given.of(system, y, observed, lengths, diffuse, numerics)
+    system, space = given.system, given.space
     (batch, steps, coordinates), states = y.shape, system.initial_mean.shape[-1]
     draws = normals.shape[0]
     if normals.shape != (draws, batch, steps, states + coordinates):
         raise ValueError(f"normals must be (N, {batch}, {steps}, {states + coordinates}), not {tuple(normals.shape)}")
+    given.refuse_unresolved()
     ends, pattern = array_of(lengths), arrays.pattern_of(observed, coordinates)
     spaces, *_ = arrays.groups(ends, space.slot.shape[0])
     a, c = array_of(system.transition_matrix), array_of(system.emission_matrix)
@@ -172,9 +233,12 @@ def sample_paths(
     arrays.raise_condition(status)
     posterior = torch.zeros_like(z)
     arrays.run_mean_adjoint(
-        a, c, space.cov, space.gain, space.slot, np.tile(spaces, draws), np.tile(ends, draws), mean.numpy(),
-        weighted.numpy(), np.ones(paths), arrays.no_gradients(), posterior.numpy(),
+        a, c, space.cov, space.gain, space.slot, np.tile(spaces, draws), given.until, np.tile(ends, draws),
+        mean.numpy(), weighted.numpy(), np.ones(paths), arrays.no_gradients(), posterior.numpy(),
+        np.empty((0, states)),
     )  # fmt: skip
+    if given.until.any():
+        given.smooth_means(remaining.numpy(), spaces, mean.numpy(), posterior.numpy())
     result = _extend(posterior + z, lengths.repeat(draws), system.initial_mean.repeat(draws, 1))
     return result.view(draws, batch, steps, states)
 
@@ -184,17 +248,6 @@ def semidefinite_root(cov: Tensor) -> Tensor:
     factors = torch.empty_like(cov, memory_format=torch.contiguous_format)
     arrays.kernels("linalg").semidefinite_factor(array_of(cov), factors.numpy())
     return factors
-
-
-def _forward_workspace(
-    system: LinearGaussianSystem, y: Tensor, observed: Tensor | None, lengths: Tensor, *, per_step: bool
-) -> tuple[LinearGaussianSystem, arrays.Workspace]:
-    """The system with every axis and the complete workspace, outside autograd."""
-    check(system, y, observed, lengths)
-    refuse_forward_mode("Kalman smoother", *system, y)
-    lead = shared_lead(system, observed, lengths)
-    space = arrays.run_forward(system, y, observed, lengths, lead, keep=True, per_step=per_step)
-    return system.full(y.shape[0]), space
 
 
 def _row_of_step(slot: Tensor, lengths: Tensor) -> Any:

@@ -26,11 +26,11 @@ BLAS_STATES = 12
 MANY_SEQUENCES = 8
 """Batch size from which the innermost loop runs over the sequences that share their covariances."""
 
-SINGULAR = 1  # the condition numbers of kernels/kalman.py, which is imported when first needed
+SINGULAR, ILL_CONDITIONED = 1, 3  # condition numbers of kernels/kalman.py, which is imported when first needed
 
 
 class Workspace(NamedTuple):
-    """What the forward recursion leaves for the backward one, as arrays; shapes in kernels/kalman.py."""
+    """What the forward recursion leaves for the backward one; shapes in kernels/kalman.py and kalman_root.py."""
 
     log_prob: Any
     mean: Any
@@ -41,6 +41,20 @@ class Workspace(NamedTuple):
     log_norm: Any
     slot: Any
     steps: Any
+    roots: Any
+    diffuses: Any
+    until: Any
+    square_root: bool = False
+
+
+class Roots(NamedTuple):
+    """How the square-root form is used (`always` as in kernels/kalman.py) and the factors that it reads."""
+
+    always: bool | None
+    initial: Any
+    transition: Any
+    emission: Any
+    diffuse: Any
 
 
 def run_forward(
@@ -49,26 +63,40 @@ def run_forward(
     observed: Tensor | None,
     lengths: Tensor,
     lead: int,
+    diffuse: Tensor | None,
+    numerics: str,
     *,
     keep: bool,
+    keep_roots: bool = False,
     per_step: bool = False,
 ) -> Workspace:
-    """Allocate what is asked for, run the compiled filter, raise its conditions."""
+    """Allocate what is asked for, run the compiled filter, raise its conditions.
+
+    With numerics="auto" an ill-conditioned step starts it anew on square roots.
+    """
     kalman = kernels("kalman")
     (batch, steps, m), n = y.shape, system.initial_mean.shape[-1]
     many = lead >= 0 and batch >= MANY_SEQUENCES and not per_step
     rows = steps if keep or many else min(kalman.CHUNK, steps)
-    space = _allocate(y.shape, n, batch if keep and lead < 0 else 1, rows, keep=keep, per_step=per_step)
-    if batch == 0:
-        return space
     parameters = parameter_arrays(system, batch)
     values, pattern, ends = array_of(y), pattern_of(observed, m), array_of(lengths)
-    status = np.zeros(3, dtype=np.int64)
-    arguments = (
-        *parameters, values, pattern, ends, lead, space.cov, space.gain, space.whitener, space.log_norm, space.slot,
-        space.mean, space.weighted, space.steps, space.log_prob, status,
-    )  # fmt: skip
-    kalman.filter_forward(*arguments, many, blas(n))
+    watch, root = numerics == "auto", numerics == "square_root"
+    while True:
+        roots = roots_of(parameters, diffuse, root)
+        space = _allocate(y.shape, n, batch if keep and lead < 0 else 1, rows, keep=keep, per_step=per_step)
+        space = _with_roots(space, roots, steps if keep else 0, keep_roots=keep_roots)
+        if batch == 0:
+            return space
+        status = np.zeros(3, dtype=np.int64)
+        arguments = (
+            *parameters, values, pattern, ends, lead, space.cov, space.gain, space.whitener, space.log_norm,
+            space.slot, space.mean, space.weighted, space.steps, space.log_prob, status,
+        )  # fmt: skip
+        square = (watch, *roots, space.roots, space.diffuses, space.until)
+        kalman.filter_forward(*arguments, many, blas(n), *square)
+        if not (watch and status[0] in (SINGULAR, ILL_CONDITIONED)):
+            break
+        watch, root = False, True
     raise_condition(status)
     if many:
         m0, _, a, _, d, c, _ = parameters
@@ -77,7 +105,7 @@ def run_forward(
             space.log_norm[0], space.slot[0], space.mean, space.weighted, space.log_prob,
         )  # fmt: skip
         if not np.isfinite(space.log_prob).all():
-            kalman.filter_forward(*arguments, False, blas(n))  # by sequence, to find where
+            kalman.filter_forward(*arguments, False, blas(n), *square)  # by sequence, to find where
             raise_condition(status)
     return space
 
@@ -96,21 +124,45 @@ def _allocate(shape: tuple[int, ...], n: int, groups: int, rows: int, *, keep: b
         log_norm=np.empty((groups, rows)),
         slot=np.zeros((groups, rows), dtype=np.int64),
         steps=np.zeros((batch, steps) if per_step else (1, 0)),
+        roots=np.empty((groups, 0, n, n)),
+        diffuses=np.empty((groups, 0, 2, n, 0)),
+        until=np.zeros(groups, dtype=np.int64),
     )
 
 
+def _with_roots(space: Workspace, roots: Roots, steps: int, *, keep_roots: bool) -> Workspace:
+    """With room for the roots and the diffuse part of every step; most of it is never touched."""
+    if roots.always is None:
+        return space
+    (groups, _, n, _), d = space.cov.shape, roots.diffuse.shape[-1]
+    diffuses = np.zeros((groups, steps if d else 0, 2, n, d))
+    kept = np.empty((groups, steps if keep_roots else 0, n, n))
+    return space._replace(roots=kept, diffuses=diffuses, square_root=roots.always)
+
+
+def roots_of(parameters: list[Any], diffuse: Tensor | None, root: bool) -> Roots:
+    """Factors of the covariances where the square-root form needs them."""
+    _, p0, _, q, _, _, r = parameters
+    start = np.zeros((1, p0.shape[1], 0)) if diffuse is None else array_of(diffuse)
+    if diffuse is None and not root:
+        return Roots(None, p0[:1], q[:1], r[:1], start)
+    factors = [np.empty(matrices.shape) for matrices in (p0, q, r)]
+    for matrices, factor in zip((p0, q, r), factors, strict=True):
+        kernels("linalg").semidefinite_factor(matrices, factor)
+    return Roots(root, factors[0], factors[1], factors[2], start)
+
+
 def run_mean_adjoint(
-    a: Any, c: Any, cov: Any, gain: Any, slot: Any, spaces: Any, lengths: Any, mean: Any, weighted: Any, weights: Any,
-    gradients: list[Any], smoothed: Any,
+    a: Any, c: Any, cov: Any, gain: Any, slot: Any, spaces: Any, until: Any, lengths: Any, mean: Any, weighted: Any,
+    weights: Any, gradients: list[Any], smoothed: Any, edge: Any,
 ) -> None:  # fmt: skip
     """Run the vector half of the backward recursion, by lanes where many sequences share their covariances."""
     adjoint = kernels("kalman_adjoint")
+    ends = (mean, weighted, weights, *gradients, smoothed, edge)
     if slot.shape[0] == 1 and len(lengths) >= MANY_SEQUENCES:
-        adjoint.mean_adjoint_lanes(
-            a, c, cov[0], gain[0], slot[0], lengths, mean, weighted, weights, *gradients, smoothed
-        )
+        adjoint.mean_adjoint_lanes(a, c, cov[0], gain[0], slot[0], until[0], lengths, *ends)
     else:
-        adjoint.mean_adjoint(a, c, cov, gain, slot, spaces, lengths, mean, weighted, weights, *gradients, smoothed)
+        adjoint.mean_adjoint(a, c, cov, gain, slot, spaces, until, lengths, *ends)
 
 
 @functools.cache
@@ -141,6 +193,12 @@ def pattern_of(observed: Tensor | None, m: int) -> Any:
 
 def blas(states: int) -> bool | None:
     return True if states >= BLAS_STATES else None
+
+
+def spent(emission_cov: Tensor, states: int) -> float:
+    """The share of a variance that is rounding: with a perfect sensor a variance may vanish, elsewhere none does."""
+    perfect = bool((emission_cov.diagonal(dim1=-2, dim2=-1) == 0).any())
+    return 16 * states * 2.0**-52 if perfect else 0.0
 
 
 def no_gradients() -> list[Any]:

@@ -1,9 +1,12 @@
 """The Kalman log-likelihood behind torch's dispatcher, with its gradient.
 
-    kalman_forward(parameters, y, observed, lengths, lead)  ->  log p(y), and the workspaces mean ... slot
-    kalman_backward(weights, parameters, y, lengths, *workspaces)  ->  d sum(weights * log p) / d parameters and y
+    kalman_forward(parameters, y, observed, lengths, lead, diffuse, numerics)
+        ->  log p(y), and the workspaces mean ... until
+    kalman_backward(weights, parameters, y, observed, lengths, *workspaces)
+        ->  d sum(weights * log p) / d parameters and y
 
-The gradient is the smoothing recursion (`kernels/kalman_adjoint.py`), which reads the workspaces of the filter.
+The gradient is the smoothing recursion (`kernels/kalman_adjoint.py`), which reads the workspaces of the filter, and
+before the step where an exact diffuse start is over, `kernels/kalman_diffuse_adjoint.py`.
 """
 
 from __future__ import annotations
@@ -22,13 +25,16 @@ _PARAMETERS = (
     "Tensor initial_mean, Tensor initial_cov, Tensor transition_matrix, Tensor transition_cov, "
     "Tensor transition_offset, Tensor emission_matrix, Tensor emission_cov, Tensor y"
 )
-_WORKSPACES = "Tensor mean, Tensor weighted, Tensor cov, Tensor gain, Tensor whitener, Tensor slot"
+_WORKSPACES = (
+    "Tensor mean, Tensor weighted, Tensor cov, Tensor gain, Tensor whitener, Tensor slot, Tensor diffuses, Tensor until"
+)
 
 
 def _shapes_of_value(*arguments: Any) -> tuple[Tensor, ...]:
     y, (m, n) = arguments[7], arguments[5].shape[-2:]
     batch, steps = y.shape[0], y.shape[1]
     groups = batch if arguments[10] < 0 else 1
+    d = 0 if arguments[11] is None else arguments[11].shape[-1]
     return (
         y.new_empty(batch),
         y.new_empty(batch, steps, n),
@@ -37,20 +43,22 @@ def _shapes_of_value(*arguments: Any) -> tuple[Tensor, ...]:
         y.new_empty(groups, steps, m, n),
         y.new_empty(groups, steps, m, m),
         y.new_empty(groups, steps, dtype=torch.int64),
+        y.new_empty(groups, steps if d else 0, 2, n, d),
+        y.new_empty(groups, dtype=torch.int64),
     )
 
 
 @operator(
     "kalman_forward",
-    f"({_PARAMETERS}, Tensor? observed, Tensor lengths, int lead) -> "
-    "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    f"({_PARAMETERS}, Tensor? observed, Tensor lengths, int lead, Tensor? diffuse, str numerics) -> "
+    "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     _shapes_of_value,
 )
 def _value(*arguments: Any) -> tuple[Tensor, ...]:
-    """log p(y) (B,), and for the adjoint: mean, weighted, cov, gain, whitener, slot."""
+    """log p(y) (B,), and for the adjoint: mean, weighted, cov, gain, whitener, slot, diffuses, until."""
     space = arrays.run_forward(LinearGaussianSystem(*arguments[:7]), *arguments[7:], keep=True)
     outputs = (space.log_prob, space.mean, space.weighted, space.cov, space.gain, space.whitener, space.slot)
-    return tuple(map(torch.from_numpy, outputs))
+    return tuple(map(torch.from_numpy, (*outputs, space.diffuses, space.until)))
 
 
 def _shapes_of_adjoint(weights: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
@@ -59,32 +67,39 @@ def _shapes_of_adjoint(weights: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
 
 @operator(
     "kalman_backward",
-    f"(Tensor weights, {_PARAMETERS}, Tensor lengths, {_WORKSPACES}) -> "
+    f"(Tensor weights, {_PARAMETERS}, Tensor? observed, Tensor lengths, {_WORKSPACES}) -> "
     "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     _shapes_of_adjoint,
 )
 def _adjoint(weights: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
     """Gradients of sum(weights * log_prob) in the seven parameters and y, each of the shape that was given."""
-    batch = arguments[7].shape[0]
-    _, _, a, _, _, c, _ = arrays.parameter_arrays(arguments[:7], batch)
-    lengths, mean, weighted, cov, gain, whitener, slot = map(array_of, arguments[8:])
+    y, observed = arguments[7:9]
+    batch, _, m = y.shape
+    _, _, a, _, _, c, r = arrays.parameter_arrays(arguments[:7], batch)
+    lengths, mean, weighted, cov, gain, whitener, slot, diffuses, until = map(array_of, arguments[9:])
     gradients, load, n = [np.zeros(argument.shape) for argument in arguments[:8]], array_of(weights), a.shape[-1]
     into = [*arrays.with_every_axis(gradients[:7]), gradients[7]]
     shared_mean = into[0].shape[0] != batch
     if shared_mean:
         into[0] = np.zeros((batch, n))
     spaces, spans, group_spaces, group_of = arrays.groups(lengths, slot.shape[0])
-    nothing = np.empty((1, 0, n, n))
+    nothing, improper = np.empty((1, 0, n, n)), diffuses.shape[1] > 0
+    edges = np.empty((len(spans) if improper else 0, n, n)), np.empty((batch if improper else 0, n))
     arrays.kernels("kalman_adjoint").covariance_adjoint(
-        a, c, cov, gain, whitener, slot, spans, group_spaces, np.bincount(group_of, load, len(spans)),
-        *into[1:4], *into[5:7], nothing, nothing, arrays.blas(n),
+        a, c, cov, gain, whitener, slot, spans, group_spaces, until, np.bincount(group_of, load, len(spans)),
+        *into[1:4], *into[5:7], nothing, nothing, edges[0], 0.0, arrays.blas(n),
     )  # fmt: skip
-    arrays.run_mean_adjoint(a, c, cov, gain, slot, spaces, lengths, mean, weighted, load, into, np.empty((1, 0, n)))
+    arrays.run_mean_adjoint(
+        a, c, cov, gain, slot, spaces, until, lengths, mean, weighted, load, into, np.empty((1, 0, n)), edges[1]
+    )
+    if improper:
+        arrays.kernels("kalman_diffuse_adjoint").diffuse_adjoint(
+            a, c, r, array_of(y), arrays.pattern_of(observed, m), lengths, spaces, group_of, until, cov, diffuses,
+            whitener, mean, load, edges[1], edges[0], *into,
+        )  # fmt: skip
     if shared_mean:
         gradients[0][...] = into[0].sum(0)
     return tuple(map(torch.from_numpy, gradients))
 
 
-differentiable = OnceDifferentiable(
-    "Kalman log-likelihood", _value, _adjoint, n_inputs=8, kept=(0, 1, 2, 3, 4, 5, 6, 7, 9)
-)
+differentiable = OnceDifferentiable("Kalman log-likelihood", _value, _adjoint, n_inputs=8, kept=tuple(range(10)))

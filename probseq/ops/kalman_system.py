@@ -40,7 +40,9 @@ N_AXES = (2, 3, 3, 3, 3, 3, 3)
 _CHECKED = (*LinearGaussianSystem._fields, "y")
 
 
-def check(system: LinearGaussianSystem, y: Tensor, observed: Tensor | None, lengths: Tensor) -> None:
+def check(
+    system: LinearGaussianSystem, y: Tensor, observed: Tensor | None, lengths: Tensor, diffuse: Tensor | None = None
+) -> None:
     """Compare every shape and type with the table above: a compiled kernel does not."""
     _check_shapes(
         tuple(value.shape for value in system), y.shape, None if observed is None else observed.shape, lengths.shape
@@ -50,6 +52,10 @@ def check(system: LinearGaussianSystem, y: Tensor, observed: Tensor | None, leng
             raise ValueError(f"{name} must be float64, not {value.dtype}")
     if lengths.dtype != torch.int64 or (observed is not None and observed.dtype != torch.bool):
         raise ValueError("lengths must be int64, and observed boolean")
+    if diffuse is not None:
+        n, shape = system.initial_mean.shape[-1], tuple(diffuse.shape)
+        if diffuse.ndim != 3 or shape[0] not in (1, y.shape[0]) or shape[1] != n or diffuse.dtype != torch.float64:
+            raise ValueError(f"diffuse must be float64 of shape (1 or {y.shape[0]}, {n}, d), not {shape}")
     ends = lengths.tolist()
     if ends and not 0 <= min(ends) <= max(ends) <= y.shape[1]:
         raise ValueError(f"lengths must lie in 0 .. {y.shape[1]}, not {ends}")
@@ -80,12 +86,16 @@ def _check_shapes(
             raise ValueError(f"{name} must have shape ({wanted}), not {tuple(shape)}")
 
 
-def shared_lead(system: LinearGaussianSystem, observed: Tensor | None, lengths: Tensor) -> int:
+def shared_lead(
+    system: LinearGaussianSystem, observed: Tensor | None, lengths: Tensor, diffuse: Tensor | None = None
+) -> int:
     """The sequence (the longest) whose covariances hold for all, or -1: they depend on P_0 and the pattern only."""
     batch = lengths.shape[0]
     if batch == 1:
         return 0
     if batch == 0 or (system.initial_cov.ndim == 3 and system.initial_cov.shape[0] > 1):
+        return -1
+    if diffuse is not None and diffuse.shape[0] > 1:
         return -1
     lead = int(lengths.argmax())
     if observed is None:

@@ -22,6 +22,7 @@ from torch.autograd import forward_ad
 
 Run = Callable[..., Any]
 _PLAIN = {Tensor, nn.Parameter}
+_SAVED = object()  # stands for a tensor among the arguments that a derivative keeps
 
 
 class Operator(NamedTuple):
@@ -71,7 +72,7 @@ class OnceDifferentiable:
         ctx.mark_non_differentiable(*workspaces)
         ctx.set_materialize_grads(False)
         kept = [inputs[i] for i in self.kept]
-        ctx.constants = [None if isinstance(argument, Tensor) else argument for argument in kept]
+        ctx.constants = [_SAVED if isinstance(argument, Tensor) else argument for argument in kept]
         ctx.n_arguments = len(inputs)
         ctx.save_for_backward(*(argument for argument in kept if isinstance(argument, Tensor)), *workspaces)
 
@@ -82,7 +83,7 @@ class OnceDifferentiable:
         if gradient is None:
             return (None,) * ctx.n_arguments
         saved = iter(ctx.saved_tensors)
-        arguments = [next(saved) if constant is None else constant for constant in ctx.constants]
+        arguments = [next(saved) if constant is _SAVED else constant for constant in ctx.constants]
         return (*adjoint(gradient, *arguments, *saved), *(None,) * (ctx.n_arguments - self.n_inputs))
 
     def _refuse(self, *_: Any) -> Any:

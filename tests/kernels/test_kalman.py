@@ -73,7 +73,9 @@ def run(
     )  # fmt: skip
     pattern = np.empty((1, 0, m), np.bool_) if observed is None else observed
     ends = np.full(batch, steps) if lengths is None else lengths
-    kalman.filter_forward(*problem, pattern, ends, shared, *space, lanes, blas)
+    square = (problem.P0, problem.Q, problem.R, np.zeros((1, n, 0)), np.empty((groups, 0, n, n)))
+    none = (False, None, *square, np.empty((groups, 0, 2, n, 0)), np.zeros(groups, np.int64))
+    kalman.filter_forward(*problem, pattern, ends, shared, *space, lanes, blas, *none)
     if lanes:
         kalman.mean_lanes(
             problem.m0, problem.A, problem.d, problem.C, problem.y, pattern[0], ends, space.gain[0], space.whitener[0],
@@ -184,14 +186,15 @@ def test_adjoint_is_the_smoother(blas: bool | None, fixed: bool, missing: bool) 
         np.zeros((2, steps, n)),
     )
     nothing, none, zero = np.empty((0, n, n)), np.empty((0, m, n)), np.zeros(1, np.int64)
+    no_edge = np.empty((0, n))
     kalman_adjoint.covariance_adjoint(
-        problem.A, problem.C, space.cov, space.gain, space.whitener, space.slot, np.array([steps]), zero, np.ones(1),
-        nothing, nothing, nothing, none, np.empty((0, m, m)), cov, lagged, blas,
+        problem.A, problem.C, space.cov, space.gain, space.whitener, space.slot, np.array([steps]), zero, zero,
+        np.ones(1), nothing, nothing, nothing, none, np.empty((0, m, m)), cov, lagged, nothing, 0.0, blas,
     )  # fmt: skip
     kalman_adjoint.mean_adjoint(
-        problem.A, problem.C, space.cov, space.gain, space.slot, np.zeros(2, np.int64), np.full(2, steps), space.mean,
-        space.weighted, np.ones(2), np.empty((0, n)), nothing, nothing, nothing, np.empty((0, 1, n)), none,
-        np.empty((0, m, m)), np.empty((0, 0, m)), mean,
+        problem.A, problem.C, space.cov, space.gain, space.slot, np.zeros(2, np.int64), zero, np.full(2, steps),
+        space.mean, space.weighted, np.ones(2), np.empty((0, n)), nothing, nothing, nothing, np.empty((0, 1, n)), none,
+        np.empty((0, m, m)), np.empty((0, 0, m)), mean, no_edge,
     )  # fmt: skip
     for b in range(2):
         expected = textbook(problem, observed, b)

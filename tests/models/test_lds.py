@@ -129,6 +129,46 @@ def test_bad_arguments_are_named(keywords, words):
         ps.LDS(**keywords)
 
 
+def test_a_time_axis_of_equal_entries_changes_nothing():
+    """Each parameter by itself, whatever its shape could also mean: here the time axis is as long as the state."""
+    names = ("transition_matrix", "transition_cov", "emission_matrix", "emission_cov")
+    offsets = {"transition_offset": [0.1, 0.2], "emission_offset": [1.0, 2.0, 3.0]}
+    plain = system(**offsets)
+    y = plain.sample(2, (3,), seed=0)
+    for name in (*names, *offsets):
+        values = torch.as_tensor({**MATRICES, **offsets}[name], dtype=torch.float64)
+        varying = system(**{**offsets, name: values.expand(2, *values.shape)})
+        assert varying.varying == {name: 2}
+        torch.testing.assert_close(varying.log_prob(y), plain.log_prob(y), rtol=1e-12, atol=0)
+        torch.testing.assert_close(varying.smooth(y).cov, plain.smooth(y).cov, rtol=1e-11, atol=1e-13)
+        for call in (lambda m=varying: m.forecast(y, 1), lambda m=varying: m.log_prob(m.sample(3, seed=0))):
+            with pytest.raises(ValueError, match=f"{name} is given for 2 steps.*step 2 is asked for"):
+                call()
+
+
+def test_future_matrices_serve_the_forecast():
+    rows = torch.as_tensor(np.random.default_rng(0).normal(size=(8, 3, 2)))
+    model, y = system(emission_matrix=rows), np.random.default_rng(1).normal(size=(5, 3))
+    ahead = model.forecast(y, 3)
+    gap = np.concatenate([y, np.full((3, 3), np.nan)])
+    expected = (rows[5:] @ model.smooth(gap).mean[5:].unsqueeze(-1)).squeeze(-1)
+    torch.testing.assert_close(ahead.mean, expected, rtol=1e-11, atol=1e-12)
+    begun = model.filter(y[:2])
+    resumed = model.filter(y[2:], initial=model.predict(ps.at(begun.updated, -1)))
+    torch.testing.assert_close(resumed.log_prob, model.filter(y).log_prob[2:])
+    assert resumed.predicted.step.tolist() == [2, 3, 4]
+    model.fit(y, max_iterations=2, fixed={"initial_mean", "initial_cov"}, tolerance=10.0)
+    assert model.history.method == "gradient"
+    assert torch.equal(model.emission_matrix, rows)
+
+
+def test_what_varies_has_no_stationary_start():
+    parts = {name: value for name, value in MATRICES.items() if not name.startswith("initial")}
+    parts["transition_cov"] = np.stack([np.eye(2)] * 4)
+    with pytest.raises(ValueError, match=r"stationary.*does not vary"):
+        ps.LDS(**parts, initial="stationary").log_prob(np.zeros((4, 3)))
+
+
 def test_unknown_arguments_are_a_type_error():
     with pytest.raises(TypeError, match="unknown arguments"):
         system(state_cov=np.eye(2))
