@@ -82,7 +82,9 @@ class RNN(StateSpaceModel[Point]):
         self.cell = cell
         cell.bind(self._width + self.input_dim, dtype=dtype, generator_seed=cell_seed)
         shape = (cell.state_size, self.input_dim)
-        self.start_weights = torch.nn.Parameter(torch.zeros(shape, dtype=dtype)) if start_from_inputs else None
+        self.start_map = torch.nn.ParameterDict(
+            {"weights": torch.zeros(shape, dtype=dtype)} if start_from_inputs else {}
+        )
         self.event_shape = torch.Size([obs_dim])
         self.real_valued = head.real_valued
         self.input_shift: Tensor
@@ -90,6 +92,11 @@ class RNN(StateSpaceModel[Point]):
         self.register_buffer("input_shift", torch.zeros(self.input_dim, dtype=torch.float64))
         self.register_buffer("input_scale", torch.ones(self.input_dim, dtype=torch.float64))
         self.eval()
+
+    @property
+    def start_weights(self) -> Tensor | None:
+        """S (state_size, input_dim), or None without `start_from_inputs`."""
+        return self.start_map.get("weights")
 
     @property
     def _width(self) -> int:

@@ -126,7 +126,7 @@ def test_a_start_from_features_is_added_to_the_learned_start():
         model.start_weights.copy_(torch.arange(10.0).reshape(5, 2) / 10)
     u, y = np.random.default_rng(0).normal(size=(7, 2)), np.random.default_rng(1).normal(size=7)
     plain = network(input_dim=2)
-    plain.load_state_dict({n: v for n, v in model.state_dict().items() if n != "start_weights"})
+    plain.load_state_dict({n: v for n, v in model.state_dict().items() if n != "start_map.weights"})
     with torch.no_grad():
         plain.cell.initial_activity.add_(model.start_weights @ torch.as_tensor(u[0]))
     assert model.log_prob(y, u).item() == pytest.approx(plain.log_prob(y, u).item(), rel=1e-12)
