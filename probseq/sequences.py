@@ -117,6 +117,13 @@ class Sequences:
         """The same data with exactly one batch axis."""
         return self if self.one_batch_axis is None else self.one_batch_axis
 
+    def rows(self, *tables: Tensor) -> list[Tensor]:
+        """The steps of all sequences of a flat batch, padding left out: tables (B, T, ...) become (N, ...)."""
+        if self.rectangular:
+            return [table.flatten(0, 1) for table in tables]
+        inside = self.inside
+        return [table[inside] for table in tables]
+
     def with_values(self, values: Tensor) -> Sequences:
         """The same pattern of observation with other numbers."""
         return replace(self, values=values, one_batch_axis=None)._with_flat()
