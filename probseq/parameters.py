@@ -32,6 +32,8 @@ from probseq.constraints import (
     simplex,
 )
 from probseq.errors import NotFitted
+from probseq.kernels.simplex import maximise_rows
+from probseq.ops.modes import array_of, untracked
 
 
 def as_parameter(name: str, value: Any, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -170,6 +172,11 @@ class Parametric(nn.Module):
         """Every declared parameter by name, base classes first."""
         return type(self)._declared
 
+    def stored(self, *names: str) -> list[Any] | None:
+        """The stored numbers as arrays, for kernels; None where they are overridden or watched by torch."""
+        raw = [type(self)._declared[name].raw(self) for name in names]
+        return None if self.overrides or not untracked(*raw) else [array_of(tensor) for tensor in raw]
+
     def declare(self, **values: Any) -> None:
         """Make room for every declared parameter and assign those values that are not None."""
         for name, param in self.params().items():
@@ -191,6 +198,21 @@ class Parametric(nn.Module):
             if kept is not None and raw is not None and held is not None:
                 with torch.no_grad():
                     raw[held] = kept
+
+    def store(self, **stored: Any) -> None:
+        """`assign` for numbers as they are stored, from a computation that needs no check."""
+        for name, array in stored.items():
+            raw = self._parameters[f"raw_{name}"]
+            if raw is not None and raw.requires_grad:
+                held, own, new = self.held_entries.get(name), raw.detach(), torch.from_numpy(array)
+                own.copy_(new if held is None else torch.where(held, own, new))
+
+    def store_rows(self, name: str, counts: Tensor, share: float = 0.0) -> None:
+        """Make the rows of a simplex parameter proportional to counts; one with at most this share of all stays."""
+        if not self.is_frozen(name):
+            rows = array_of(self.params()[name].raw(self)).copy()
+            maximise_rows(array_of(counts).reshape(-1, rows.shape[-1]), share, rows.reshape(-1, rows.shape[-1]))
+            self.store(**{name: rows})
 
     def is_frozen(self, name: str) -> bool:
         param = self._parameters[self.params()[name].raw_name]

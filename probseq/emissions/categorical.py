@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch import distributions as D
@@ -17,8 +18,12 @@ from torch.nn.functional import logsigmoid
 
 from probseq import parameters as P
 from probseq.emissions.base import Emission, cluster, leading_size, positive, rows_of
+from probseq.kernels import symbols as kernel
+from probseq.ops.modes import array_of, untracked
 from probseq.parameters import Param
 from probseq.priors import Beta, Dirichlet, Prior, accept
+
+_EVERY = np.empty(0, dtype=np.bool_)
 
 
 class Categorical(Emission):
@@ -46,13 +51,22 @@ class Categorical(Emission):
             return self.prior.log_density(type(self).probs.log(self))
         return super().log_prior()
 
-    def invalid(self, values: Tensor) -> tuple[Tensor, str]:
+    def invalid(self, values: Tensor) -> tuple[Tensor, str] | None:
+        if untracked(values) and kernel.are_symbols(array_of(values).reshape(-1), self.n_symbols):
+            return None
         bad = (values < 0) | (values >= self.n_symbols) | (values != values.round())
         return bad, f"symbols 0 .. {self.n_symbols - 1}"
 
     def log_prob(self, values: Tensor, observed: Tensor | None = None) -> Tensor:
-        table = type(self).probs.log(self).mT[values.squeeze(-1).detach().long()]
-        return table if observed is None else torch.where(observed, table, 0.0)
+        log_probs = type(self).probs.log(self)
+        if untracked(values, log_probs):
+            shown = _EVERY if observed is None else array_of(observed).reshape(-1)
+            table = np.empty((*values.shape[:-1], self.n_states))
+            rows = table.reshape(-1, self.n_states)
+            if kernel.look_up(array_of(values).reshape(-1), shown, array_of(log_probs), rows):
+                return torch.from_numpy(table)
+        chosen = log_probs.mT[values.squeeze(-1).detach().long()]
+        return chosen if observed is None else torch.where(observed, chosen, 0.0)
 
     def distribution(self) -> D.Distribution:
         return D.Independent(D.Categorical(probs=self.probs.unsqueeze(-2), validate_args=False), 1)
@@ -62,9 +76,9 @@ class Categorical(Emission):
         return D.Independent(D.Categorical(probs=(log_probs.exp() @ self.probs).unsqueeze(-2), validate_args=False), 1)
 
     def _frequencies(self, values: Tensor, observed: Tensor, weights: Tensor) -> Tensor:
-        kept = weights[observed.squeeze(-1)]
-        symbols = values.squeeze(-1)[observed.squeeze(-1)].long()
-        return values.new_zeros(self.n_symbols, weights.shape[1]).index_add(0, symbols, kept).mT
+        counts = np.zeros((weights.shape[1], self.n_symbols))
+        kernel.count(array_of(values).reshape(-1), array_of(observed).reshape(-1), array_of(weights), counts)
+        return torch.from_numpy(counts)
 
     def start(self, values: Tensor, observed: Tensor, seed: int) -> None:
         marginal = self._frequencies(values, observed, values.new_ones(len(values), 1)) + 0.5
@@ -78,8 +92,7 @@ class Categorical(Emission):
         counts = self._frequencies(values, observed, weights)
         if isinstance(self.prior, Dirichlet):
             counts = counts + self.prior.counts(self.probs)
-        mass = counts.sum(-1, keepdim=True)
-        self.assign(probs=torch.where(mass > 0, counts / torch.where(mass > 0, mass, 1.0), self.probs))
+        self.store_rows("probs", counts)
 
 
 class Bernoulli(Emission):

@@ -23,8 +23,9 @@ from torch.distributions import Distribution, Independent, MultivariateNormal, N
 
 from probseq import parameters as P
 from probseq.emissions.base import Emission, cluster, leading_size, positive, rows_of
-from probseq.emissions.floor import Floor, lift, lift_matrix
+from probseq.emissions.floor import VARIANCE_FLOOR, Floor, lift, lift_matrix
 from probseq.ops import gaussian
+from probseq.ops.modes import untracked
 from probseq.parameters import Param, Parametric
 from probseq.priors import NormalInverseGamma, NormalInverseWishart, Prior, accept
 
@@ -147,11 +148,12 @@ class Gaussian(Emission):
 
     def log_prob(self, values: Tensor, observed: Tensor | None = None) -> Tensor:
         rows, seen = rows_of(values, observed)
-        factor = self.factor()
-        if seen is None or bool(seen.all()):
-            table = _log_normal(rows, self.means, factor, self.is_diagonal)
+        if seen is not None and not bool(seen.all()):
+            table = self._marginal_log_prob(rows, seen, self.factor())
+        elif untracked(rows) and (stored := self.stored("means", "covs")) is not None:
+            table = gaussian.table_of(rows, stored[0], stored[1], self.is_diagonal)
         else:
-            table = self._marginal_log_prob(rows, seen, factor)
+            table = _log_normal(rows, self.means, self.factor(), self.is_diagonal)
         return table.reshape(*values.shape[:-1], self.n_states)
 
     def _marginal_log_prob(self, rows: Tensor, seen: Tensor, factor: Tensor) -> Tensor:
@@ -207,11 +209,23 @@ class Gaussian(Emission):
         self.assign(means=means, covs=torch.diag_embed(variances))
 
     def maximise(self, values: Tensor, observed: Tensor, weights: Tensor) -> None:
+        if self._maximise_stored(values, observed, weights):
+            return
         floor = Floor(values, observed, self.covariance == "spherical")
         if self.is_diagonal:
             self._maximise_diagonal(values, observed, weights, floor)
         else:
             self._maximise_full(values, observed, weights, floor)
+
+    def _maximise_stored(self, values: Tensor, observed: Tensor, weights: Tensor) -> bool:
+        """The M-step in one pass over arrays; False, and nothing done, where it is not as plain as that."""
+        plain = self.prior is None and not (self.is_diagonal or self.held_entries or self.is_frozen("means"))
+        stored = self.stored("means", "covs") if plain and bool(observed.all()) else None
+        new = None if stored is None else gaussian.maximise(values, weights, stored[0], stored[1], VARIANCE_FLOOR)
+        if new is None:
+            return False
+        self.store(means=new[0], covs=new[1])
+        return True
 
     def _maximise_diagonal(self, values: Tensor, observed: Tensor, weights: Tensor, floor: Floor) -> None:
         seen = observed.to(values.dtype)

@@ -62,6 +62,32 @@ def _whiten(block, mean, whitener, k, diagonal, away, white):
 
 
 @njit(**_OPTIONS)
+def invert_factors(stored, whitener):
+    """Write W = L^-1 (K, D, D) for factors L stored lower triangular with a log diagonal, (K, D, D) or one for all."""
+    dim = whitener.shape[1]
+    for k in range(whitener.shape[0]):
+        s = k if stored.shape[0] > 1 else 0
+        for i in range(dim):
+            for m in range(dim):
+                whitener[k, i, m] = 0.0
+            for j in range(i):
+                for m in range(j + 1):
+                    whitener[k, i, m] -= stored[s, i, j] * whitener[k, j, m]
+            inverse = math.exp(-stored[s, i, i])
+            for m in range(i):
+                whitener[k, i, m] *= inverse
+            whitener[k, i, i] = inverse
+
+
+@njit(**_OPTIONS)
+def invert_variances(stored, whitener):
+    """Write the diagonals of W for log variances (K, D) or (K, 1); nothing else of W is read then."""
+    for k in range(whitener.shape[0]):
+        for d in range(whitener.shape[1]):
+            whitener[k, d, d] = math.exp(-0.5 * stored[k, d if stored.shape[1] > 1 else 0])
+
+
+@njit(**_OPTIONS)
 def forward(rows, means, whitener, diagonal, table):
     """Fill the table (N, K)."""
     n_rows, dim = rows.shape
@@ -106,6 +132,92 @@ def pull_rows(rows, means, whitener, diagonal, weight, grad_rows):
                     one = whitener[k, d, j]
                     for r in range(out.shape[0]):
                         out[r, j] -= one * (white[d, r] * pull[r, k])
+
+
+@njit(**_OPTIONS)
+def scatter_groups(first, last, n_groups, rows, seen, means, weights, diagonal, mass, away_sum, total):
+    """`scatter` of the groups `first` to `last` of `n_groups` stretches of rows, each into its own sums."""
+    n = rows.shape[0]
+    for g in range(first, last + 1):
+        begin, stop = (g * n + n_groups - 1) // n_groups, ((g + 1) * n + n_groups - 1) // n_groups
+        scatter(
+            rows[begin:stop], seen[begin:stop], means, weights[begin:stop], diagonal, mass[g], away_sum[g], total[g]
+        )  # fmt: skip
+
+
+@njit(**_OPTIONS)
+def average(rows, weights, mass, means):
+    """Write the mass of every state (K,), and the weighted means (K, D) of those that have one."""
+    n_states, dim = means.shape
+    sums = np.zeros((n_states, dim))
+    mass[:] = 0.0
+    for n in range(rows.shape[0]):
+        for k in range(n_states):
+            mass[k] += weights[n, k]
+            for d in range(dim):
+                sums[k, d] += weights[n, k] * rows[n, d]
+    for k in range(n_states):
+        if mass[k] > 0:
+            for d in range(dim):
+                means[k, d] = sums[k, d] / mass[k]
+
+
+@njit(**_OPTIONS)
+def column_variances(rows):
+    """The variance of every column, (D,)."""
+    n_rows, dim = rows.shape
+    centre, total = np.zeros(dim), np.zeros(dim)
+    for n in range(n_rows):
+        for d in range(dim):
+            centre[d] += rows[n, d] / n_rows
+    for n in range(n_rows):
+        for d in range(dim):
+            total[d] += (rows[n, d] - centre[d]) ** 2
+    return total / n_rows
+
+
+@njit(**_OPTIONS)
+def _factorise(matrix, lower):
+    """Write the Cholesky factor; False where a pivot is not positive."""
+    for i in range(matrix.shape[0]):
+        for j in range(i + 1):
+            rest = matrix[i, j]
+            for m in range(j):
+                rest -= lower[i, m] * lower[j, m]
+            if i > j:
+                lower[i, j] = rest / lower[j, j]
+            elif not 0 < rest < np.inf:
+                return False
+            else:
+                lower[i, i] = math.sqrt(rest)
+    return True
+
+
+@njit(**_OPTIONS)
+def store_factors(total, mass, floor, stored):
+    """Write the factors of total / mass with log diagonals, (S, D, D); of states without mass they stay.
+
+    False, and unfinished factors, where an eigenvalue in units of the floor (D,) is below 1: where the Cholesky
+    factor of total / mass less the floor does not exist.
+    """
+    dim = total.shape[1]
+    lower, cov = np.zeros((dim, dim)), np.empty((dim, dim))
+    for s in range(total.shape[0]):
+        if not mass[s] > 0:
+            continue
+        cov[:] = total[s] / mass[s]
+        for d in range(dim):
+            cov[d, d] -= floor[d]
+        if not _factorise(cov, lower):
+            return False
+        for d in range(dim):
+            cov[d, d] = total[s, d, d] / mass[s]
+        if not _factorise(cov, lower):
+            return False
+        for i in range(dim):
+            for j in range(dim):
+                stored[s, i, j] = math.log(lower[i, i]) if i == j else lower[i, j]
+    return True
 
 
 @njit(**_OPTIONS)

@@ -39,6 +39,15 @@ def width_of(n_states):
     return 4 if n_states <= 4 else -(-n_states // 8) * 8
 
 
+@njit(**_OPTIONS)
+def are_between(numbers, low, high):
+    """Whether low <= every number <= high."""
+    fine = True
+    for number in numbers:
+        fine &= low <= number <= high
+    return fine
+
+
 @njit(**_INLINE)
 def vector_matrix(weight, matrix, r, n, out):
     """out = weight @ matrix[r], all of size n, several rows at a time, the inner loop over targets."""

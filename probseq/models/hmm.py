@@ -28,8 +28,9 @@ observation sequence, IEEE Trans. Information Theory 51.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
@@ -102,7 +103,9 @@ class HMM(LatentStateModel[Categorical]):
         #: the number of inputs that drive the transitions
         self.n_drivers = T.count_inputs(input_dim, transition_weights)
         self.input_dim = shared_inputs(self.n_drivers, emission)
-        self.marginalises = self._memory is None
+        #: whether the emission reads the rows before
+        self._remembers = isinstance(emission, Autoregressive)
+        self.marginalises = not self._remembers
         self.initial = T.start_of(initial, initial_probs, initial_prior, self.n_drivers)
         self.tied_rows = T.groups_of(tied_rows, self.n_states)
         k = self.n_states
@@ -170,7 +173,7 @@ class HMM(LatentStateModel[Categorical]):
     @property
     def _memory(self) -> Autoregressive | None:
         """The emission if it reads the rows before."""
-        return self.emission if isinstance(self.emission, Autoregressive) else None
+        return cast(Autoregressive, self.emission) if self._remembers else None
 
     # ---- the compiled path
 
@@ -210,7 +213,7 @@ class HMM(LatentStateModel[Categorical]):
 
     def _windows(self, sequences: Sequences, initial: Categorical | None = None) -> Tensor | None:
         """The rows that an AR-HMM reads at every step, and after the last, (B, T + 1, order, D)."""
-        return None if self._memory is None else windows_of(self, sequences, initial)
+        return windows_of(self, sequences, initial) if self._remembers else None
 
     def _says(self, sequences: Sequences, windows: Tensor | None, rows: Tensor | None = None) -> Says:
         """The emission at every step, or at those that `rows` (B, T) marks, in a row."""
@@ -238,7 +241,7 @@ class HMM(LatentStateModel[Categorical]):
     def _decode(self, sequences: Sequences) -> Tensor:
         arguments = self._arguments(sequences)
         states, score = hmm.viterbi(*arguments)
-        if bool((score == -torch.inf).any()):
+        if score.numpy().min(initial=0.0) == -np.inf:
             refuse_impossible(hmm.posterior(*arguments).impossible_at, sequences)
         return states
 
@@ -297,10 +300,13 @@ class HMM(LatentStateModel[Categorical]):
 
     def log_prior(self) -> Tensor:
         """log density of the priors: on `initial_probs`, the distinct rows of `transition_matrix`, and the emission."""
-        rows = T.mean_of_groups(self._log_transition(), self.tied_rows) if self.tied_rows else self._log_transition()
-        prior = None if self.transition_prior is None else T.mean_of_groups(self.transition_prior, self.tied_rows)
-        transition = dirichlet.log_density(prior, rows)
-        return transition + dirichlet.log_density(self.initial_prior, self._log_initial()) + self.emission.log_prior()
+        total = self.emission.log_prior()
+        if self.transition_prior is not None:
+            rows, prior = (T.mean_of_groups(x, self.tied_rows) for x in (self._log_transition(), self.transition_prior))
+            total = total + dirichlet.log_density(prior, rows)
+        if self.initial_prior is not None:
+            total = total + dirichlet.log_density(self.initial_prior, self._log_initial())
+        return total
 
     def _outside(self, values: Tensor) -> tuple[Tensor, str] | None:
         return self.emission.invalid(values)
@@ -336,23 +342,26 @@ class HMM(LatentStateModel[Categorical]):
         refuse_impossible(posterior.impossible_at, sequences)
         gamma = posterior.gamma  # 0 in padding
         objective = posterior.log_prob.sum() + self.log_prior()
-        if bool((gamma.sum((0, 1)) < 1e-8).any()):
+        table = gamma.flatten(0, 1)
+        if bool((table.new_ones(len(table)) @ table < 1e-8).any()):
             say("empty state", EMPTY_STATE)
-        says = self._says(sequences, self._windows(sequences), sequences.inside)
+        plain = sequences.inputs is None and not self._remembers
+        says = self.emission if plain else self._says(sequences, self._windows(sequences), sequences.inside)
         self._maximise_chain(gamma[:, 0].sum(0), posterior.xi_sum, sequences.inputs)
         says.maximise(*sequences.rows(sequences.values, sequences.observed, gamma))
         return objective
 
     def _maximise_chain(self, first: Tensor, pairs: Tensor, u: Tensor | None) -> None:
         """The M-step of start and transitions, from expected first states (K,) and moves (B, R, K, K)."""
+        if self.initial == "free":
+            prior = self.initial_prior
+            extra = 0.0 if prior is None else dirichlet.extra_counts(prior, self.initial_probs)
+            self.store_rows("initial_probs", first + extra, T.NO_COUNT)
         ties = self.tied_rows
         rows = T.mean_of_groups(self.transition_matrix, ties)
         prior = None if self.transition_prior is None else T.mean_of_groups(self.transition_prior, ties)
         extra = dirichlet.extra_counts(prior, rows)
         held = (self.is_frozen("transition_matrix"), self.is_frozen("transition_weights"))
-        if self.initial == "free":
-            start = self.initial_probs
-            self.assign(initial_probs=T.maximise_rows(start, first + dirichlet.extra_counts(self.initial_prior, start)))
         if self.n_drivers and u is not None:
             counts = T.sum_of_groups(pairs.flatten(0, 1), ties, 1)
             weights = T.mean_of_groups(self.transition_weights, ties)
@@ -367,10 +376,10 @@ class HMM(LatentStateModel[Categorical]):
             return
         counts = T.sum_of_groups(pairs.sum((0, 1)), ties) + extra
         if self.initial == "free":
-            rows = T.maximise_rows(rows, counts)
+            self.store_rows("transition_matrix", counts, T.NO_COUNT)
         elif not held[0]:
             rows = T.maximise_rows_and_start(rows, ties, counts, first)
-        self.assign(transition_matrix=T.spread(rows, ties))
+            self.assign(transition_matrix=T.spread(rows, ties))
 
 
 EMPTY_STATE = "a state explains no data any more and keeps its last parameters; fewer states may be enough"
@@ -386,9 +395,9 @@ def safe_logsumexp(x: Tensor, dim: int) -> Tensor:
 
 
 def refuse_impossible(impossible_at: Tensor, sequences: Sequences) -> None:
-    bad = (impossible_at >= 0).nonzero()
-    if len(bad):
-        sequence = int(bad[0, 0])
+    bad = np.flatnonzero(impossible_at.numpy() >= 0)
+    if bad.size:
+        sequence = int(bad[0])
         where = f"sequence {sequence}, " if len(sequences.values) > 1 else ""
         raise ImpossibleSequence(
             f"y has probability zero under this model from {where}step {int(impossible_at[sequence])} on, "

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from probseq.kernels import gaussian as kernel
 from probseq.ops.modes import OnceDifferentiable, array_of, operator, untracked
-from probseq.ops.threads import first_of, group, n_groups, over_blocks
+from probseq.ops.threads import group, n_groups, over_blocks
 
 
 def log_prob(
@@ -30,6 +30,13 @@ def log_prob(
     return _differentiable(rows, means, whitener, diagonal, not data_alone)
 
 
+def table_of(rows: Tensor, means: Any, stored: Any, diagonal: bool) -> Tensor:
+    """`log_prob` without derivatives, from arrays: means (K, D) and covariances as `Gaussian` emissions store them."""
+    whitener = np.empty((*means.shape, means.shape[1]))
+    (kernel.invert_variances if diagonal else kernel.invert_factors)(stored, whitener)
+    return torch.from_numpy(_table(array_of(rows), means, whitener, diagonal))
+
+
 @torch.no_grad()
 def scatter(
     rows: Float[Tensor, "row coord"],
@@ -44,20 +51,37 @@ def scatter(
 
 def _moments(rows: Tensor, seen: Tensor | None, means: Tensor, weights: Tensor, diagonal: bool) -> tuple[Any, Any, Any]:
     """Sums over n of w, w (x - mu) and w (x - mu)(x - mu)': (K,), (K, D), (K, D, D); in threads over the rows."""
-    n, (k, d) = rows.shape[0], means.shape
     mask = np.zeros((0, 0)) if seen is None else array_of(seen.to(torch.float64))
-    data, centres, w = array_of(rows), array_of(means), array_of(weights)
-    groups = n_groups(n)
+    return _sums(array_of(rows), mask, array_of(means), array_of(weights), diagonal)
+
+
+def _sums(data: Any, mask: Any, centres: Any, w: Any, diagonal: bool) -> tuple[Any, Any, Any]:
+    n, (k, d), groups = data.shape[0], centres.shape, n_groups(data.shape[0])
     sums = np.zeros((groups, k)), np.zeros((groups, k, d)), np.zeros((groups, k, d, d))
 
     def run(block: slice) -> None:
-        for g in range(group(block.start, n), group(block.stop - 1, n) + 1):
-            part = slice(first_of(g, n), first_of(g + 1, n))
-            kernel.scatter(data[part], mask[part], centres, w[part], diagonal, sums[0][g], sums[1][g], sums[2][g])
+        first, last = group(block.start, n), group(block.stop - 1, n)
+        kernel.scatter_groups(first, last, groups, data, mask, centres, w, diagonal, *sums)
 
     over_blocks(run, n, n * k * d * (d + 1) // 2)
     mass, away_sum, total = (one.sum(0) for one in sums)
     return mass, away_sum, total + np.tril(total, -1).swapaxes(-1, -2)
+
+
+def maximise(rows: Tensor, weights: Tensor, means: Any, stored: Any, share: float) -> tuple[Any, Any] | None:
+    """Weighted means (K, D) and factors (K, D, D) of complete rows, or one factor for all, as emissions store them.
+
+    A state without mass keeps those given. None where a variance would fall below `share` of that of the rows.
+    """
+    data, w, tied = array_of(rows), array_of(weights), len(stored) < len(means)
+    mass, means, stored = np.empty(len(means)), means.copy(), stored.copy()
+    kernel.average(data, w, mass, means)
+    total = _sums(data, np.zeros((0, 0)), means, w, False)[2]
+    if tied:
+        total, mass = total.sum(0, keepdims=True), mass.sum(keepdims=True)
+    variances = kernel.column_variances(data)
+    fine = (variances > 0).all() and kernel.store_factors(total, mass, share * variances, stored)
+    return (means, stored) if fine else None
 
 
 _INPUTS = "Tensor rows, Tensor means, Tensor whitener, bool diagonal, bool pulls_rows"
@@ -70,15 +94,18 @@ def _shape_of_value(rows: Tensor, means: Tensor, *_: Any) -> Tensor:
 @operator("gaussian_log_prob", f"({_INPUTS}) -> Tensor", _shape_of_value)
 def _value(rows: Tensor, means: Tensor, whitener: Tensor, diagonal: bool, pulls_rows: bool) -> Tensor:
     """The table (N, K)."""
+    return torch.from_numpy(_table(array_of(rows), array_of(means), array_of(whitener), diagonal))
+
+
+def _table(rows: Any, means: Any, whitener: Any, diagonal: bool) -> Any:
     n, (k, d) = rows.shape[0], means.shape
     table = np.empty((n, k))
-    data, centres, factors = array_of(rows), array_of(means), array_of(whitener)
 
     def run(block: slice) -> None:
-        kernel.forward(data[block], centres, factors, diagonal, table[block])
+        kernel.forward(rows[block], means, whitener, diagonal, table[block])
 
     over_blocks(run, n, n * k * d * (d + 1) // 2)
-    return torch.from_numpy(table)
+    return table
 
 
 def _shapes_of_adjoint(weight: Tensor, *arguments: Any) -> tuple[Tensor, ...]:

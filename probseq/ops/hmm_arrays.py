@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from probseq.kernels import hmm as scaled
 from probseq.kernels import hmm_adjoint as adjoint
 from probseq.kernels import hmm_log as careful
-from probseq.kernels.rows import width_of
+from probseq.kernels.rows import are_between, width_of
 from probseq.ops.threads import groups_of, n_groups, over_blocks
 
 Array = NDArray[np.float64]
@@ -41,7 +41,7 @@ _memory, _NOTHING = threading.local(), np.empty(0)
 
 def which(mask: NDArray[np.bool_]) -> list[int]:
     """The sequences for which `mask` (B,) holds."""
-    return np.flatnonzero(mask).tolist()
+    return np.flatnonzero(mask).tolist() if np.count_nonzero(mask) else []
 
 
 class Problem(NamedTuple):
@@ -127,7 +127,7 @@ def check(log_initial: Any, log_transition: Any, log_observation: Any, lengths: 
         )
     if sets not in (1, b) or times not in (1, t):
         raise ValueError(f"log_transition must have shape (1 or {b}, 1 or {t}, {k}, {k}), not {log_transition.shape}")
-    if b > 0 and not 0 <= lengths.min() <= lengths.max() <= t:
+    if not are_between(lengths, 0, t):
         raise ValueError(f"lengths must be between 0 and {t}, not {lengths.min()} .. {lengths.max()}")
 
 
