@@ -719,11 +719,30 @@ def test_checkpoints_change_nothing(sets: int, zeros: bool, segment: int, monkey
     assert hmm_arrays.keeps(4, 300, 5, 1)
     monkeypatch.setattr(hmm_arrays, "KEPT", 0)
     monkeypatch.setattr(hmm_arrays, "SEGMENT", segment)
-    monkeypatch.setattr(hmm, "SAVED", 0)
     assert not hmm_arrays.keeps(4, 300, 5, 1)
     assert hmm_arrays.keeps(4, 300, 5, 300)
     for ours, expected in zip([*hmm.posterior(*case), *hmm.expectations(*case), *gradients(case)], plain, strict=True):
         torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-14)
+
+
+def test_memory_is_used_again_once_nothing_refers_to_it() -> None:
+    """Two graphs alive at once have their own; so has a call between value and gradient."""
+    cases = [random_case(3, 20, 4, seed=seed) for seed in range(3)]
+    expected = [gradients(case) for case in cases]
+    inputs = [[table.clone().requires_grad_() for table in case[:3]] for case in cases]
+    values = [hmm.log_prob(*tables, case.lengths).sum() for tables, case in zip(inputs, cases, strict=True)]
+    hmm.posterior(*cases[0])
+    for value, tables, gradient in zip(values, inputs, expected, strict=True):
+        for ours, alone in zip(torch.autograd.grad(value, tables), gradient, strict=True):
+            assert torch.equal(ours, alone)
+    first = hmm_arrays._workspace((3, 20, 4))
+    place, part = first.ctypes.data, first[0, 1]
+    assert hmm_arrays._workspace((3, 20, 4)).ctypes.data != place
+    hmm_arrays._memory.room = None if part.base is None else part.base
+    del first
+    assert hmm_arrays._workspace((3, 20, 4)).ctypes.data != place
+    second = hmm_arrays._workspace((3, 20, 4)).ctypes.data
+    assert hmm_arrays._workspace((3, 20, 4)).ctypes.data == second
 
 
 def test_checkpoints_of_a_sequence_that_needs_logarithms(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -732,7 +751,6 @@ def test_checkpoints_of_a_sequence_that_needs_logarithms(monkeypatch: pytest.Mon
     plain = [*hmm.posterior(*case), *hmm.expectations(*case), *gradients(case)]
     monkeypatch.setattr(hmm_arrays, "KEPT", 0)
     monkeypatch.setattr(hmm_arrays, "SEGMENT", 0)
-    monkeypatch.setattr(hmm, "SAVED", 0)
     for ours, expected in zip([*hmm.posterior(*case), *hmm.expectations(*case), *gradients(case)], plain, strict=True):
         torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-14)
 
