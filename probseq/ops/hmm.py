@@ -121,7 +121,8 @@ def _shapes_of_value(
 
 def _saves(log_observation: Tensor) -> bool:
     """Whether the value leaves its work for the adjoint; else that filters again."""
-    return bool(arrays.keeps(*log_observation.shape, 1))
+    b, t, k = log_observation.shape
+    return arrays.keeps(b, t, k, 1)
 
 
 @operator("hmm_log_prob", f"({_INPUTS}) -> (Tensor, Tensor, Tensor, Tensor, Tensor)", _shapes_of_value)

@@ -8,10 +8,11 @@ which they could lose a state that matters comes back with status CAREFUL and is
 alone; one without any path that explains it gets status IMPOSSIBLE. Symbols and shapes are those of the kernels and of
 `probseq.ops.hmm`.
 
-A forward pass keeps e_t and u_t for the backward pass, in memory that is used again by the next call (fresh pages cost
-more than the recursions) once nothing refers to it, unless these are more than `KEPT` numbers each. Then only u at every sqrt(T)-th step is kept,
-or rarer where segments would have fewer than `SEGMENT` entries, and the segments between are filtered again, last to
-first, while the backward pass goes through them (checkpointing, O(sqrt(T) W) memory beside the table and its result).
+A forward pass keeps e_t and u_t for the backward pass, unless these are more than `KEPT` numbers each, in memory that is
+used again by the next call once nothing refers to it (fresh pages cost more than the recursions). Else only u at every
+sqrt(T)-th step is kept, or rarer where segments would have fewer than `SEGMENT` entries, and the segments between are
+filtered again, last to first, while the backward pass goes through them (checkpointing, O(sqrt(T) W) memory beside the
+table and its result). Many sequences with few states go through `hmm_lanes` first, several side by side.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from numpy.typing import NDArray
 
 from probseq.kernels import hmm as scaled
 from probseq.kernels import hmm_adjoint as adjoint
+from probseq.kernels import hmm_lanes as lanes
 from probseq.kernels import hmm_log as careful
 from probseq.kernels.rows import width_of
 from probseq.ops.threads import groups_of, n_groups, over_blocks
@@ -162,6 +164,13 @@ def _workspace(shape: tuple[int, int, int]) -> Array:
     return room[:size].reshape((2, *shape))
 
 
+def in_lanes(problem: Problem) -> bool:
+    """Whether the recursions over many sequences at once may go first: one dense transition matrix, few states."""
+    b, k = problem.log_initial.shape
+    dense = problem.transition.shape[:3] == (1, 1, lanes.WIDTH) and 2 * b >= lanes.LANES
+    return dense and bool(problem.transition[0, 0, :k, :k].min() > 0)
+
+
 def run_forward(problem: Problem, keep: bool) -> Forward:
     """Filter every sequence: scaled first, then with logarithms where scaling would lose a state."""
     b, t, _ = problem.log_observation.shape
@@ -169,14 +178,22 @@ def run_forward(problem: Problem, keep: bool) -> Forward:
     predicted, emission = _workspace((b, t, problem.belief.shape[1]) if keep else (b, 0, 0))
     status, belief = problem.status.copy(), problem.belief.copy()
 
+    many = in_lanes(problem)
+
     def run(rows: slice) -> None:
         sets = rows if problem.transition.shape[0] > 1 else slice(None)
+        if many:
+            lanes.forward(
+                belief[rows], problem.transition[0, 0], problem.log_observation[rows], problem.lengths[rows],
+                emission[rows], predicted[rows], shift[rows], normaliser[rows], status[rows],
+            )  # fmt: skip
         scaled.forward(
             belief[rows], problem.transition[sets], problem.log_transition[sets], problem.log_observation[rows],
             problem.lengths[rows], False, emission[rows], predicted[rows], shift[rows], normaliser[rows], status[rows],
         )  # fmt: skip
 
     over_blocks(run, b, problem.n_operations)
+    status[status == scaled.DONE] = scaled.SCALED
     impossible_at = np.full(b, -1, dtype=np.int64)
     with np.errstate(all="ignore"):
         log_normaliser = np.log(normaliser, out=normaliser)
@@ -267,6 +284,7 @@ def run_backward(
         passes(problem, forward, transposed, rows, weights, logarithms, status, gamma, place, xi)
 
     over_blocks(run, b, 2 * problem.n_operations)
+    status[status == scaled.DONE] = scaled.SCALED
     for sequence in which(status == scaled.CAREFUL):
         weight = float(weights[sequence])
         _careful_expectations(problem, sequence, forward, weight, gamma[sequence], xi[place[sequence]])
@@ -286,6 +304,11 @@ def _whole(
     """The backward pass of some sequences over what the forward pass kept."""
     sets = rows if transposed.shape[0] > 1 else slice(None)
     later = _last_step(problem, rows)
+    if in_lanes(problem):
+        lanes.backward(
+            problem.transition[0, 0], forward.emission[rows], forward.predicted[rows], problem.lengths[rows],
+            weights[rows], logarithms, status[rows], gamma[rows], places[rows], xi,
+        )  # fmt: skip
     adjoint.backward(
         problem.transition[sets], transposed[sets], problem.log_transition[sets], problem.log_observation[rows],
         forward.shift[rows], forward.emission[rows], forward.predicted[rows], problem.lengths[rows], later, False,
