@@ -6,8 +6,8 @@
     xi_t[i, j] = (u e / s)_{t-1, i}  A[i, j]  (h e / sum(h e))_{t, j}  p(z_{t-1} = i, z_t = j | y)
 
 which are also the derivatives of log p(y) in log p(y_t | z_t) and in log A. Both are formed while h passes, so that no
-h is stored. Symbols, shapes, and the argument why no
-state that matters is lost are those of `hmm.py`, whose step this is with the matrix transposed.
+h is stored. Symbols, shapes, and the argument why no state that matters is lost are those of `hmm.py`, whose step this
+is with the matrix transposed.
 
 Reference: Rabiner (1989), Proc. IEEE 77, equations 24-27 and 36-37.
 """
@@ -18,7 +18,7 @@ import numpy as np
 from numba import njit
 
 from probseq.kernels.hmm import CAREFUL, SCALED, SMALLEST_EVIDENCE, SMALLEST_NORMALISER, loses, transport
-from probseq.kernels.rows import extent, total
+from probseq.kernels.rows import SMALLEST_NORMAL, extent, take_logarithms, total
 
 RANK = 8  # steps gathered before they are added to the K x K transition counts
 
@@ -57,13 +57,12 @@ def add_moves(xi, weight, e, u, transition, column, n):
 @njit(**_OPTIONS)
 def write_small_logarithms(joint, evidence, u, h, log_observation, shift, b, t, gamma):
     """Replace entries of gamma that may have left the range of numbers by their logarithms (0 where impossible)."""
-    n_small = 0
+    log_scale = -np.log(evidence) - shift[b, t]
     for k in range(log_observation.shape[2]):
         if joint[k] < SMALLEST_EVIDENCE and u[k] > 0.0 and h[k] > 0.0 and log_observation[b, t, k] > -np.inf:
-            log_e = log_observation[b, t, k] - shift[b, t]
-            gamma[b, t, k] = np.log(u[k]) + np.log(h[k]) + log_e - np.log(evidence)
-            n_small += 1
-    return n_small
+            product = u[k] * h[k]
+            log_product = np.log(product) if product >= SMALLEST_NORMAL else np.log(u[k]) + np.log(h[k])
+            gamma[b, t, k] = log_product + (log_observation[b, t, k] + log_scale)
 
 
 @njit(**_OPTIONS)
@@ -139,8 +138,7 @@ def backward(
     - weights (B,) multiply gamma and xi; places (B,) are the sequences' entries in xi (R = 1: sums over the steps).
     - later (B, 2, W) carries h and (h e / sum(h e)) of the step behind the last, whose second part is 0 where there is
       none; with `goes_on` (R = 1) they are left there for the steps before the first.
-    - with `logarithms`, an entry of gamma that may have left the range of numbers is written as its logarithm, which is
-      negative; the number of these is returned.
+    - with `logarithms`, the logarithm of gamma is written, also of what has left the range of numbers.
     """
     n_sequences, _, n = log_observation.shape
     width = emission.shape[2]
@@ -154,7 +152,6 @@ def backward(
     pairs, columns, counts = np.empty((RANK, width)), np.empty((RANK, width)), np.empty((width, width))
     varying, filled = transposed.shape[1] > 1, np.zeros(1, np.int64)
     smallest = SMALLEST_EVIDENCE if logarithms else 0.0
-    n_small = 0
     for b in range(n_sequences):
         length = lengths[b]
         if length == 0:  # without steps `transition` and `xi` may have no row either
@@ -208,11 +205,13 @@ def backward(
                     status[b] = CAREFUL
                     break
                 if logarithms and writes == 1:
-                    n_small += write_small_logarithms(
+                    write_small_logarithms(
                         joint, evidence, predicted[b, t], before, log_observation, shift, b, t, gamma
                     )
                 t -= 1
             if writes == 1 and status[b] == SCALED:
+                if logarithms:
+                    take_logarithms(gamma[b, :length].reshape(length * n))
                 for k in range(width):
                     later[b, 0, k], later[b, 1, k] = h[k], column[k]
                 if not varying:
@@ -220,4 +219,3 @@ def backward(
                     for i in range(n):
                         for j in range(n):
                             xi[places[b], 0, i, j] += weights[b] * (counts[i, j] * transition[s, 0, i, j])
-    return n_small

@@ -41,9 +41,6 @@ from probseq.ops.hmm_arrays import Forward, Problem
 from probseq.ops.modes import OnceDifferentiable, array_of, operator, refuse_forward_mode, untracked
 from probseq.ops.threads import over_blocks
 
-#: entries of the emission table up to which a differentiable call holds on to its work, 1 MB
-SAVED = 1 << 17
-
 
 class Filtered(NamedTuple):
     """Beliefs before and after each observation, (B, T, K), and log p(y_t | y_<t), (B, T)."""
@@ -123,16 +120,16 @@ def _shapes_of_value(
 
 
 def _saves(log_observation: Tensor) -> bool:
-    """Whether the value leaves its work for the adjoint; else that filters again, which fresh memory would cost too."""
+    """Whether the value leaves its work for the adjoint; else that filters again."""
     b, t, k = log_observation.shape
-    return bool(b * t * width_of(k) <= SAVED)
+    return arrays.keeps(b, t, k, 1)
 
 
 @operator("hmm_log_prob", f"({_INPUTS}) -> (Tensor, Tensor, Tensor, Tensor, Tensor)", _shapes_of_value)
 def _value(log_initial: Tensor, log_transition: Tensor, log_observation: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
     """log p(y) (B,), and for the adjoint: predicted, emission (B, T, W), shift (B, T) and status (B,)."""
     problem = _problem(log_initial, log_transition, log_observation, lengths)
-    forward = arrays.run_forward(problem, _saves(log_observation), fresh=True)
+    forward = arrays.run_forward(problem, _saves(log_observation))
     workspaces = (forward.predicted, forward.emission, forward.shift, forward.status)
     return (_total(forward), *map(torch.from_numpy, workspaces))
 

@@ -8,15 +8,17 @@ which they could lose a state that matters comes back with status CAREFUL and is
 alone; one without any path that explains it gets status IMPOSSIBLE. Symbols and shapes are those of the kernels and of
 `probseq.ops.hmm`.
 
-A forward pass keeps e_t and u_t for the backward pass, in memory that is used again by the next call (fresh pages cost
-more than the recursions), unless these are more than `KEPT` numbers each. Then only u at every sqrt(T)-th step is kept,
-or rarer where segments would have fewer than `SEGMENT` entries, and the segments between are filtered again, last to
-first, while the backward pass goes through them (checkpointing, O(sqrt(T) W) memory beside the table and its result).
+A forward pass keeps e_t and u_t for the backward pass, unless these are more than `KEPT` numbers each, in memory that is
+used again by the next call once nothing refers to it (fresh pages cost more than the recursions). Else only u at every
+sqrt(T)-th step is kept, or rarer where segments would have fewer than `SEGMENT` entries, and the segments between are
+filtered again, last to first, while the backward pass goes through them (checkpointing, O(sqrt(T) W) memory beside the
+table and its result). Many sequences with few states go through `hmm_lanes` first, several side by side.
 """
 
 from __future__ import annotations
 
 import math
+import sys
 import threading
 from typing import Any, NamedTuple
 
@@ -25,6 +27,7 @@ from numpy.typing import NDArray
 
 from probseq.kernels import hmm as scaled
 from probseq.kernels import hmm_adjoint as adjoint
+from probseq.kernels import hmm_lanes as lanes
 from probseq.kernels import hmm_log as careful
 from probseq.kernels.rows import are_between, width_of
 from probseq.ops.threads import groups_of, n_groups, over_blocks
@@ -37,6 +40,19 @@ KEPT = 1 << 20
 #: entries of the emission table that a segment between checkpoints has at least
 SEGMENT = 1 << 16
 _memory, _NOTHING = threading.local(), np.empty(0)
+
+
+def _references(array: Array) -> int:
+    """References to an array; those of one that a single local variable holds are `UNSHARED`."""
+    return sys.getrefcount(array)
+
+
+def _held_once() -> int:
+    array = np.empty(0)
+    return _references(array)
+
+
+UNSHARED = _held_once()
 
 
 def which(mask: NDArray[np.bool_]) -> list[int]:
@@ -136,35 +152,48 @@ def keeps(b: Any, t: Any, k: Any, n_times: Any) -> bool:
     return bool(n_times > 1 or b * t * width_of(k) <= KEPT)
 
 
-def _workspace(shape: tuple[int, int, int], fresh: bool) -> Array:
-    """Room (2, *shape) for predicted and emission: this thread's own, used again by its next call, unless `fresh`."""
+def _workspace(shape: tuple[int, int, int]) -> Array:
+    """Room (2, *shape) for predicted and emission: what this thread used last, unless some array still looks at it."""
     size = 2 * math.prod(shape)
-    if fresh or size > 2 * KEPT:
+    if size > 2 * KEPT:
         return np.empty((2, *shape))
-    room: Array = getattr(_memory, "room", _NOTHING)
-    if room.size < size:
-        room = _memory.room = np.empty(size)
+    room: Array = _memory.__dict__.pop("room", _NOTHING)
+    if room.size < size or _references(room) > UNSHARED:
+        room = np.empty(size)
+    _memory.room = room
     return room[:size].reshape((2, *shape))
 
 
-def run_forward(problem: Problem, keep: bool, *, fresh: bool = False) -> Forward:
-    """Filter every sequence: scaled first, then with logarithms where scaling would lose a state.
+def in_lanes(problem: Problem) -> bool:
+    """Whether the recursions over many sequences at once may go first: one dense transition matrix, few states."""
+    b, k = problem.log_initial.shape
+    dense = problem.transition.shape[:3] == (1, 1, lanes.WIDTH) and 2 * b >= lanes.LANES
+    return dense and bool(problem.transition[0, 0, :k, :k].min() > 0)
 
-    What is kept is valid until the next call from the same thread, unless `fresh`.
-    """
+
+def run_forward(problem: Problem, keep: bool) -> Forward:
+    """Filter every sequence: scaled first, then with logarithms where scaling would lose a state."""
     b, t, _ = problem.log_observation.shape
     normaliser, shift = np.ones((b, t)), np.zeros((b, t))
-    predicted, emission = _workspace((b, t, problem.belief.shape[1]) if keep else (b, 0, 0), fresh)
+    predicted, emission = _workspace((b, t, problem.belief.shape[1]) if keep else (b, 0, 0))
     status, belief = problem.status.copy(), problem.belief.copy()
+
+    many = in_lanes(problem)
 
     def run(rows: slice) -> None:
         sets = rows if problem.transition.shape[0] > 1 else slice(None)
+        if many:
+            lanes.forward(
+                belief[rows], problem.transition[0, 0], problem.log_observation[rows], problem.lengths[rows],
+                emission[rows], predicted[rows], shift[rows], normaliser[rows], status[rows],
+            )  # fmt: skip
         scaled.forward(
             belief[rows], problem.transition[sets], problem.log_transition[sets], problem.log_observation[rows],
             problem.lengths[rows], False, emission[rows], predicted[rows], shift[rows], normaliser[rows], status[rows],
         )  # fmt: skip
 
     over_blocks(run, b, problem.n_operations)
+    status[status == scaled.DONE] = scaled.SCALED
     impossible_at = np.full(b, -1, dtype=np.int64)
     with np.errstate(all="ignore"):
         log_normaliser = np.log(normaliser, out=normaliser)
@@ -251,16 +280,11 @@ def run_backward(
     status, transposed = forward.status.copy(), problem.transposed()
     passes = _whole if forward.emission.size or t == 0 else _checkpointed
 
-    def run(rows: slice) -> int:
-        return passes(problem, forward, transposed, rows, weights, logarithms, status, gamma, place, xi)
+    def run(rows: slice) -> None:
+        passes(problem, forward, transposed, rows, weights, logarithms, status, gamma, place, xi)
 
-    n_small = sum(over_blocks(run, b, 2 * problem.n_operations))
-    if logarithms:
-        with np.errstate(all="ignore"):
-            if n_small:
-                np.log(gamma, out=gamma, where=gamma >= 0)
-            else:
-                np.log(gamma, out=gamma)
+    over_blocks(run, b, 2 * problem.n_operations)
+    status[status == scaled.DONE] = scaled.SCALED
     for sequence in which(status == scaled.CAREFUL):
         weight = float(weights[sequence])
         _careful_expectations(problem, sequence, forward, weight, gamma[sequence], xi[place[sequence]])
@@ -276,11 +300,16 @@ def run_backward(
 def _whole(
     problem: Problem, forward: Forward, transposed: Array, rows: slice, weights: Array, logarithms: bool,
     status: IntArray, gamma: Array, places: IntArray, xi: Array,
-) -> int:  # fmt: skip
+) -> None:  # fmt: skip
     """The backward pass of some sequences over what the forward pass kept."""
     sets = rows if transposed.shape[0] > 1 else slice(None)
     later = _last_step(problem, rows)
-    return adjoint.backward(
+    if in_lanes(problem):
+        lanes.backward(
+            problem.transition[0, 0], forward.emission[rows], forward.predicted[rows], problem.lengths[rows],
+            weights[rows], logarithms, status[rows], gamma[rows], places[rows], xi,
+        )  # fmt: skip
+    adjoint.backward(
         problem.transition[sets], transposed[sets], problem.log_transition[sets], problem.log_observation[rows],
         forward.shift[rows], forward.emission[rows], forward.predicted[rows], problem.lengths[rows], later, False,
         weights[rows], logarithms, status[rows], gamma[rows], places[rows], xi,
@@ -297,9 +326,9 @@ def _last_step(problem: Problem, rows: slice) -> Array:
 def _checkpointed(
     problem: Problem, forward: Forward, transposed: Array, rows: slice, weights: Array, logarithms: bool,
     status: IntArray, gamma: Array, places: IntArray, xi: Array,
-) -> int:  # fmt: skip
+) -> None:  # fmt: skip
     """The same without anything kept, one sequence at a time, in segments."""
-    n_small, width = 0, problem.belief.shape[1]
+    width = problem.belief.shape[1]
     for b in range(rows.start, rows.stop):
         one, length = slice(b, b + 1), int(problem.lengths[b])
         if status[b] != scaled.SCALED or length == 0:
@@ -329,7 +358,7 @@ def _checkpointed(
         for mark, part in zip(marks[::-1], parts[::-1], strict=True):
             e, u = work[:, :, : part.stop - part.start]
             n_steps = filter_part(part, mark, e, u, False)
-            n_small += adjoint.backward(
+            adjoint.backward(
                 move, transposed[sets], log_move, problem.log_observation[one, part], scratch[0, :, : n_steps[0]], e, u,
                 n_steps, later, part.start > 0, weights[one], logarithms, state, gamma[one, part], place, counts,
             )  # fmt: skip
@@ -337,7 +366,6 @@ def _checkpointed(
                 break
         else:
             xi[places[b]] += counts[0]
-    return n_small
 
 
 def _careful_expectations(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 from typing import NamedTuple
 
+import mpmath
 import numpy as np
 import pytest
 from numba import njit
@@ -123,6 +125,23 @@ def test_exponential() -> None:
     rows.exponentiate(flat, np.empty(flat.size), np.empty(flat.size, dtype=np.int64))
     np.testing.assert_allclose(flat[: x.size], np.exp(x), rtol=4.5e-16, atol=0)
     np.testing.assert_array_equal(flat[x.size :], [1.0, 0.0, np.nan, 0.0, 0.0, 0.0])
+
+
+def test_logarithm() -> None:
+    """One unit in the last place of every positive number, also below the normal ones; 0, NaN, inf are exact."""
+    generator = np.random.default_rng(0)
+    near_one = 1.0 + np.concatenate([generator.uniform(-0.3, 0.45, 20_000), np.geomspace(1e-16, 1e-3, 1_000)])
+    x = np.concatenate([near_one, np.geomspace(5e-324, 1.7e308, 50_001), 2.0 ** np.arange(-1074, 1024), [1.0]])
+    exact = [math.log(value) for value in x]
+    mpmath.mp.prec = 120
+    sharp = np.array([float(mpmath.log(mpmath.mpf(float(value)))) for value in x[::97]])
+    ends = np.array([0.0, np.nan, np.inf, -3.0, -np.inf])
+    flat = np.concatenate([x, ends])
+    rows.take_logarithms(flat)
+    np.testing.assert_allclose(flat[: x.size], exact, rtol=3.4e-16, atol=0)
+    np.testing.assert_array_max_ulp(flat[: x.size : 97], sharp, 1)
+    np.testing.assert_array_equal(flat[x.size :], [-np.inf, np.nan, np.inf, -3.0, -np.inf])
+    rows.take_logarithms(np.empty(0))
 
 
 @pytest.mark.parametrize("n_rows", range(hmm_adjoint.RANK + 1))

@@ -719,11 +719,30 @@ def test_checkpoints_change_nothing(sets: int, zeros: bool, segment: int, monkey
     assert hmm_arrays.keeps(4, 300, 5, 1)
     monkeypatch.setattr(hmm_arrays, "KEPT", 0)
     monkeypatch.setattr(hmm_arrays, "SEGMENT", segment)
-    monkeypatch.setattr(hmm, "SAVED", 0)
     assert not hmm_arrays.keeps(4, 300, 5, 1)
     assert hmm_arrays.keeps(4, 300, 5, 300)
     for ours, expected in zip([*hmm.posterior(*case), *hmm.expectations(*case), *gradients(case)], plain, strict=True):
         torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-14)
+
+
+def test_memory_is_used_again_once_nothing_refers_to_it() -> None:
+    """Two graphs alive at once have their own; so has a call between value and gradient."""
+    cases = [random_case(3, 20, 4, seed=seed) for seed in range(3)]
+    expected = [gradients(case) for case in cases]
+    inputs = [[table.clone().requires_grad_() for table in case[:3]] for case in cases]
+    values = [hmm.log_prob(*tables, case.lengths).sum() for tables, case in zip(inputs, cases, strict=True)]
+    hmm.posterior(*cases[0])
+    for value, tables, gradient in zip(values, inputs, expected, strict=True):
+        for ours, alone in zip(torch.autograd.grad(value, tables), gradient, strict=True):
+            assert torch.equal(ours, alone)
+    first = hmm_arrays._workspace((3, 20, 4))
+    place, part = first.ctypes.data, first[0, 1]
+    assert hmm_arrays._workspace((3, 20, 4)).ctypes.data != place
+    hmm_arrays._memory.room = None if part.base is None else part.base
+    del first
+    assert hmm_arrays._workspace((3, 20, 4)).ctypes.data != place
+    second = hmm_arrays._workspace((3, 20, 4)).ctypes.data
+    assert hmm_arrays._workspace((3, 20, 4)).ctypes.data == second
 
 
 def test_checkpoints_of_a_sequence_that_needs_logarithms(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -732,7 +751,6 @@ def test_checkpoints_of_a_sequence_that_needs_logarithms(monkeypatch: pytest.Mon
     plain = [*hmm.posterior(*case), *hmm.expectations(*case), *gradients(case)]
     monkeypatch.setattr(hmm_arrays, "KEPT", 0)
     monkeypatch.setattr(hmm_arrays, "SEGMENT", 0)
-    monkeypatch.setattr(hmm, "SAVED", 0)
     for ours, expected in zip([*hmm.posterior(*case), *hmm.expectations(*case), *gradients(case)], plain, strict=True):
         torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-14)
 
@@ -801,3 +819,65 @@ def test_wrong_arguments_are_named() -> None:
         hmm.viterbi(*case._replace(lengths=torch.tensor([5, 6])))
     with pytest.raises((TypeError, ValueError), match="uniforms"):
         hmm.sample_paths(*case, torch.zeros(1, 2, 4, dtype=torch.float64))
+
+
+# -------------------------------------------------------------------------------- many sequences at once
+
+
+@pytest.mark.parametrize("state", [1, 2, 3, 4])
+@pytest.mark.parametrize("scale", [1.0, 60.0, 500.0])
+def test_lanes_change_nothing(state: int, scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sequences side by side: what they leave to the recursions of single ones, and all the rest, is as if alone."""
+    case = random_case(53, 70, state, seed=state)._replace(lengths=torch.arange(53) * 7 % 71)
+    case.log_observation[::3] *= scale
+    case.log_observation[1, 3, 0] = -torch.inf
+    case.log_observation[5, 2] = torch.nan
+    case.log_observation[7, 4] = -torch.inf
+    case.log_initial[8] = -torch.inf
+
+    def everything() -> list[Tensor]:
+        made = [*hmm.filter(*case), *hmm.posterior(*case), *hmm.expectations(*case), *hmm.viterbi(*case)]
+        return [*made, *gradients(case, torch.linspace(-1.0, 2.0, 53, dtype=torch.float64)), hmm.log_prob(*case)]
+
+    assert hmm_arrays.in_lanes(hmm._problem(*case))
+    together = everything()
+    monkeypatch.setattr(hmm_arrays, "in_lanes", lambda problem: False)
+    for ours, alone in zip(together, everything(), strict=True):
+        torch.testing.assert_close(ours, alone, rtol=1e-11, atol=1e-290, equal_nan=True)
+
+
+def test_lanes_leave_what_is_doubtful_and_only_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The recursion of single sequences gets the one with a normaliser of 1e-130."""
+    case = random_case(40, 50, 4, seed=1)
+    case.log_initial[17] = torch.tensor([0.0, -torch.inf, -torch.inf, -torch.inf])
+    case.log_observation[17, 0] = torch.tensor([-300.0, 0.0, 0.0, 0.0])
+    left: list[int] = []
+    single = hmm_arrays.scaled.forward
+
+    def watched(*arguments: np.ndarray) -> None:
+        left.extend(np.flatnonzero(arguments[-1] == hmm_arrays.scaled.SCALED).tolist())
+        single(*arguments)
+
+    monkeypatch.setattr(hmm_arrays.scaled, "forward", watched)
+    hmm.log_prob(*case)
+    assert left == [17]
+
+
+@pytest.mark.parametrize("n_threads", [2, 3])
+def test_lanes_and_threads_give_the_same_digits(n_threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = random_case(61, 45, 4, seed=4)._replace(lengths=torch.arange(61) % 46)
+    case.log_observation[::5] *= 300.0
+    monkeypatch.setattr(threads, "WORTHWHILE", 0)
+
+    def everything() -> list[Tensor]:
+        return [*hmm.posterior(*case), *hmm.expectations(*case), *hmm.viterbi(*case), *gradients(case)]
+
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        one = everything()
+        torch.set_num_threads(n_threads)
+        for ours, expected in zip(everything(), one, strict=True):
+            torch.testing.assert_close(ours, expected, rtol=0, atol=0)
+    finally:
+        torch.set_num_threads(before)
