@@ -26,6 +26,9 @@ BLAS_STATES = 12
 MANY_SEQUENCES = 8
 """Batch size from which the innermost loop runs over the sequences that share their covariances."""
 
+KNOWN_STATES = 4
+"""State dimension up to which the compiler knows it, where observations are taken one by one."""
+
 SINGULAR, ILL_CONDITIONED = 1, 3  # condition numbers of kernels/kalman.py, which is imported when first needed
 
 
@@ -81,6 +84,10 @@ def run_forward(
     parameters = parameter_arrays(system, batch)
     values, pattern, ends = array_of(y), pattern_of(observed, m), array_of(lengths)
     watch, root = numerics == "auto", numerics == "square_root"
+    if watch and not (keep or per_step) and diffuse is None and pattern.shape[1] and (lead < 0 or batch == 1):
+        space = _allocate(y.shape, n, 1, 0, keep=False, per_step=False)
+        if run_sequential(parameters, values, pattern, ends, space.log_prob):
+            return space
     while True:
         roots = roots_of(parameters, diffuse, root)
         space = _allocate(y.shape, n, batch if keep and lead < 0 else 1, rows, keep=keep, per_step=per_step)
@@ -108,6 +115,19 @@ def run_forward(
             kalman.filter_forward(*arguments, False, blas(n), *square)  # by sequence, to find where
             raise_condition(status)
     return space
+
+
+def run_sequential(parameters: list[Any], y: Any, pattern: Any, ends: Any, log_prob: Any) -> bool:
+    """Write log p(y), taking independent sensors one by one; False where that does not serve or may lose digits."""
+    m0, p0, a, q, d, c, r = parameters
+    batch, n = m0.shape
+    if not batch or max(map(len, (a, q, c, r))) > 1 or np.count_nonzero(r[0]) != np.count_nonzero(r[0].diagonal()):
+        return False
+    sequential, size = kernels("kalman_sequential"), (0,) * n if n <= KNOWN_STATES else n
+    arguments = (size, m0, p0, a[0], q[0], d, c[0], r[0].diagonal().copy(), y, pattern, ends, log_prob)
+    if n <= KNOWN_STATES and batch >= MANY_SEQUENCES:
+        return sequential.lanes_by_one(*arguments)
+    return sequential.one_by_one(*arguments, blas(n))
 
 
 def _allocate(shape: tuple[int, ...], n: int, groups: int, rows: int, *, keep: bool, per_step: bool) -> Workspace:
