@@ -28,6 +28,8 @@ from numba import njit
 from probseq.kernels.kalman_covariance import BLUNT, LOG_TWO_PI, SHARE
 from probseq.kernels.linalg import extent, product, product_right_transposed
 
+_OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
+
 LANES = 64
 """Sequences side by side: a few vector registers wide, and the covariances of all fit into the nearest cache."""
 
@@ -43,7 +45,7 @@ AT_ONCE = 1000
 SMALLEST_NORMAL = 2.0**-1022
 
 
-@njit(cache=True, nogil=True, error_model="numpy", inline="always")
+@njit(**_OPTIONS, inline="always")
 def correct(n, P, x, c, j, M, K, F, r, v):
     """Condition N(x, P) on coordinate j, given M = P c and F, in place."""
     inverse = 1.0 / F
@@ -64,7 +66,7 @@ def correct(n, P, x, c, j, M, K, F, r, v):
                 P[i, k] -= total * K[k]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**_OPTIONS)
 def one_by_one(size, m0, P0, A, Q, d, C, r, y, seen, lengths, log_prob, blas):
     """Write log p(y) (B,) of sequences with patterns of their own; `seen` (B, T, m) or (1, 0, m)."""
     n, m = extent(size), C.shape[0]
@@ -150,7 +152,7 @@ def one_by_one(size, m0, P0, A, Q, d, C, r, y, seen, lengths, log_prob, blas):
     return True
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**_OPTIONS)
 def lanes_by_one(size, m0, P0, A, Q, d, C, r, y, seen, lengths, log_prob):
     """`one_by_one` for few states and many sequences, the innermost loops running over LANES of them."""
     n, m, batch = extent(size), C.shape[0], lengths.shape[0]
@@ -159,7 +161,7 @@ def lanes_by_one(size, m0, P0, A, Q, d, C, r, y, seen, lengths, log_prob):
     F, v, weight, terms, rest = np.empty(LANES), np.empty(LANES), np.empty(LANES), np.empty(LANES), np.empty(LANES)
     square, factors, log_det = np.empty(LANES), np.empty(LANES), np.empty(LANES)
     powers, count, bits = np.empty(LANES, np.int64), np.empty(LANES, np.int64), F.view(np.int64)
-    plain, plain_bits = np.empty(LANES), np.empty(LANES, np.int64)
+    plain_bits = np.empty(LANES, np.int64)
     plain = plain_bits.view(np.float64)
     for origin in range(0, batch, LANES):
         width = min(LANES, batch - origin)
@@ -214,8 +216,8 @@ def lanes_by_one(size, m0, P0, A, Q, d, C, r, y, seen, lengths, log_prob):
                     plain_bits[b] = (bits[b] & MANTISSA) | ONE
                 for b in range(LANES):
                     factors[b] *= 1.0 + weight[b] * (plain[b] - 1.0)
-                    gain = weight[b] / F[b]
-                    square[b] += gain * v[b] * v[b]
+                    gain = 1.0 / F[b] if weight[b] > 0.0 else 0.0
+                    square[b] += gain * v[b] * v[b] if weight[b] > 0.0 else 0.0
                     rest[b] = gain
                 for i in range(n):
                     for b in range(LANES):

@@ -26,7 +26,7 @@ BLAS_STATES = 12
 MANY_SEQUENCES = 8
 """Batch size from which the innermost loop runs over the sequences that share their covariances."""
 
-KNOWN_STATES = 4
+KNOWN_STATES = 10
 """State dimension up to which the compiler knows it, where observations are taken one by one."""
 
 SINGULAR, ILL_CONDITIONED = 1, 3  # condition numbers of kernels/kalman.py, which is imported when first needed
@@ -125,7 +125,7 @@ def run_sequential(parameters: list[Any], y: Any, pattern: Any, ends: Any, log_p
         return False
     sequential, size = kernels("kalman_sequential"), (0,) * n if n <= KNOWN_STATES else n
     arguments = (size, m0, p0, a[0], q[0], d, c[0], r[0].diagonal().copy(), y, pattern, ends, log_prob)
-    if n <= KNOWN_STATES and batch >= MANY_SEQUENCES:
+    if n <= 4 and batch >= MANY_SEQUENCES:
         return sequential.lanes_by_one(*arguments)
     return sequential.one_by_one(*arguments, blas(n))
 
