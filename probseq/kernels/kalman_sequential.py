@@ -66,10 +66,60 @@ def correct(n, P, x, c, j, M, K, F, r, v):
                 P[i, k] -= total * K[k]
 
 
+@njit(**_OPTIONS, inline="always")
+def unify(n, m, j, C, K, gains, U):
+    """Row j of U, for which U v is the sequential innovations of the joint v = y_t - C m_t; keep K."""
+    for h in range(m):
+        U[j, h] = 1.0 if h == j else 0.0
+    for h in range(j):
+        slope = 0.0
+        for i in range(n):
+            slope += C[j, i] * gains[h, i]
+        for k in range(h + 1):
+            U[j, k] -= slope * U[h, k]
+    for i in range(n):
+        gains[j, i] = K[i]
+
+
+@njit(**_OPTIONS, inline="always")
+def skip(n, m, j, gains, U):
+    """Row j of a coordinate that is missing."""
+    for h in range(m):
+        U[j, h] = 0.0
+    for i in range(n):
+        gains[j, i] = 0.0
+
+
+@njit(**_OPTIONS, inline="always")
+def join(n, m, b, t, gains, U, weights, errors, gain, whitener, weighted):
+    """The gain, whitener and weighted innovation of all coordinates together; weights 1 / F, or 0 where missing."""
+    for j in range(m):
+        root = math.sqrt(weights[j])
+        for h in range(m):
+            whitener[b, t, j, h] = root * U[j, h] if h <= j else 0.0
+    for h in range(m):
+        total = 0.0
+        for j in range(h, m):
+            total += U[j, h] * weights[j] * errors[j]
+        weighted[b, t, h] = total
+        for i in range(n):
+            gain[b, t, h, i] = 0.0
+        for j in range(h, m):
+            factor = U[j, h]
+            for i in range(n):
+                gain[b, t, h, i] += factor * gains[j, i]
+
+
 @njit(**_OPTIONS)
-def one_by_one(size, m0, P0, A, Q, d, C, r, y, seen, lengths, log_prob, blas):
-    """Write log p(y) (B,) of sequences with patterns of their own; `seen` (B, T, m) or (1, 0, m)."""
-    n, m = extent(size), C.shape[0]
+def one_by_one(
+    size, m0, P0, A, Q, d, C, r, y, seen, lengths, log_prob, cov, gain, whitener, log_norm, slot, mean, weighted, blas
+):
+    """Write log p(y) (B,) of sequences with patterns of their own; `seen` (B, T, m) or (1, 0, m).
+
+    With workspaces (see `kalman.py`, a group for each sequence) what the adjoint reads is written too.
+    """
+    n, m, keep = extent(size), C.shape[0], cov.shape[1] > 0
+    gains, U, weights, errors = np.empty((m, n)), np.empty((m, m)), np.empty(m), np.empty(m)
     partial = seen.shape[1] > 0
     P, left, turned = np.empty((n, n)), np.empty((n, n)), np.empty((n, n))
     x, moved, M, K, spread = np.empty(n), np.empty(n), np.empty(n), np.empty(n), np.empty(n)
@@ -87,8 +137,18 @@ def one_by_one(size, m0, P0, A, Q, d, C, r, y, seen, lengths, log_prob, blas):
         for t in range(last):
             for i in range(n):
                 spread[i] = P[i, i]
+            if keep:
+                slot[b, t] = t
+                for i in range(n):
+                    mean[b, t, i] = x[i]
+                    for k in range(n):
+                        cov[b, t, i, k] = P[i, k]
+            step_log_det, step_count = 0.0, 0
             for j in range(m):
                 if partial and not mask[t, j]:
+                    if keep:
+                        weights[j], errors[j] = 0.0, 0.0
+                        skip(n, m, j, gains, U)
                     continue
                 F, v, terms = r[j], values[t, j], 0.0
                 for k in range(n):
@@ -114,6 +174,14 @@ def one_by_one(size, m0, P0, A, Q, d, C, r, y, seen, lengths, log_prob, blas):
                 square += v * v / F
                 count += 1
                 correct(n, P, x, C, j, M, K, F, r[j], v)
+                if keep:
+                    step_log_det += math.log(F)
+                    step_count += 1
+                    weights[j], errors[j] = 1.0 / F, v
+                    unify(n, m, j, C, K, gains, U)
+            if keep:
+                log_norm[b, t] = -0.5 * (step_count * LOG_TWO_PI + step_log_det)
+                join(n, m, b, t, gains, U, weights, errors, gain, whitener, weighted)
             if t + 1 < last:
                 o = t + 1 if shift.shape[0] > 1 else 0
                 for i in range(n):

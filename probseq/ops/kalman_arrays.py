@@ -29,6 +29,9 @@ MANY_SEQUENCES = 8
 KNOWN_STATES = 10
 """State dimension up to which the compiler knows it, where observations are taken one by one."""
 
+FEW_STATES = 4
+"""State dimension up to which that pays with sequences side by side, and in the adjoint, its covariances included."""
+
 SINGULAR, ILL_CONDITIONED = 1, 3  # condition numbers of kernels/kalman.py, which is imported when first needed
 
 
@@ -84,9 +87,9 @@ def run_forward(
     parameters = parameter_arrays(system, batch)
     values, pattern, ends = array_of(y), pattern_of(observed, m), array_of(lengths)
     watch, root = numerics == "auto", numerics == "square_root"
-    if watch and not (keep or per_step) and diffuse is None and pattern.shape[1] and (lead < 0 or batch == 1):
-        space = _allocate(y.shape, n, 1, 0, keep=False, per_step=False)
-        if run_sequential(parameters, values, pattern, ends, space.log_prob):
+    if watch and not per_step and diffuse is None and pattern.shape[1] and (lead < 0 or batch == 1):
+        space = _allocate(y.shape, n, batch if keep else 1, steps if keep else 0, keep=keep, per_step=False)
+        if run_sequential(parameters, values, pattern, ends, space):
             return space
     while True:
         roots = roots_of(parameters, diffuse, root)
@@ -117,17 +120,36 @@ def run_forward(
     return space
 
 
-def run_sequential(parameters: list[Any], y: Any, pattern: Any, ends: Any, log_prob: Any) -> bool:
-    """Write log p(y), taking independent sensors one by one; False where that does not serve or may lose digits."""
+def run_sequential(parameters: list[Any], y: Any, pattern: Any, ends: Any, space: Workspace) -> bool:
+    """Take independent sensors one by one; False where that does not serve or may lose digits."""
     m0, p0, a, q, d, c, r = parameters
     batch, n = m0.shape
     if not batch or max(map(len, (a, q, c, r))) > 1 or np.count_nonzero(r[0]) != np.count_nonzero(r[0].diagonal()):
         return False
     sequential, size = kernels("kalman_sequential"), (0,) * n if n <= KNOWN_STATES else n
-    arguments = (size, m0, p0, a[0], q[0], d, c[0], r[0].diagonal().copy(), y, pattern, ends, log_prob)
-    if n <= 4 and batch >= MANY_SEQUENCES:
+    arguments = (size, m0, p0, a[0], q[0], d, c[0], r[0].diagonal().copy(), y, pattern, ends, space.log_prob)
+    if n <= FEW_STATES and batch >= MANY_SEQUENCES and not space.cov.shape[1]:
         return sequential.lanes_by_one(*arguments)
-    return sequential.one_by_one(*arguments, blas(n))
+    kept = (space.cov, space.gain, space.whitener, space.log_norm, space.slot, space.mean, space.weighted)
+    return sequential.one_by_one(*arguments, *kept, blas(n))
+
+
+def run_small_adjoint(
+    a: Any, c: Any, space: tuple[Any, ...], until: Any, lengths: Any, weights: Any, gradients: list[Any],
+    moments: tuple[Any, Any, Any], edges: tuple[Any, Any], spent: float,
+) -> bool | None:  # fmt: skip
+    """Both halves of the backward recursion in one pass, where few states and sensors are those of one sequence.
+
+    `space` is cov, gain, whitener, slot, mean, weighted. Returns whether digits were lost, None where it does not serve.
+    """
+    (m, n), slot = c.shape[1:], space[3]
+    times = len(a), len(c), gradients[3].shape[0], gradients[4].shape[:2][-1], gradients[6].shape[0]
+    if max(n, m) > FEW_STATES or slot.shape[0] != len(lengths) or max(times) > 1:
+        return None
+    return kernels("kalman_adjoint_small").small_adjoint(
+        (0,) * n, (0,) * m, a[0], c[0], *space[:4], until, lengths, *space[4:], weights, *gradients, *moments, *edges,
+        spent,
+    )  # fmt: skip
 
 
 def _allocate(shape: tuple[int, ...], n: int, groups: int, rows: int, *, keep: bool, per_step: bool) -> Workspace:
