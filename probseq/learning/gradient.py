@@ -54,6 +54,7 @@ class _Loss:
         self.model, self.problem, self.n_steps = model, problem, problem.n_steps
         self.free = free_entries(model)
         self.parameters = [p for p, _ in self.free]
+        self.whole = [bool(mask.all()) and p.dtype == torch.float64 for p, mask in self.free]
         self.sizes = [int(mask.sum()) for _, mask in self.free]
         self.unit = _units(model, self.free)
         self.last: tuple[bytes, float, np.ndarray[Any, Any]] | None = None
@@ -82,15 +83,22 @@ class _Loss:
         value, gradients = value_and_gradient(self.model, self.problem, self.parameters)
         if value is None:
             return self.refused, np.zeros_like(vector)
-        flat = [g[mask].to(torch.float64) for g, (_, mask) in zip(gradients, self.free, strict=True)]
+        flat = [
+            g.flatten() if whole else g[mask].to(torch.float64)
+            for g, whole, (_, mask) in zip(gradients, self.whole, self.free, strict=True)
+        ]
         if not self.refused:
             self.refused = abs(value) / self.n_steps * 1e3 + 1e3
         return -value / self.n_steps, -torch.cat(flat).numpy() * self.unit / self.n_steps
 
     def _put(self, vector: np.ndarray[Any, Any]) -> None:
         with torch.no_grad():
-            for (p, mask), part in zip(self.free, torch.as_tensor(vector * self.unit).split(self.sizes), strict=True):
-                p[mask] = part.to(p.dtype)
+            parts = torch.as_tensor(vector * self.unit).split(self.sizes)
+            for (p, mask), whole, part in zip(self.free, self.whole, parts, strict=True):
+                if whole:
+                    p.copy_(part.view_as(p))
+                else:
+                    p[mask] = part.to(p.dtype)
 
 
 def _units(model: StateSpaceModel[Any], free: list[tuple[torch.nn.Parameter, Tensor]]) -> np.ndarray[Any, Any]:
