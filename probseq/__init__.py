@@ -20,6 +20,7 @@ from probseq.labelling import SequenceLabeller
 from probseq.models.autoregressive import AR
 from probseq.models.hmm import HMM
 from probseq.models.hsmm import HSMM
+from probseq.models.labeller import Labeller
 from probseq.models.lds import LDS
 from probseq.models.nonlinear import NonlinearGaussian
 from probseq.models.particle_filter import Estimate, ParticleFilter
@@ -36,6 +37,7 @@ __all__ = [
     "NonlinearGaussian",
     "ParticleFilter",
     "RNN",
+    "Labeller",
     # the contract
     "Filtered",
     "Forecast",
