@@ -24,13 +24,12 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
 from benchmarks import lds_rivals as R  # noqa: E402
-from benchmarks.timing import compared, geometric_means, turns  # noqa: E402
+from benchmarks.timing import COLUMNS, compared, geometric_means, turns  # noqa: E402
 
 Cell = tuple[int, int, int, int]
 CELLS: list[Cell] = [(2, 1, 1_000, 1), (4, 2, 10_000, 1), (10, 5, 2_000, 1), (50, 20, 500, 1), (2, 1, 200, 1_000)]
 MISSING = (0.0, 0.2)
 CORES = sorted(os.sched_getaffinity(0))
-COLUMNS = "probseq, ms | quartiles | best rival | its ms | times faster | others, ms |"
 HEADER = f"| n, m, T, sequences | missing | operation | {COLUMNS}\n|---|---|---|---|---|---|---|---|---|"
 
 
@@ -52,7 +51,7 @@ def agree(operation: str, ours: Any, theirs: Any) -> None:
             np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=1e-5, atol=1e-7)
 
 
-def bench(cell: Cell, missing: float, seconds: float, left_out: dict[str, str]) -> Iterable[tuple[str, Any]]:
+def bench(cell: Cell, missing: float, seconds: float, left_out: dict[str, str], clock: str) -> Iterable[tuple[str, Any]]:
     """Pairs (operation, {library: milliseconds}) of one cell."""
     problem = R.problem_of(*cell, missing)
     libraries = {"probseq": R.ours(problem)}
@@ -70,20 +69,20 @@ def bench(cell: Cell, missing: float, seconds: float, left_out: dict[str, str]) 
             except Exception as error:
                 left_out[f"{name}, {operation}, {cell}, {missing:.0%} missing"] = said(error)
                 del calls[name]
-        yield operation, turns(calls, seconds)
+        yield operation, turns(calls, seconds, clock)
 
 
 def said(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
 
 
-def grid(cells: list[Cell], seconds: float) -> None:
+def grid(cells: list[Cell], seconds: float, clock: str = "wall") -> None:
     ratios: dict[str, list[float]] = {operation: [] for operation in R.OPERATIONS}
     left_out: dict[str, str] = {}
     print(HEADER)
     for cell in cells:
         for missing in MISSING:
-            for operation, times in bench(cell, missing, seconds, left_out):
+            for operation, times in bench(cell, missing, seconds, left_out, clock):
                 if len(times) > 1:
                     text, ratio = compared(times)
                     ratios[operation].append(ratio)
@@ -94,7 +93,7 @@ def grid(cells: list[Cell], seconds: float) -> None:
     print("\nLeft out:" + "".join(f"\n- {name}: {why}" for name, why in left_out.items()) if left_out else "")
 
 
-def trend(seconds: float) -> None:
+def trend(seconds: float, clock: str = "wall") -> None:
     """A local linear trend on 1,000 points from a diffuse start: value with gradient, and the complete fit."""
     y = R.trend_data()
     fits, gradients = R.trend_fits(y), R.trend_gradients(y)
@@ -106,10 +105,10 @@ def trend(seconds: float) -> None:
     np.testing.assert_allclose(own[1], other[1], rtol=1e-5)
     print(f"\n| local linear trend, 1,000 points | {COLUMNS}\n|---|---|---|---|---|---|---|")
     for operation, calls in [("value with gradient", gradients), ("complete fit", fits)]:
-        print(f"| {operation} | {compared(turns(calls, seconds))[0]}", flush=True)
+        print(f"| {operation} | {compared(turns(calls, seconds, clock))[0]}", flush=True)
 
 
-def two_threads(seconds: float) -> None:
+def two_threads(seconds: float, clock: str = "wall") -> None:
     """Ours with one and two threads, on many sequences."""
     os.sched_setaffinity(0, CORES)
     print("\n| 1,000 sequences: n, m, T | missing | operation | one thread, ms | two, ms | times faster |")
@@ -126,7 +125,7 @@ def two_threads(seconds: float) -> None:
 
                     return run
 
-                times = turns({"one": threads(1), "two": threads(2)}, seconds)
+                times = turns({"one": threads(1), "two": threads(2)}, seconds, clock)
                 one, two = (float(np.median(times[name])) for name in ("one", "two"))
                 sizes = ", ".join(f"{size:,}" for size in cell[:3])
                 print(f"| {sizes} | {missing:.0%} | {operation} | {one:.3g} | {two:.3g} | {one / two:.2f} |", flush=True)
@@ -159,23 +158,35 @@ def first_calls() -> None:
             print(f"| {label} | {seconds:.2f} | {memory:.0f} |", flush=True)
 
 
+def everything(seconds: float) -> None:
+    """All tables."""
+    os.sched_setaffinity(0, CORES[-1:])
+    torch.set_num_threads(1)
+    grid(CELLS, seconds)
+    trend(seconds)
+    two_threads(seconds)
+    first_calls()
+
+
 def main() -> None:
     warnings.simplefilter("ignore")
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a tenth of a second per call instead of half of one")
     parser.add_argument("--cells", nargs="*", help="cells such as 4x2x10000x1; all five without")
     parser.add_argument("--only", choices=["grid", "trend", "threads", "first"], help="one part alone")
+    parser.add_argument("--processor-time", action="store_true", help="for a machine that does other work meanwhile")
     options = parser.parse_args()
+    clock = "processor" if options.processor_time else "wall"
     cells: Any = [tuple(map(int, cell.split("x"))) for cell in options.cells] if options.cells else CELLS
     seconds = 0.1 if options.quick else 0.5
     os.sched_setaffinity(0, CORES[-1:])
     torch.set_num_threads(1)
     if options.only in (None, "grid"):
-        grid(cells, seconds)
+        grid(cells, seconds, clock)
     if options.only in (None, "trend"):
-        trend(seconds)
+        trend(seconds, clock)
     if options.only in (None, "threads"):
-        two_threads(seconds)
+        two_threads(seconds, clock)
     if options.only in (None, "first"):
         first_calls()
 

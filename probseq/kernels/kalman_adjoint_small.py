@@ -18,7 +18,7 @@ from numba import njit
 
 from probseq.kernels.kalman_adjoint import LOST
 from probseq.kernels.kalman_covariance import STEADY, settled
-from probseq.kernels.linalg import extent
+from probseq.kernels.rows import extent
 
 _OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
 

@@ -26,7 +26,8 @@ import numpy as np
 from numba import njit
 
 from probseq.kernels.kalman_covariance import BLUNT, LOG_TWO_PI, SHARE
-from probseq.kernels.linalg import extent, product, product_right_transposed
+from probseq.kernels.linalg import product, product_right_transposed
+from probseq.kernels.rows import extent
 
 _OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
 

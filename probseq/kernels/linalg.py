@@ -21,25 +21,12 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit, types
-from numba.extending import overload
+from numba import njit
 
 EPSILON = 2.0**-52
 
 SINGULAR_PIVOT = 1e-13
 """Unexplained share of a variance (dimensionless) at which rounding alone could have left it."""
-
-
-def extent(size):
-    """`size` itself, or the length of a tuple: a size that the compiler knows, so that loops over it are unrolled."""
-    return len(size) if isinstance(size, tuple) else size
-
-
-@overload(extent)
-def _extent(size):
-    if isinstance(size, types.BaseTuple):
-        return lambda size: len(size)
-    return lambda size: size
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
