@@ -30,11 +30,18 @@ def run_lbfgs(model: StateSpaceModel[Any], problem: Problem, max_iterations: int
     if not len(start):
         run.settled(True, "nothing to learn")
         return run
+    best = start
     with run.progress(max_iterations, "L-BFGS") as bar:
 
         def after(vector: np.ndarray[Any, Any]) -> None:
+            nonlocal best
             bar.update()
-            run.record(loss.objective(vector), model.snapshot(), problem.validation_score())
+            objective = loss.objective(vector)
+            if problem.held_back is None:  # a vector is kept: a snapshot takes as long as a short filter
+                best = vector.copy() if objective > run.best_score else best
+                run.record(objective, run.best)
+                return
+            run.record(objective, model.snapshot(), problem.validation_score())
             if run.is_overfitting(patience=10):
                 raise StopIteration
 
@@ -43,6 +50,9 @@ def run_lbfgs(model: StateSpaceModel[Any], problem: Problem, max_iterations: int
         if not run.reason:
             run.converged = bool(result.status != 1)
             run.reason = "max_iterations" if result.status == 1 else str(result.message).strip().lower()
+    if best is not start:
+        loss.put(best)
+        run.best = model.snapshot()
     model.restore(run.best)
     return run
 
@@ -75,7 +85,7 @@ class _Loss:
     def __call__(self, vector: np.ndarray[Any, Any]) -> tuple[float, np.ndarray[Any, Any]]:
         key = vector.tobytes()
         if self.last is None or self.last[0] != key:
-            self._put(vector)
+            self.put(vector)
             self.last = (key, *self._value(vector))
         return self.last[1], self.last[2].copy()
 
@@ -91,7 +101,7 @@ class _Loss:
             self.refused = abs(value) / self.n_steps * 1e3 + 1e3
         return -value / self.n_steps, -torch.cat(flat).numpy() * self.unit / self.n_steps
 
-    def _put(self, vector: np.ndarray[Any, Any]) -> None:
+    def put(self, vector: np.ndarray[Any, Any]) -> None:
         with torch.no_grad():
             parts = torch.as_tensor(vector * self.unit).split(self.sizes)
             for (p, mask), whole, part in zip(self.free, self.whole, parts, strict=True):
