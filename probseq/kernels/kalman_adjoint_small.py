@@ -28,10 +28,11 @@ def multiply(n, k, m, a, b, out):
     """out = a b for a (n, k), b (k, m)."""
     for i in range(n):
         for j in range(m):
-            total = 0.0
-            for h in range(k):
-                total += a[i, h] * b[h, j]
-            out[i, j] = total
+            out[i, j] = 0.0
+        for h in range(k):
+            factor = a[i, h]
+            for j in range(m):
+                out[i, j] += factor * b[h, j]
 
 
 @njit(**_OPTIONS, inline="always")
@@ -39,10 +40,11 @@ def multiply_transposed(n, k, m, a, b, out):
     """out = a' b for a (k, n), b (k, m)."""
     for i in range(n):
         for j in range(m):
-            total = 0.0
-            for h in range(k):
-                total += a[h, i] * b[h, j]
-            out[i, j] = total
+            out[i, j] = 0.0
+        for h in range(k):
+            factor = a[h, i]
+            for j in range(m):
+                out[i, j] += factor * b[h, j]
 
 
 @njit(**_OPTIONS, inline="always")
@@ -208,14 +210,12 @@ def small_adjoint(
                 for j in range(m):
                     for k in range(n):
                         Z[j, k] -= X[j, k]
-                for i in range(n):
-                    for k in range(n):
-                        total = 0.0
-                        for h in range(n):
-                            total += B[h, i] * GB[h, k]
-                        for h in range(m):
-                            total += C[h, i] * SC[h, k]
-                        following[i, k] = total
+                multiply_transposed(n, n, n, B, GB, following)
+                for h in range(m):
+                    for i in range(n):
+                        factor = C[h, i]
+                        for k in range(n):
+                            following[i, k] += factor * SC[h, k]
                 for i in range(n):
                     for k in range(i):
                         middle = 0.5 * (following[i, k] + following[k, i])

@@ -28,10 +28,10 @@ MANY_SEQUENCES = 8
 """Batch size from which the innermost loop runs over the sequences that share their covariances."""
 
 KNOWN_STATES = 10
-"""State dimension up to which the compiler knows it, where observations are taken one by one."""
+"""State dimension up to which the compiler knows it: observations one by one, and the adjoint of single sequences."""
 
 FEW_STATES = 4
-"""State dimension up to which that pays with sequences side by side, and in the adjoint, its covariances included."""
+"""State dimension up to which sequences with covariances of their own run side by side."""
 
 SINGULAR, ILL_CONDITIONED = 1, 3  # condition numbers of kernels/kalman.py, which is imported when first needed
 
@@ -188,7 +188,7 @@ def run_small_adjoint(
     """
     (m, n), slot = c.shape[1:], space[3]
     times = len(a), len(c), gradients[3].shape[0], gradients[4].shape[:2][-1], gradients[6].shape[0]
-    if max(n, m) > FEW_STATES or slot.shape[0] != len(lengths) or max(times) > 1:
+    if max(n, m) > KNOWN_STATES or slot.shape[0] != len(lengths) or max(times) > 1:
         return None
     adjoint = kernels("kalman_adjoint_small").small_adjoint
 

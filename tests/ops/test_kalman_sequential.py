@@ -62,7 +62,7 @@ def test_smoother_is_the_dense_posterior(n: int, m: int, process_rank: int | Non
     system, y, observed = independent(n, m, 3, process_rank=process_rank)
     lengths = torch.tensor([6, 4, 5])
     smoothed = kalman.smooth(system, y, observed, lengths)
-    assert calls == ["run_sequential", "run_small_adjoint"][: 2 if max(n, m) <= 4 else 1]
+    assert calls == ["run_sequential", "run_small_adjoint"][: 2 if n <= 10 else 1]
     for b in range(3):
         length = int(lengths[b])
         log_prob, mean, cov = dense_posterior(system, y, observed, b, length)
@@ -90,8 +90,8 @@ def test_gradient_is_the_one_of_the_other_kernels(
         return torch.autograd.grad(value @ weights, leaves)
 
     fast = gradients("auto")
-    assert calls == ["run_sequential", "run_small_adjoint"][: 2 if max(n, m) <= 4 else 1]
-    monkeypatch.setattr(kalman_arrays, "FEW_STATES", 0)
+    assert calls == ["run_sequential", "run_small_adjoint"][: 2 if n <= 10 else 1]
+    monkeypatch.setattr(kalman_arrays, "KNOWN_STATES", 0)
     for ours, expected in zip(fast, gradients("joseph"), strict=True):
         torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-10 * float(expected.abs().max()))
 
@@ -111,7 +111,7 @@ def test_adjoint_of_a_settled_filter(missing: bool, calls: list[str], monkeypatc
 
     fast, smoothed = both()
     assert calls == ["run_small_adjoint"] * 2
-    monkeypatch.setattr(kalman_arrays, "FEW_STATES", 0)
+    monkeypatch.setattr(kalman_arrays, "KNOWN_STATES", 0)
     slow, expected = both()
     for ours, other in zip((*fast, *smoothed[:4]), (*slow, *expected[:4]), strict=True):
         torch.testing.assert_close(ours, other, rtol=1e-9, atol=1e-10 * float(other.abs().max()))
