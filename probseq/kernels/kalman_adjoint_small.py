@@ -11,13 +11,12 @@ have both settled, the terms of the gradient repeat: they are counted, and added
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from numba import njit
 
 from probseq.kernels.kalman_adjoint import LOST
-from probseq.kernels.kalman_covariance import STEADY, settled
+from probseq.kernels.kalman_covariance import settled
+from probseq.kernels.kalman_sequential import still
 from probseq.kernels.rows import extent
 
 _OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
@@ -221,14 +220,7 @@ def small_adjoint(
                         middle = 0.5 * (following[i, k] + following[k, i])
                         following[i, k] = middle
                         following[k, i] = middle
-                still = same
-                for i in range(n):
-                    still = still and abs(following[i, i] - N[i, i]) <= STEADY * N[i, i]
-                if still:
-                    for i in range(n):
-                        for k in range(i):
-                            bound = STEADY * math.sqrt(N[i, i]) * math.sqrt(N[k, k])
-                            still = still and abs(following[i, k] - N[i, k]) <= bound
+                unchanged = same and still(n, following, N)
                 for i in range(n):
                     for k in range(n):
                         N[i, k] = following[i, k]
@@ -254,7 +246,7 @@ def small_adjoint(
                     elif t == 0:
                         add_start(n, b, load, N, grad_P0)
                 steps += 1
-                quiet = quiet + 1 if still else 0
+                quiet = quiet + 1 if unchanged else 0
                 repeating = settled(quiet, steps)
         if pending > 0.0:
             collect(n, m, pending, slope, Z, D, sum_A, sum_C, sum_R)

@@ -7,8 +7,9 @@ Where R is diagonal, the coordinates of y_t may be taken in turn, each as a step
     x <- x + K v,   P <- (I - K c') P (I - K c')' + r K K'
 
 so that nothing is factored, and a missing entry is left out at no cost.  Where r leaves a good share of F nothing can
-cancel, and P - K M' is the same to rounding.  This is for patterns of missing entries that change from step to step
-or between sequences: complete rows share their covariances and let them settle (`kalman.py`).
+cancel, and P - K M' is the same to rounding.  A covariance that has stopped changing between complete rows is not
+computed again.  This is for single sequences and for patterns of missing entries that differ between sequences: where
+they are the same, covariances are shared (`kalman.py`).
 
 `one_by_one` runs sequence after sequence, `lanes_by_one` LANES of them side by side.  Both return False, and what they
 wrote then does not count, where an update may lose digits, or a number is not finite: the caller then runs the filter
@@ -25,7 +26,7 @@ import math
 import numpy as np
 from numba import njit
 
-from probseq.kernels.kalman_covariance import BLUNT, LOG_TWO_PI, SHARE
+from probseq.kernels.kalman_covariance import BLUNT, LOG_TWO_PI, SHARE, STEADY, settled
 from probseq.kernels.linalg import product, product_right_transposed
 from probseq.kernels.rows import extent
 
@@ -68,8 +69,8 @@ def correct(n, P, x, c, j, M, K, F, r, v):
 
 
 @njit(**_OPTIONS, inline="always")
-def unify(n, m, j, C, K, gains, U):
-    """Row j of U, for which U v is the sequential innovations of the joint v = y_t - C m_t; keep K."""
+def unify(n, m, j, C, gains, U):
+    """Row j of U, for which U v is the sequential innovations of the joint v = y_t - C m_t."""
     for h in range(m):
         U[j, h] = 1.0 if h == j else 0.0
     for h in range(j):
@@ -78,8 +79,6 @@ def unify(n, m, j, C, K, gains, U):
             slope += C[j, i] * gains[h, i]
         for k in range(h + 1):
             U[j, k] -= slope * U[h, k]
-    for i in range(n):
-        gains[j, i] = K[i]
 
 
 @njit(**_OPTIONS, inline="always")
@@ -92,17 +91,50 @@ def skip(n, m, j, gains, U):
 
 
 @njit(**_OPTIONS, inline="always")
+def weigh(m, b, t, U, weights, errors, weighted):
+    """S^-1 v of all coordinates together."""
+    for h in range(m):
+        total = 0.0
+        for j in range(h, m):
+            total += U[j, h] * weights[j] * errors[j]
+        weighted[b, t, h] = total
+
+
+@njit(**_OPTIONS, inline="always")
+def advance(n, A, shift, o, x, moved):
+    """x <- A x + d."""
+    for i in range(n):
+        total = shift[o, i]
+        for k in range(n):
+            total += A[i, k] * x[k]
+        moved[i] = total
+    for i in range(n):
+        x[i] = moved[i]
+
+
+@njit(**_OPTIONS, inline="always")
+def still(n, new, old):
+    """`unchanged` of `linalg.py`, by STEADY, for an n that may be known."""
+    same = True
+    for i in range(n):
+        same = same and abs(new[i, i] - old[i, i]) <= STEADY * old[i, i]
+    if same:
+        for i in range(n):
+            for k in range(i):
+                bound = STEADY * math.sqrt(old[i, i]) * math.sqrt(old[k, k])
+                same = same and abs(new[i, k] - old[i, k]) <= bound
+    return same
+
+
+@njit(**_OPTIONS, inline="always")
 def join(n, m, b, t, gains, U, weights, errors, gain, whitener, weighted):
     """The gain, whitener and weighted innovation of all coordinates together; weights 1 / F, or 0 where missing."""
     for j in range(m):
         root = math.sqrt(weights[j])
         for h in range(m):
             whitener[b, t, j, h] = root * U[j, h] if h <= j else 0.0
+    weigh(m, b, t, U, weights, errors, weighted)
     for h in range(m):
-        total = 0.0
-        for j in range(h, m):
-            total += U[j, h] * weights[j] * errors[j]
-        weighted[b, t, h] = total
         for i in range(n):
             gain[b, t, h, i] = 0.0
         for j in range(h, m):
@@ -113,16 +145,17 @@ def join(n, m, b, t, gains, U, weights, errors, gain, whitener, weighted):
 
 @njit(**_OPTIONS)
 def one_by_one(
-    size, m0, P0, A, Q, d, C, r, y, seen, lengths, log_prob, cov, gain, whitener, log_norm, slot, mean, weighted, blas
-):
-    """Write log p(y) (B,) of sequences with patterns of their own; `seen` (B, T, m) or (1, 0, m).
+    size, begin, m0, P0, A, Q, d, C, r, y, seen, lengths, log_prob,
+    cov, gain, whitener, log_norm, slot, mean, weighted, blas,
+):  # fmt: skip
+    """Write log p(y_begin, ...) (B,) of sequences with patterns of their own; `seen` (B, T, m) or (1, 0, m).
 
-    With workspaces (see `kalman.py`, a group for each sequence) what the adjoint reads is written too.
+    m0 and P0 are the predicted moments of step `begin`. With workspaces (see `kalman.py`, a group for each sequence) what the adjoint reads is written too.
     """
     n, m, keep = extent(size), C.shape[0], cov.shape[1] > 0
     gains, U, weights, errors = np.empty((m, n)), np.empty((m, m)), np.empty(m), np.empty(m)
     partial = seen.shape[1] > 0
-    P, left, turned = np.empty((n, n)), np.empty((n, n)), np.empty((n, n))
+    P, left, turned, before = np.empty((n, n)), np.empty((n, n)), np.empty((n, n)), np.empty((n, n))
     x, moved, M, K, spread = np.empty(n), np.empty(n), np.empty(n), np.empty(n), np.empty(n)
     for i in range(n):
         for k in range(n):
@@ -135,13 +168,40 @@ def one_by_one(
             for k in range(n):
                 P[i, k] = start[i, k]
         square, log_det, factors, count, last = 0.0, 0.0, 1.0, 0, lengths[b]
-        for t in range(last):
+        quiet, streak, steady, settled_log_det = 0, 0, -1, 0.0
+        for t in range(begin, last):
+            complete = True
+            if partial:
+                for j in range(m):
+                    complete = complete and mask[t, j]
+            if keep:
+                for i in range(n):
+                    mean[b, t, i] = x[i]
+            if steady >= 0 and complete:
+                for j in range(m):
+                    v = values[t, j]
+                    for i in range(n):
+                        v -= C[j, i] * x[i]
+                    for i in range(n):
+                        x[i] += gains[j, i] * v
+                    square += v * v * weights[j]
+                    errors[j] = v
+                log_det += settled_log_det
+                count += m
+                if keep:
+                    slot[b, t] = steady
+                    weigh(m, b, t, U, weights, errors, weighted)
+                if t + 1 < last:
+                    advance(n, A, shift, t + 1 if shift.shape[0] > 1 else 0, x, moved)
+                continue
+            steady = -1
             for i in range(n):
                 spread[i] = P[i, i]
+                for k in range(n):
+                    before[i, k] = P[i, k]
             if keep:
                 slot[b, t] = t
                 for i in range(n):
-                    mean[b, t, i] = x[i]
                     for k in range(n):
                         cov[b, t, i, k] = P[i, k]
             step_log_det, step_count = 0.0, 0
@@ -178,20 +238,15 @@ def one_by_one(
                 if keep:
                     step_log_det += math.log(F)
                     step_count += 1
-                    weights[j], errors[j] = 1.0 / F, v
-                    unify(n, m, j, C, K, gains, U)
+                    unify(n, m, j, C, gains, U)
+                weights[j], errors[j] = 1.0 / F, v
+                for i in range(n):
+                    gains[j, i] = K[i]
             if keep:
                 log_norm[b, t] = -0.5 * (step_count * LOG_TWO_PI + step_log_det)
                 join(n, m, b, t, gains, U, weights, errors, gain, whitener, weighted)
             if t + 1 < last:
-                o = t + 1 if shift.shape[0] > 1 else 0
-                for i in range(n):
-                    total = shift[o, i]
-                    for k in range(n):
-                        total += A[i, k] * x[k]
-                    moved[i] = total
-                for i in range(n):
-                    x[i] = moved[i]
+                advance(n, A, shift, t + 1 if shift.shape[0] > 1 else 0, x, moved)
                 if blas is not None:
                     product(A, P, left, blas)
                     product_right_transposed(left, A, P, blas)
@@ -215,6 +270,15 @@ def one_by_one(
                         middle = 0.5 * (P[i, k] + P[k, i]) + Q[i, k]
                         P[i, k] = middle
                         P[k, i] = middle
+                if complete:
+                    streak += 1
+                    quiet = quiet + 1 if still(n, P, before) else 0
+                    if settled(quiet, streak):
+                        steady, settled_log_det = t, 0.0
+                        for j in range(m):
+                            settled_log_det -= math.log(weights[j])
+                else:
+                    streak, quiet = 0, 0
         log_prob[b] = -0.5 * (count * LOG_TWO_PI + log_det + math.log(factors) + square)
         if not abs(log_prob[b]) < np.inf:
             return False

@@ -88,7 +88,8 @@ def run_forward(
     parameters = parameter_arrays(system, batch)
     values, pattern, ends = array_of(y), pattern_of(observed, m), array_of(lengths)
     watch, root = numerics == "auto", numerics == "square_root"
-    if watch and not per_step and diffuse is None and pattern.shape[1] and (lead < 0 or batch == 1):
+    single = lead < 0 or (batch == 1 and (n <= KNOWN_STATES or pattern.shape[1] > 0))
+    if watch and not per_step and diffuse is None and single:
         space = _allocate(y.shape, n, batch if keep else 1, steps if keep else 0, keep=keep, per_step=False)
         if run_sequential(parameters, values, pattern, ends, space):
             return space
@@ -126,8 +127,13 @@ def run_forward(
     return space
 
 
-def run_sequential(parameters: list[Any], y: Any, pattern: Any, ends: Any, space: Workspace) -> bool:
-    """Take independent sensors one by one; False where that does not serve or may lose digits."""
+def run_sequential(
+    parameters: list[Any], y: Any, pattern: Any, ends: Any, space: Workspace, begin: int = 0
+) -> bool:
+    """Take independent sensors one by one; False where that does not serve or may lose digits.
+
+    m0 and P0 are those of step `begin`, where the densities that are added up begin.
+    """
     m0, p0, a, q, d, c, r = parameters
     batch, n = m0.shape
     if not batch or max(map(len, (a, q, c, r))) > 1 or np.count_nonzero(r[0]) != np.count_nonzero(r[0].diagonal()):
@@ -138,11 +144,11 @@ def run_sequential(parameters: list[Any], y: Any, pattern: Any, ends: Any, space
 
     def run(block: slice) -> bool:
         of_members = m0[block], own(p0, block), a[0], q[0], own(d, block), c[0], noise
-        arguments = size, *of_members, y[block], own(pattern, block), ends[block], space.log_prob[block]
+        arguments = *of_members, y[block], own(pattern, block), ends[block], space.log_prob[block]
         if side_by_side:
-            return sequential.lanes_by_one(*arguments)
+            return sequential.lanes_by_one(size, *arguments)
         kept = space.cov, space.gain, space.whitener, space.log_norm, space.slot, space.mean, space.weighted
-        return sequential.one_by_one(*arguments, *(own(part, block) for part in kept), blas(n))
+        return sequential.one_by_one(size, begin, *arguments, *(own(part, block) for part in kept), blas(n))
 
     return all(over_blocks(run, batch, batch * y.shape[1] * n * n))
 
