@@ -288,7 +288,7 @@ def one_by_one(
 @njit(**_OPTIONS)
 def lanes_by_one(size, m0, P0, A, Q, d, C, r, y, seen, lengths, log_prob):
     """`one_by_one` for few states and many sequences, the innermost loops running over LANES of them."""
-    n, m, batch = extent(size), C.shape[0], lengths.shape[0]
+    n, m, batch, partial = extent(size), C.shape[0], lengths.shape[0], seen.shape[1] > 0
     P, left = np.empty((n, n, LANES)), np.empty((n, n, LANES))
     x, M, K, spread = np.empty((n, LANES)), np.empty((n, LANES)), np.empty((n, LANES)), np.empty((n, LANES))
     F, v, weight, terms, rest = np.empty(LANES), np.empty(LANES), np.empty(LANES), np.empty(LANES), np.empty(LANES)
@@ -298,7 +298,8 @@ def lanes_by_one(size, m0, P0, A, Q, d, C, r, y, seen, lengths, log_prob):
     plain = plain_bits.view(np.float64)
     for origin in range(0, batch, LANES):
         width = min(LANES, batch - origin)
-        values, mask, ends = y[origin : origin + width], seen[origin : origin + width], lengths[origin : origin + width]
+        values, ends = y[origin : origin + width], lengths[origin : origin + width]
+        mask = seen[origin : origin + width] if partial else seen
         own, start = origin if d.shape[0] > 1 else 0, origin if P0.shape[0] > 1 else 0
         last, pending = 0, 0
         for b in range(LANES):
@@ -318,7 +319,7 @@ def lanes_by_one(size, m0, P0, A, Q, d, C, r, y, seen, lengths, log_prob):
             for j in range(m):
                 noise = r[j]
                 for b in range(width):
-                    use = t < ends[b] and mask[b, t, j]
+                    use = t < ends[b] and (not partial or mask[b, t, j])
                     weight[b] = 1.0 if use else 0.0
                     v[b] = values[b, t, j] if use else 0.0
                 for b in range(LANES):

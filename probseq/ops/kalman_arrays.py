@@ -30,6 +30,12 @@ MANY_SEQUENCES = 8
 KNOWN_STATES = 10
 """State dimension up to which the compiler knows it: observations one by one, and the adjoint of single sequences."""
 
+HEAD = 16
+"""Steps of a diffuse start that are left to square roots; a start that needs more is left to them whole."""
+
+SHORT = 1 << 18
+"""Numbers of covariances up to which it costs little to keep them, asked for or not."""
+
 FEW_STATES = 4
 """State dimension up to which sequences with covariances of their own run side by side."""
 
@@ -89,10 +95,14 @@ def run_forward(
     values, pattern, ends = array_of(y), pattern_of(observed, m), array_of(lengths)
     watch, root = numerics == "auto", numerics == "square_root"
     single = lead < 0 or (batch == 1 and (n <= KNOWN_STATES or pattern.shape[1] > 0))
-    if watch and not per_step and diffuse is None and single:
+    if watch and not per_step and single and independent(parameters):
         space = _allocate(y.shape, n, batch if keep else 1, steps if keep else 0, keep=keep, per_step=False)
-        if run_sequential(parameters, values, pattern, ends, space):
+        if diffuse is None and run_sequential(parameters, values, pattern, ends, space):
             return space
+        if diffuse is not None and batch == 1 and ends[0] > 2 * HEAD and (keep or steps * n * n < SHORT):
+            space = run_behind_head(parameters, values, pattern, ends, diffuse, keep_roots=keep_roots)
+            if space is not None:
+                return space
     while True:
         roots = roots_of(parameters, diffuse, root)
         space = _allocate(y.shape, n, batch if keep and lead < 0 else 1, rows, keep=keep, per_step=per_step)
@@ -127,17 +137,45 @@ def run_forward(
     return space
 
 
+def independent(parameters: list[Any]) -> bool:
+    """Whether sensors are independent, and all but the offsets constant in time."""
+    m0, _, a, q, _, c, r = parameters
+    constant = max(map(len, (a, q, c, r))) == 1
+    return constant and len(m0) > 0 and np.count_nonzero(r[0]) == np.count_nonzero(r[0].diagonal())
+
+
+def run_behind_head(
+    parameters: list[Any], y: Any, pattern: Any, ends: Any, diffuse: Tensor, *, keep_roots: bool
+) -> Workspace | None:
+    """The first steps, where the start of the one sequence is diffuse, on square roots; the others one by one."""
+    (_, steps, _), n, kalman = y.shape, parameters[2].shape[-1], kernels("kalman")
+    roots = roots_of(parameters, diffuse, False)
+    space = _allocate(y.shape, n, 1, steps, keep=True, per_step=True)
+    space = _with_roots(space, roots, steps, keep_roots=keep_roots)
+    status = np.zeros(3, dtype=np.int64)
+    kalman.filter_forward(
+        *parameters, y, pattern, np.full_like(ends, HEAD + 1), 0, space.cov, space.gain, space.whitener,
+        space.log_norm, space.slot, space.mean, space.weighted, space.steps, space.log_prob, status, False, blas(n),
+        True, *roots, space.roots, space.diffuses, space.until,
+    )  # fmt: skip
+    if status[0] or space.until[0] > HEAD:
+        return None
+    begun = [space.mean[:, HEAD].copy(), space.cov[:, space.slot[0, HEAD]].copy(), *parameters[2:]]
+    if not run_sequential(begun, y, pattern, ends, space, HEAD):
+        return None
+    space.log_prob[0] += space.steps[0, :HEAD].sum()
+    return space
+
+
 def run_sequential(
     parameters: list[Any], y: Any, pattern: Any, ends: Any, space: Workspace, begin: int = 0
 ) -> bool:
-    """Take independent sensors one by one; False where that does not serve or may lose digits.
+    """Take independent sensors one by one; False where an update may lose digits.
 
     m0 and P0 are those of step `begin`, where the densities that are added up begin.
     """
     m0, p0, a, q, d, c, r = parameters
     batch, n = m0.shape
-    if not batch or max(map(len, (a, q, c, r))) > 1 or np.count_nonzero(r[0]) != np.count_nonzero(r[0].diagonal()):
-        return False
     sequential, size = kernels("kalman_sequential"), (0,) * n if n <= KNOWN_STATES else n
     side_by_side = n <= FEW_STATES and batch >= MANY_SEQUENCES and not space.cov.shape[1]
     noise = r[0].diagonal().copy()

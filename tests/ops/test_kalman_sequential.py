@@ -57,6 +57,63 @@ def test_log_prob_is_the_one_of_a_loop(n: int, m: int, batch: int, own: bool, ca
 
 
 @pytest.mark.parametrize(("n", "m"), SIZES)
+@pytest.mark.parametrize("batch", [1, 11])
+def test_complete_rows_from_starts_of_their_own(n: int, m: int, batch: int, calls: list[str]) -> None:
+    system, y, _ = independent(n, m, batch, own=True)
+    y = torch.where(y.isnan(), 0.3, y)
+    close(kalman.log_prob(system, y, None, all_seen(y)), loop_log_prob(system, y, None, all_seen(y)))
+    assert calls == (["run_sequential"] if batch > 1 or n <= 10 else [])
+
+
+@pytest.mark.parametrize("n", [1, 2, 4])
+@pytest.mark.parametrize("missing", [False, True])
+def test_diffuse_start(n: int, missing: bool, calls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The head on square roots, the rest one by one: the same numbers, moments and gradients."""
+    system, y, observed = independent(n, 2, 1, 60)
+    system = system._replace(initial_mean=torch.zeros(1, n).double(), initial_cov=torch.zeros(1, n, n).double())
+    diffuse = torch.eye(n, dtype=torch.float64)[None]
+    seen = observed if missing else None
+    y = y if missing else torch.where(observed, y, 0.3)
+    leaves = [value.clone().requires_grad_() for value in (*system, y)]
+
+    def everything() -> list[Tensor]:
+        own = LinearGaussianSystem(*leaves[:7]), leaves[7], seen, all_seen(y), diffuse
+        value = kalman.log_prob(*own).sum()
+        return [*torch.autograd.grad(value, leaves), *kalman.smooth(*own)[:4], value.detach()]
+
+    fast = everything()
+    with torch.no_grad():
+        close(kalman.log_prob(system, y, seen, all_seen(y), diffuse).sum(), fast[-1], 1e-12)
+    assert calls.count("run_sequential") == 3
+    monkeypatch.setattr(kalman_arrays, "HEAD", 60)
+    monkeypatch.setattr(kalman_arrays, "KNOWN_STATES", 0)
+    for ours, other in zip(fast, everything(), strict=True):
+        torch.testing.assert_close(ours, other, rtol=1e-9, atol=1e-10 * float(other.abs().max()))
+
+
+@pytest.mark.parametrize("batch", [8, 1000])
+@pytest.mark.parametrize("missing", [False, True])
+def test_two_threads_give_the_same_digits(batch: int, missing: bool) -> None:
+    system, y, observed = independent(2, 1, batch, 40)
+    seen = observed if missing else None
+    y = y if missing else torch.where(observed, y, 0.3)
+    leaves = [value.clone().requires_grad_() for value in (*system, y)]
+
+    def everything(threads: int) -> list[Tensor]:
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            own = LinearGaussianSystem(*leaves[:7]), leaves[7], seen, all_seen(y)
+            value = kalman.log_prob(*own)
+            return [*torch.autograd.grad(value.sum(), leaves), *kalman.smooth(*own)[:4], value.detach()]
+        finally:
+            torch.set_num_threads(before)
+
+    for one, two in zip(everything(1), everything(2), strict=True):
+        torch.testing.assert_close(one, two, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("n", "m"), SIZES)
 @pytest.mark.parametrize("process_rank", [None, 0])
 def test_smoother_is_the_dense_posterior(n: int, m: int, process_rank: int | None, calls: list[str]) -> None:
     system, y, observed = independent(n, m, 3, process_rank=process_rank)
