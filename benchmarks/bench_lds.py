@@ -44,14 +44,17 @@ def agree(operation: str, ours: Any, theirs: Any) -> None:
     elif operation == "gradient":
         np.testing.assert_allclose(np.sum(np.asarray(theirs[0])), np.sum(np.asarray(ours[0])), rtol=1e-8)
         if theirs[1] is not None:
-            own, other = (part if isinstance(part, np.ndarray) else R.flat_gradient(part) for part in (ours[1], theirs[1]))
+            parts = (ours[1], theirs[1])
+            own, other = (part if isinstance(part, np.ndarray) else R.flat_gradient(part) for part in parts)
             np.testing.assert_allclose(other, own, rtol=0, atol=1e-5 * np.abs(own).max())
     else:
         for a, b in zip(theirs, ours, strict=True):
             np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=1e-5, atol=1e-7)
 
 
-def bench(cell: Cell, missing: float, seconds: float, left_out: dict[str, str], clock: str) -> Iterable[tuple[str, Any]]:
+def bench(
+    cell: Cell, missing: float, seconds: float, left_out: dict[str, str], clock: str
+) -> Iterable[tuple[str, Any]]:
     """Pairs (operation, {library: milliseconds}) of one cell."""
     problem = R.problem_of(*cell, missing)
     libraries = {"probseq": R.ours(problem)}
@@ -128,7 +131,8 @@ def two_threads(seconds: float, clock: str = "wall") -> None:
                 times = turns({"one": threads(1), "two": threads(2)}, seconds, clock)
                 one, two = (float(np.median(times[name])) for name in ("one", "two"))
                 sizes = ", ".join(f"{size:,}" for size in cell[:3])
-                print(f"| {sizes} | {missing:.0%} | {operation} | {one:.3g} | {two:.3g} | {one / two:.2f} |", flush=True)
+                row = f"| {sizes} | {missing:.0%} | {operation} | {one:.3g} | {two:.3g} | {one / two:.2f} |"
+                print(row, flush=True)
     torch.set_num_threads(1)
 
 

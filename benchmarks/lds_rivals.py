@@ -1,4 +1,4 @@
-"""The same linear dynamical system in our words and in those of statsmodels, dynamax, pykalman, filterpy, simdkalman, Pyro.
+"""The same linear dynamical system in our words and in those of six libraries.
 
 A rival is a table of calls on a container prepared beforehand; a call that a library does not have is left out. The
 start is what one transition makes of N(0, I), so that Pyro, which moves once before the first observation, has the same

@@ -228,7 +228,7 @@ def run_small_adjoint(
 ) -> bool | None:  # fmt: skip
     """Both halves of the backward recursion in one pass, where few states and sensors are those of one sequence.
 
-    `space` is cov, gain, whitener, slot, mean, weighted. Returns whether digits were lost, None where it does not serve.
+    `space` is cov, gain, whitener, slot, mean, weighted. Returns whether digits were lost; None where not applicable.
     """
     (m, n), slot = c.shape[1:], space[3]
     times = len(a), len(c), gradients[3].shape[0], gradients[4].shape[:2][-1], gradients[6].shape[0]
