@@ -185,7 +185,7 @@ def smooth(
         given.smooth_means(array_of(y), spaces, space.mean, mean.numpy())
     if len(spans) == 1:
         cov, lagged, improper = (values.expand(batch, -1, -1, -1) for values in (cov, lagged, improper))
-    else:
+    elif space.slot.shape[0] == 1:  # otherwise each has its own, in order
         cov, lagged, improper = (values[group_of] for values in (cov, lagged, improper))
     return SmoothedMoments(
         _extend(mean, lengths, system.initial_mean),
