@@ -141,7 +141,7 @@ def independent(parameters: list[Any]) -> bool:
     """Whether sensors are independent, and all but the offsets constant in time."""
     m0, _, a, q, _, c, r = parameters
     constant = max(map(len, (a, q, c, r))) == 1
-    return constant and len(m0) > 0 and np.count_nonzero(r[0]) == np.count_nonzero(r[0].diagonal())
+    return bool(constant and len(m0) and np.count_nonzero(r[0]) == np.count_nonzero(r[0].diagonal()))
 
 
 def run_behind_head(

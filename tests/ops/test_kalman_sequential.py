@@ -14,7 +14,7 @@ from probseq.ops import kalman, kalman_arrays
 from probseq.ops.kalman import LinearGaussianSystem
 from tests.ops.test_kalman import all_seen, close, dense_posterior, loop_log_prob, random_pattern, random_system
 
-SIZES = [(1, 1), (2, 1), (2, 3), (4, 2), (3, 4), (6, 3), (13, 4)]
+SIZES = [(2, 1), (2, 3), (5, 2), (13, 4)]  # each n known to the compiler is compiled anew
 
 
 def independent(
@@ -65,7 +65,7 @@ def test_complete_rows_from_starts_of_their_own(n: int, m: int, batch: int, call
     assert calls == (["run_sequential"] if batch > 1 or n <= 10 else [])
 
 
-@pytest.mark.parametrize("n", [1, 2, 4])
+@pytest.mark.parametrize("n", [2, 5])
 @pytest.mark.parametrize("missing", [False, True])
 def test_diffuse_start(n: int, missing: bool, calls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """The head on square roots, the rest one by one: the same numbers, moments and gradients."""
@@ -87,8 +87,10 @@ def test_diffuse_start(n: int, missing: bool, calls: list[str], monkeypatch: pyt
     assert calls.count("run_sequential") == 3
     monkeypatch.setattr(kalman_arrays, "HEAD", 60)
     monkeypatch.setattr(kalman_arrays, "KNOWN_STATES", 0)
-    for ours, other in zip(fast, everything(), strict=True):
-        torch.testing.assert_close(ours, other, rtol=1e-9, atol=1e-10 * float(other.abs().max()))
+    slow = everything()
+    largest = max(float(other.abs().max()) for other in slow)  # some derivatives are zero
+    for ours, other in zip(fast, slow, strict=True):
+        torch.testing.assert_close(ours, other, rtol=1e-9, atol=1e-13 * largest)
 
 
 @pytest.mark.parametrize("batch", [8, 1000])
