@@ -7,12 +7,10 @@ with the quartiles of ours. One thread is one core: the process is bound to it, 
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import subprocess
 import sys
 import tempfile
-import time
 import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -26,45 +24,12 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
 from benchmarks import hmm_rivals as R  # noqa: E402
+from benchmarks.timing import COLUMNS, compared, geometric_means, turns  # noqa: E402
 
 CELLS = [(3, 2, 1_000, 1), (8, 4, 10_000, 1), (32, 8, 10_000, 1), (128, 8, 2_000, 1), (4, 2, 100, 1_000)]
 KINDS = ("Gaussian", "categorical")
 CORES = sorted(os.sched_getaffinity(0))
-HEADER = (
-    "| emission | K, D, T, sequences | operation | probseq, ms | quartiles | best rival | its ms | times faster "
-    "| others, ms |\n"
-    "|---|---|---|---|---|---|---|---|---|"
-)
-
-
-clock = time.perf_counter
-
-
-def timings(calls: dict[str, Callable[[], Any]], seconds: float) -> dict[str, np.ndarray]:
-    """Milliseconds of each call, taken in turn; one that takes long is repeated less, at least three times.
-
-    A turn lasts 5 ms or one call: short calls run warm, as they would in a loop, not on the caches the rivals leave.
-    """
-    limits: dict[str, float] = {}
-    turns: dict[str, int] = {}
-    for name, call in calls.items():
-        call()
-        start = time.perf_counter()
-        call()
-        took = time.perf_counter() - start
-        limits[name], turns[name] = max(3.0, seconds / took), max(1, int(5e-3 / took))
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    end = time.perf_counter() + seconds * len(calls)
-    while time.perf_counter() < end or min(map(len, times.values())) < 3:
-        waiting = [name for name in calls if len(times[name]) < limits[name]]
-        for name in waiting:
-            for _ in range(turns[name]):
-                start = clock()
-                calls[name]()
-                times[name].append(1e3 * (clock() - start))
-        if not waiting:
-            break
-    return {name: np.array(kept) for name, kept in times.items()}
+HEADER = f"| emission | K, D, T, sequences | operation | {COLUMNS}\n|---|---|---|---|---|---|---|---|---|"
 
 
 def agree(operation: str, ours: Any, theirs: Any, name: str) -> None:
@@ -81,7 +46,7 @@ def agree(operation: str, ours: Any, theirs: Any, name: str) -> None:
 
 
 def bench(
-    kind: str, cell: tuple[int, int, int, int], seconds: float, left_out: dict[str, str]
+    kind: str, cell: tuple[int, int, int, int], seconds: float, left_out: dict[str, str], clock: str
 ) -> Iterable[tuple[Any, ...]]:
     """Rows (operation, {library: milliseconds}) of one cell."""
     problem = R.problem_of(kind, *cell)
@@ -101,25 +66,10 @@ def bench(
                 said = " ".join(str(error).split())[:160]
                 left_out[f"{name}, {operation}, {kind} {cell}"] = f"{type(error).__name__}: {said}"
                 del calls[name]
-        yield operation, timings(calls, seconds)
+        yield operation, turns(calls, seconds, clock)
 
 
-def row(kind: str, cell: tuple[int, ...], operation: str, times: dict[str, np.ndarray]) -> tuple[str, float]:
-    """A line of the table and how many times faster ours is than the best rival."""
-    own = times["probseq"]
-    medians = {name: float(np.median(kept)) for name, kept in times.items() if name != "probseq"}
-    low, middle, high = np.percentile(own, [25, 50, 75])
-    best = min(medians, key=lambda name: medians[name])
-    ratio = medians[best] / middle
-    others = ", ".join(f"{name} {value:.3g}" for name, value in medians.items() if name != best)
-    text = (
-        f"| {kind} | {', '.join(f'{size:,}' for size in cell)} | {operation} | {middle:.3g} | {low:.3g}-{high:.3g} "
-        f"| {best} | {medians[best]:.3g} | {ratio:.2f} | {others} |"
-    )
-    return text, ratio
-
-
-def grid(cells: list[tuple[int, int, int, int]], seconds: float) -> None:
+def grid(cells: list[tuple[int, int, int, int]], seconds: float, clock: str = "wall") -> None:
     os.sched_setaffinity(0, CORES[-1:])
     torch.set_num_threads(1)
     ratios: dict[str, list[float]] = {operation: [] for operation in R.OPERATIONS}
@@ -127,20 +77,18 @@ def grid(cells: list[tuple[int, int, int, int]], seconds: float) -> None:
     print(HEADER)
     for kind in KINDS:
         for cell in cells:
-            for operation, times in bench(kind, cell, seconds, left_out):
+            for operation, times in bench(kind, cell, seconds, left_out, clock):
                 if len(times) > 1:
-                    text, ratio = row(kind, cell, operation, times)
+                    text, ratio = compared(times)
                     ratios[operation].append(ratio)
-                    print(text, flush=True)
+                    sizes = ", ".join(f"{size:,}" for size in cell)
+                    print(f"| {kind} | {sizes} | {operation} | {text}", flush=True)
     inference = [ratio for operation in R.OPERATIONS[:-1] for ratio in ratios[operation]]
-    print("\n| over | geometric mean | smallest |\n|---|---|---|")
-    for name, kept in [*ratios.items(), ("all but the gradient", inference)]:
-        if kept:
-            print(f"| {name} | {math.exp(np.mean(np.log(kept))):.2f} | {min(kept):.2f} |")
+    print("\n" + geometric_means({**ratios, "all but the gradient": inference}))
     print("\nLeft out:" + "".join(f"\n- {name}: {why}" for name, why in left_out.items()) if left_out else "")
 
 
-def two_threads(seconds: float) -> None:
+def two_threads(seconds: float, clock: str = "wall") -> None:
     """Ours with one and two threads, on many sequences."""
     os.sched_setaffinity(0, CORES)
     print("\n| 1,000 sequences: K, D, T | operation | one thread, ms | two, ms | times faster |\n|---|---|---|---|---|")
@@ -155,7 +103,7 @@ def two_threads(seconds: float) -> None:
 
                 return run
 
-            times = timings({"one": with_threads(1), "two": with_threads(2)}, seconds)
+            times = turns({"one": with_threads(1), "two": with_threads(2)}, seconds, clock)
             one, two = (float(np.median(times[name])) for name in ("one", "two"))
             sizes = ", ".join(f"{size:,}" for size in cell[:3])
             print(f"| {sizes} | {operation} | {one:.3g} | {two:.3g} | {one / two:.2f} |", flush=True)
@@ -203,7 +151,7 @@ def first_calls() -> None:
     print(f"\nOne million steps with 8 states, smoothed: {after:.0f} MB at the peak, {before:.0f} before it.")
 
 
-def everything(seconds: float) -> None:
+def everything(seconds: float, clock: str = "wall") -> None:
     """All tables."""
     grid(CELLS, seconds)
     two_threads(seconds)
@@ -218,15 +166,13 @@ def main() -> None:
     parser.add_argument("--only", choices=["grid", "threads", "first"], help="one part alone")
     parser.add_argument("--processor-time", action="store_true", help="for a machine that does other work meanwhile")
     options = parser.parse_args()
-    if options.processor_time:
-        global clock
-        clock = time.process_time
+    clock = "processor" if options.processor_time else "wall"
     cells = [tuple(map(int, cell.split("x"))) for cell in options.cells] if options.cells else CELLS
     seconds = 0.25 if options.quick else 1.0
     if options.only in (None, "grid"):
-        grid(cells, seconds)  # pyright: ignore[reportArgumentType]
+        grid(cells, seconds, clock)  # pyright: ignore[reportArgumentType]
     if options.only in (None, "threads"):
-        two_threads(seconds)
+        two_threads(seconds, clock)
     if options.only in (None, "first"):
         first_calls()
 

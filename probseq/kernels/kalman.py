@@ -131,44 +131,55 @@ def mean_lanes(m0, A, d, C, y, seen, lengths, gain, whitener, log_norm, slot, me
     batch, n = m0.shape
     m = y.shape[2]
     partial, keep = seen.shape[0] > 0, mean.shape[1] > 0
-    v, w, square = np.empty((m, LANES)), np.empty((m, LANES)), np.empty(LANES)
+    v, w, square, total = np.zeros((m, LANES)), np.empty((m, LANES)), np.empty(LANES), np.empty(LANES)
     state, following = np.empty((n, LANES)), np.empty((n, LANES))
     for origin in range(0, batch, LANES):
         width = min(LANES, batch - origin)
-        for b in range(width):
+        values, ends = y[origin : origin + width], lengths[origin : origin + width]
+        shifts = d[origin : origin + width] if d.shape[0] > 1 else d
+        last, shortest, constant = 0, ends[0], 0.0
+        for b in range(LANES):
+            total[b], square[b] = 0.0, 0.0
+            if b < width:
+                last, shortest = max(last, ends[b]), min(shortest, ends[b])
             for i in range(n):
-                state[i, b] = m0[origin + b, i]
-        last = 0
-        for b in range(width):
-            log_prob[origin + b] = 0.0
-            last = max(last, lengths[origin + b])
+                state[i, b] = m0[origin + b, i] if b < width else 0.0
         for t in range(last):
             s = slot[t]
             c = t if C.shape[0] > 1 else 0
-            for b in range(width):
-                square[b] = 0.0
             for j in range(m):
                 if partial and not seen[t, j]:
-                    for b in range(width):
+                    for b in range(LANES):
                         v[j, b] = 0.0
                 else:
                     for b in range(width):
-                        v[j, b] = y[origin + b, t, j]
+                        v[j, b] = values[b, t, j]
+                    for b in range(width, LANES):
+                        v[j, b] = 0.0
                     for i in range(n):
                         factor = C[c, j, i]
-                        for b in range(width):
+                        for b in range(LANES):
                             v[j, b] -= factor * state[i, b]
-                for b in range(width):
-                    w[j, b] = 0.0
-                for k in range(j + 1):
+                factor = whitener[s, j, 0]
+                for b in range(LANES):
+                    w[j, b] = factor * v[0, b]
+                for k in range(1, j + 1):
                     factor = whitener[s, j, k]
-                    for b in range(width):
+                    for b in range(LANES):
                         w[j, b] += factor * v[k, b]
-                for b in range(width):
+                for b in range(LANES):
                     square[b] += w[j, b] * w[j, b]
-            for b in range(width):
-                if t < lengths[origin + b]:
-                    log_prob[origin + b] += log_norm[s] - 0.5 * square[b]
+            if t < shortest:
+                constant += log_norm[s]
+            else:
+                for b in range(width):
+                    if t < ends[b]:
+                        total[b] += log_norm[s] - 0.5 * square[b]
+            if t + 1 >= shortest:  # from here on by step, since some sequence is over
+                for b in range(width):
+                    if t < shortest:
+                        total[b] -= 0.5 * square[b]
+                    square[b] = 0.0
             if keep:
                 for b in range(width):
                     for i in range(n):
@@ -181,20 +192,29 @@ def mean_lanes(m0, A, d, C, y, seen, lengths, gain, whitener, log_norm, slot, me
             for j in range(m):
                 for i in range(n):
                     factor = gain[s, j, i]
-                    for b in range(width):
+                    for b in range(LANES):
                         state[i, b] += factor * v[j, b]
             if t + 1 < last:
                 a, o = t + 1 if A.shape[0] > 1 else 0, t + 1 if d.shape[1] > 1 else 0
                 for i in range(n):
-                    for b in range(width):
-                        following[i, b] = d[origin + b if d.shape[0] > 1 else 0, o, i]
+                    if d.shape[0] > 1:
+                        for b in range(width):
+                            following[i, b] = shifts[b, o, i]
+                        for b in range(width, LANES):
+                            following[i, b] = 0.0
+                    else:
+                        factor = shifts[0, o, i]
+                        for b in range(LANES):
+                            following[i, b] = factor
                     for j in range(n):
                         factor = A[a, i, j]
-                        for b in range(width):
+                        for b in range(LANES):
                             following[i, b] += factor * state[j, b]
                 for i in range(n):
-                    for b in range(width):
+                    for b in range(LANES):
                         state[i, b] = following[i, b]
+        for b in range(width):
+            log_prob[origin + b] = total[b] + constant
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

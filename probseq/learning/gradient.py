@@ -30,11 +30,18 @@ def run_lbfgs(model: StateSpaceModel[Any], problem: Problem, max_iterations: int
     if not len(start):
         run.settled(True, "nothing to learn")
         return run
+    best = start
     with run.progress(max_iterations, "L-BFGS") as bar:
 
         def after(vector: np.ndarray[Any, Any]) -> None:
+            nonlocal best
             bar.update()
-            run.record(loss.objective(vector), model.snapshot(), problem.validation_score())
+            objective = loss.objective(vector)
+            if problem.held_back is None:  # a vector is kept: a snapshot takes as long as a short filter
+                best = vector.copy() if objective > run.best_score else best
+                run.record(objective, run.best)
+                return
+            run.record(objective, model.snapshot(), problem.validation_score())
             if run.is_overfitting(patience=10):
                 raise StopIteration
 
@@ -43,6 +50,9 @@ def run_lbfgs(model: StateSpaceModel[Any], problem: Problem, max_iterations: int
         if not run.reason:
             run.converged = bool(result.status != 1)
             run.reason = "max_iterations" if result.status == 1 else str(result.message).strip().lower()
+    if best is not start:
+        loss.put(best)
+        run.best = model.snapshot()
     model.restore(run.best)
     return run
 
@@ -54,6 +64,7 @@ class _Loss:
         self.model, self.problem, self.n_steps = model, problem, problem.n_steps
         self.free = free_entries(model)
         self.parameters = [p for p, _ in self.free]
+        self.whole = [bool(mask.all()) and p.dtype == torch.float64 for p, mask in self.free]
         self.sizes = [int(mask.sum()) for _, mask in self.free]
         self.unit = _units(model, self.free)
         self.last: tuple[bytes, float, np.ndarray[Any, Any]] | None = None
@@ -74,7 +85,7 @@ class _Loss:
     def __call__(self, vector: np.ndarray[Any, Any]) -> tuple[float, np.ndarray[Any, Any]]:
         key = vector.tobytes()
         if self.last is None or self.last[0] != key:
-            self._put(vector)
+            self.put(vector)
             self.last = (key, *self._value(vector))
         return self.last[1], self.last[2].copy()
 
@@ -82,15 +93,22 @@ class _Loss:
         value, gradients = value_and_gradient(self.model, self.problem, self.parameters)
         if value is None:
             return self.refused, np.zeros_like(vector)
-        flat = [g[mask].to(torch.float64) for g, (_, mask) in zip(gradients, self.free, strict=True)]
+        flat = [
+            g.flatten() if whole else g[mask].to(torch.float64)
+            for g, whole, (_, mask) in zip(gradients, self.whole, self.free, strict=True)
+        ]
         if not self.refused:
             self.refused = abs(value) / self.n_steps * 1e3 + 1e3
         return -value / self.n_steps, -torch.cat(flat).numpy() * self.unit / self.n_steps
 
-    def _put(self, vector: np.ndarray[Any, Any]) -> None:
+    def put(self, vector: np.ndarray[Any, Any]) -> None:
         with torch.no_grad():
-            for (p, mask), part in zip(self.free, torch.as_tensor(vector * self.unit).split(self.sizes), strict=True):
-                p[mask] = part.to(p.dtype)
+            parts = torch.as_tensor(vector * self.unit).split(self.sizes)
+            for (p, mask), whole, part in zip(self.free, self.whole, parts, strict=True):
+                if whole:
+                    p.copy_(part.view_as(p))
+                else:
+                    p[mask] = part.to(p.dtype)
 
 
 def _units(model: StateSpaceModel[Any], free: list[tuple[torch.nn.Parameter, Tensor]]) -> np.ndarray[Any, Any]:

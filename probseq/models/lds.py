@@ -201,6 +201,8 @@ class LDS(LinearGaussianModel):
         scale = self._buffers.get("diffuse_scale")
         if scale is None and self.initial == "given":
             return self.initial_mean, self.initial_cov, None
+        if self.initial == "diffuse" and scale is not None:
+            return scale.new_zeros(self.state_dim), scale.new_zeros(self.state_dim, self.state_dim), torch.diag(scale)
         proper = torch.ones(self.state_dim, dtype=torch.bool) if scale is None else scale == 0
         improper = None if scale is None else torch.diag(scale)[:, ~proper]
         if self.initial == "stationary":

@@ -162,24 +162,30 @@ def smooth(
     lagged = y.new_zeros(len(spans), max(steps - 1, 0), states, states)
     none, unused = arrays.no_gradients(), (np.empty((0, states, states)), np.empty((0, states)))
     a, c, until = array_of(system.transition_matrix), array_of(system.emission_matrix), given.until
-    lost = adjoint.covariance_adjoint(
-        a, c, space.cov, space.gain, space.whitener, space.slot, spans, group_spaces, until,
-        np.ones(len(spans)), *none[1:4], *none[5:7], cov.numpy(), lagged.numpy(), unused[0],
-        arrays.spent(system.emission_cov, states), arrays.blas(states),
-    )  # fmt: skip
+    ends, rounding = array_of(lengths), arrays.spent(system.emission_cov, states)
+    kept = (space.cov, space.gain, space.whitener, space.slot, space.mean, space.weighted)
+    moments = (mean.numpy(), cov.numpy(), lagged.numpy())
+    lost = arrays.run_small_adjoint(a, c, kept, until, ends, np.ones(batch), none, moments, unused, rounding)
+    joint = lost is not None
+    if not joint:
+        lost = adjoint.covariance_adjoint(
+            a, c, space.cov, space.gain, space.whitener, space.slot, spans, group_spaces, until,
+            np.ones(len(spans)), *none[1:4], *none[5:7], *moments[1:], unused[0], rounding, arrays.blas(states),
+        )  # fmt: skip
     if lost and numerics == "auto":
         return smooth(system, y, observed, lengths, diffuse, "square_root")
-    arrays.run_mean_adjoint(
-        a, c, space.cov, space.gain, space.slot, spaces, until, array_of(lengths), space.mean, space.weighted,
-        np.ones(batch), none, mean.numpy(), unused[1],
-    )  # fmt: skip
+    if not joint:
+        arrays.run_mean_adjoint(
+            a, c, space.cov, space.gain, space.slot, spaces, until, ends, space.mean, space.weighted,
+            np.ones(batch), none, moments[0], unused[1],
+        )  # fmt: skip
     improper = y.new_zeros(len(spans), steps if diffuse is not None or until.any() else 0, states, states)
     if until.any():
         given.smooth_covariances(spans, group_spaces, cov.numpy(), improper.numpy(), lagged.numpy())
         given.smooth_means(array_of(y), spaces, space.mean, mean.numpy())
     if len(spans) == 1:
         cov, lagged, improper = (values.expand(batch, -1, -1, -1) for values in (cov, lagged, improper))
-    else:
+    elif space.slot.shape[0] == 1:  # otherwise each has its own, in order
         cov, lagged, improper = (values[group_of] for values in (cov, lagged, improper))
     return SmoothedMoments(
         _extend(mean, lengths, system.initial_mean),

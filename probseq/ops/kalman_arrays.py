@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,12 +19,25 @@ from torch import Tensor
 from probseq.errors import SingularInnovation, StateOverflow
 from probseq.ops.kalman_system import N_AXES, LinearGaussianSystem
 from probseq.ops.modes import array_of
+from probseq.ops.threads import first_of, group, n_groups, over_blocks
 
 BLAS_STATES = 12
 """State dimension from which matrix products go to BLAS instead of written-out loops."""
 
 MANY_SEQUENCES = 8
 """Batch size from which the innermost loop runs over the sequences that share their covariances."""
+
+KNOWN_STATES = 10
+"""State dimension up to which the compiler knows it: observations one by one, and the adjoint of single sequences."""
+
+HEAD = 16
+"""Steps of a diffuse start that are left to square roots; a start that needs more is left to them whole."""
+
+SHORT = 1 << 18
+"""Numbers of covariances up to which it costs little to keep them, asked for or not."""
+
+FEW_STATES = 4
+"""State dimension up to which sequences with covariances of their own run side by side."""
 
 SINGULAR, ILL_CONDITIONED = 1, 3  # condition numbers of kernels/kalman.py, which is imported when first needed
 
@@ -81,6 +94,15 @@ def run_forward(
     parameters = parameter_arrays(system, batch)
     values, pattern, ends = array_of(y), pattern_of(observed, m), array_of(lengths)
     watch, root = numerics == "auto", numerics == "square_root"
+    single = lead < 0 or (batch == 1 and (n <= KNOWN_STATES or pattern.shape[1] > 0))
+    if watch and not per_step and single and independent(parameters):
+        space = _allocate(y.shape, n, batch if keep else 1, steps if keep else 0, keep=keep, per_step=False)
+        if diffuse is None and run_sequential(parameters, values, pattern, ends, space):
+            return space
+        if diffuse is not None and batch == 1 and ends[0] > 2 * HEAD and (keep or steps * n * n < SHORT):
+            space = run_behind_head(parameters, values, pattern, ends, diffuse, keep_roots=keep_roots)
+            if space is not None:
+                return space
     while True:
         roots = roots_of(parameters, diffuse, root)
         space = _allocate(y.shape, n, batch if keep and lead < 0 else 1, rows, keep=keep, per_step=per_step)
@@ -100,14 +122,131 @@ def run_forward(
     raise_condition(status)
     if many:
         m0, _, a, _, d, c, _ = parameters
-        kalman.mean_lanes(
-            m0, a, d, c, values, pattern[lead if pattern.shape[1] else 0], ends, space.gain[0], space.whitener[0],
-            space.log_norm[0], space.slot[0], space.mean, space.weighted, space.log_prob,
-        )  # fmt: skip
+
+        def run(block: slice) -> None:
+            kalman.mean_lanes(
+                m0[block], a, own(d, block), c, values[block], pattern[lead if pattern.shape[1] else 0], ends[block],
+                space.gain[0], space.whitener[0], space.log_norm[0], space.slot[0], own(space.mean, block),
+                own(space.weighted, block), space.log_prob[block],
+            )  # fmt: skip
+
+        over_blocks(run, batch, batch * steps * n * n)
         if not np.isfinite(space.log_prob).all():
             kalman.filter_forward(*arguments, False, blas(n), *square)  # by sequence, to find where
             raise_condition(status)
     return space
+
+
+def independent(parameters: list[Any]) -> bool:
+    """Whether sensors are independent, and all but the offsets constant in time."""
+    m0, _, a, q, _, c, r = parameters
+    constant = max(map(len, (a, q, c, r))) == 1
+    return bool(constant and len(m0) and np.count_nonzero(r[0]) == np.count_nonzero(r[0].diagonal()))
+
+
+def run_behind_head(
+    parameters: list[Any], y: Any, pattern: Any, ends: Any, diffuse: Tensor, *, keep_roots: bool
+) -> Workspace | None:
+    """The first steps, where the start of the one sequence is diffuse, on square roots; the others one by one."""
+    (_, steps, _), n, kalman = y.shape, parameters[2].shape[-1], kernels("kalman")
+    roots = roots_of(parameters, diffuse, False)
+    space = _allocate(y.shape, n, 1, steps, keep=True, per_step=True)
+    space = _with_roots(space, roots, steps, keep_roots=keep_roots)
+    status = np.zeros(3, dtype=np.int64)
+    kalman.filter_forward(
+        *parameters, y, pattern, np.full_like(ends, HEAD + 1), 0, space.cov, space.gain, space.whitener,
+        space.log_norm, space.slot, space.mean, space.weighted, space.steps, space.log_prob, status, False, blas(n),
+        True, *roots, space.roots, space.diffuses, space.until,
+    )  # fmt: skip
+    if status[0] or space.until[0] > HEAD:
+        return None
+    begun = [space.mean[:, HEAD].copy(), space.cov[:, space.slot[0, HEAD]].copy(), *parameters[2:]]
+    if not run_sequential(begun, y, pattern, ends, space, HEAD):
+        return None
+    space.log_prob[0] += space.steps[0, :HEAD].sum()
+    return space
+
+
+def run_sequential(
+    parameters: list[Any], y: Any, pattern: Any, ends: Any, space: Workspace, begin: int = 0
+) -> bool:
+    """Take independent sensors one by one; False where an update may lose digits.
+
+    m0 and P0 are those of step `begin`, where the densities that are added up begin.
+    """
+    m0, p0, a, q, d, c, r = parameters
+    batch, n = m0.shape
+    sequential, size = kernels("kalman_sequential"), (0,) * n if n <= KNOWN_STATES else n
+    side_by_side = n <= FEW_STATES and batch >= MANY_SEQUENCES and not space.cov.shape[1]
+    noise = r[0].diagonal().copy()
+
+    def run(block: slice) -> bool:
+        of_members = m0[block], own(p0, block), a[0], q[0], own(d, block), c[0], noise
+        arguments = *of_members, y[block], own(pattern, block), ends[block], space.log_prob[block]
+        if side_by_side:
+            return sequential.lanes_by_one(size, *arguments)
+        kept = space.cov, space.gain, space.whitener, space.log_norm, space.slot, space.mean, space.weighted
+        return sequential.one_by_one(size, begin, *arguments, *(own(part, block) for part in kept), blas(n))
+
+    return all(over_blocks(run, batch, batch * y.shape[1] * n * n))
+
+
+def own(values: Any, members: slice) -> Any:
+    """The part of some members of a batch; all of what they share."""
+    return values[members] if values.shape[0] > 1 else values
+
+
+def summed(call: Callable[[slice, list[Any]], Any], gradients: list[Any], batch: int, n_operations: int) -> list[Any]:
+    """Call call(members, gradients) for stretches of members, on threads; what they share is added up in order.
+
+    The stretches depend on the batch alone, so that one thread and two give the same digits.
+    """
+    by_member = {0, 7, *(i for i in (1, 4) if gradients[i].shape[0] > 1)}
+
+    def run(block: slice) -> list[tuple[Any, list[Any]]]:
+        results: list[tuple[Any, list[Any]]] = []
+        for g in range(group(block.start, batch), group(block.stop - 1, batch) + 1):
+            members = slice(first_of(g, batch), first_of(g + 1, batch))
+            parts = [
+                part[members] if i in by_member else np.zeros_like(part) for i, part in enumerate(gradients)
+            ]
+            results.append((call(members, parts), parts))
+        return results
+
+    returned: list[Any] = []
+    for value, parts in (result for block in over_blocks(run, batch, n_operations) for result in block):
+        returned.append(value)
+        for i, part in enumerate(parts):
+            if i not in by_member:
+                gradients[i] += part
+    return returned
+
+
+def run_small_adjoint(
+    a: Any, c: Any, space: tuple[Any, ...], until: Any, lengths: Any, weights: Any, gradients: list[Any],
+    moments: tuple[Any, Any, Any], edges: tuple[Any, Any], spent: float,
+) -> bool | None:  # fmt: skip
+    """Both halves of the backward recursion in one pass, where few states and sensors are those of one sequence.
+
+    `space` is cov, gain, whitener, slot, mean, weighted. Returns whether digits were lost; None where not applicable.
+    """
+    (m, n), slot = c.shape[1:], space[3]
+    times = len(a), len(c), gradients[3].shape[0], gradients[4].shape[:2][-1], gradients[6].shape[0]
+    if max(n, m) > KNOWN_STATES or slot.shape[0] != len(lengths) or max(times) > 1:
+        return None
+    adjoint = kernels("kalman_adjoint_small").small_adjoint
+
+    def run(members: slice, parts: list[Any]) -> bool:
+        own_space = tuple(part[members] for part in space)
+        return adjoint(
+            (0,) * n, (0,) * m, a[0], c[0], *own_space[:4], until[members], lengths[members], *own_space[4:],
+            weights[members], *parts, *(part[members] for part in (*moments, *edges)), spent,
+        )  # fmt: skip
+
+    batch = len(lengths)
+    if batch < MANY_SEQUENCES:
+        return run(slice(0, batch), gradients)
+    return any(summed(run, gradients, batch, batch * slot.shape[1] * n**3))
 
 
 def _allocate(shape: tuple[int, ...], n: int, groups: int, rows: int, *, keep: bool, per_step: bool) -> Workspace:
@@ -157,12 +296,23 @@ def run_mean_adjoint(
     weights: Any, gradients: list[Any], smoothed: Any, edge: Any,
 ) -> None:  # fmt: skip
     """Run the vector half of the backward recursion, by lanes where many sequences share their covariances."""
-    adjoint = kernels("kalman_adjoint")
-    ends = (mean, weighted, weights, *gradients, smoothed, edge)
-    if slot.shape[0] == 1 and len(lengths) >= MANY_SEQUENCES:
-        adjoint.mean_adjoint_lanes(a, c, cov[0], gain[0], slot[0], until[0], lengths, *ends)
+    adjoint, batch = kernels("kalman_adjoint"), len(lengths)
+    if not (slot.shape[0] == 1 and batch >= MANY_SEQUENCES):
+        adjoint.mean_adjoint(
+            a, c, cov, gain, slot, spaces, until, lengths, mean, weighted, weights, *gradients, smoothed, edge
+        )
+        return
+
+    def run(members: slice, parts: list[Any]) -> None:
+        adjoint.mean_adjoint_lanes(
+            a, c, cov[0], gain[0], slot[0], until[0], lengths[members], mean[members], weighted[members],
+            weights[members], *parts, smoothed[members], edge[members],
+        )  # fmt: skip
+
+    if n_groups(batch) * kernels("kalman").LANES <= 1.4 * batch:  # lanes are mostly filled
+        summed(run, gradients, batch, batch * slot.shape[1] * a.shape[1] ** 2)
     else:
-        adjoint.mean_adjoint(a, c, cov, gain, slot, spaces, until, lengths, *ends)
+        run(slice(0, batch), gradients)
 
 
 @functools.cache

@@ -85,13 +85,16 @@ def _adjoint(weights: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
     spaces, spans, group_spaces, group_of = arrays.groups(lengths, slot.shape[0])
     nothing, improper = np.empty((1, 0, n, n)), diffuses.shape[1] > 0
     edges = np.empty((len(spans) if improper else 0, n, n)), np.empty((batch if improper else 0, n))
-    arrays.kernels("kalman_adjoint").covariance_adjoint(
-        a, c, cov, gain, whitener, slot, spans, group_spaces, until, np.bincount(group_of, load, len(spans)),
-        *into[1:4], *into[5:7], nothing, nothing, edges[0], 0.0, arrays.blas(n),
-    )  # fmt: skip
-    arrays.run_mean_adjoint(
-        a, c, cov, gain, slot, spaces, until, lengths, mean, weighted, load, into, np.empty((1, 0, n)), edges[1]
-    )
+    kept = (cov, gain, whitener, slot, mean, weighted)
+    unused = (np.empty((1, 0, n)), nothing, nothing)
+    if arrays.run_small_adjoint(a, c, kept, until, lengths, load, into, unused, edges, 0.0) is None:
+        arrays.kernels("kalman_adjoint").covariance_adjoint(
+            a, c, cov, gain, whitener, slot, spans, group_spaces, until, np.bincount(group_of, load, len(spans)),
+            *into[1:4], *into[5:7], nothing, nothing, edges[0], 0.0, arrays.blas(n),
+        )  # fmt: skip
+        arrays.run_mean_adjoint(
+            a, c, cov, gain, slot, spaces, until, lengths, mean, weighted, load, into, unused[0], edges[1]
+        )
     if improper:
         arrays.kernels("kalman_diffuse_adjoint").diffuse_adjoint(
             a, c, r, array_of(y), arrays.pattern_of(observed, m), lengths, spaces, group_of, until, cov, diffuses,

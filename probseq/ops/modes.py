@@ -65,7 +65,7 @@ class OnceDifferentiable:
         inputs = arguments[: self.n_inputs]
         if _opaque(inputs) or not _differentiated(inputs):
             return self.value.dispatched(*arguments)
-        return _Value.apply(self, *arguments)
+        return (_Value if torch._C._are_functorch_transforms_active() else _Plain).apply(self, *arguments)
 
     def save(self, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         workspaces = output[1:] if isinstance(output, tuple) else ()
@@ -111,6 +111,8 @@ class _Value(torch.autograd.Function):
         function: OnceDifferentiable = ctx.function
 
         def adjoint(*arguments: Any) -> Any:
+            if untracked(*(argument for argument in arguments if isinstance(argument, Tensor))):
+                return function.adjoint.run(*arguments)
             return _Final.apply(function.no_second, function.adjoint.run, *arguments)
 
         return (None, *function._gradients(ctx, gradients[0], adjoint))
@@ -118,6 +120,19 @@ class _Value(torch.autograd.Function):
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> Any:
         raise NotImplementedError(_no_forward_mode(ctx.function.words))
+
+
+class _Plain(torch.autograd.Function):
+    """`_Value` outside of transforms; torch looks up the signature of one with `setup_context` at every call, 40 us."""
+
+    @staticmethod
+    def forward(ctx: Any, function: OnceDifferentiable, *arguments: Any) -> Any:
+        output = function.value.run(*arguments)
+        _Value.setup_context(ctx, (function, *arguments), output)
+        return output
+
+    backward = _Value.backward
+    jvp = _Value.jvp
 
 
 class _Final(torch.autograd.Function):
