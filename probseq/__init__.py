@@ -24,6 +24,7 @@ from probseq.models.lds import LDS
 from probseq.models.nonlinear import NonlinearGaussian
 from probseq.models.particle_filter import Estimate, ParticleFilter
 from probseq.models.rnn import RNN
+from probseq.models.structural import Structural
 from probseq.ops.linearise import Cubature, ExtendedKalman, GaussHermite, UnscentedTransform
 from probseq.sequences import Sequences
 
@@ -36,6 +37,7 @@ __all__ = [
     "NonlinearGaussian",
     "ParticleFilter",
     "RNN",
+    "Structural",
     # the contract
     "Filtered",
     "Forecast",

@@ -329,8 +329,9 @@ def _moments(belief: Gaussian | GaussianFactor) -> tuple[Tensor, Tensor]:
 def _signal(model: LinearGaussianModel, y: Any, u: Any, kind: Kind) -> tuple[Tensor, Tensor]:
     """Mean (T, m) and covariance (T, m, m) of C z_t + offset."""
     belief = _belief(model, y, u, kind)
-    matrix = model.system_at(belief.step).emission_matrix
-    offset = model.emission_offset_at(Sequences.of(y, u).inputs, belief.step)
+    inputs = Sequences.of(y, u).inputs
+    matrix = model.system_at(belief.step, inputs).emission_matrix
+    offset = model.emission_offset_at(inputs, belief.step)
     mean = (matrix @ belief.mean.unsqueeze(-1)).squeeze(-1)
     cov = matrix @ belief.cov @ matrix.mT
     diffuse = None if belief.diffuse_cov is None else matrix @ belief.diffuse_cov @ matrix.mT
