@@ -608,8 +608,8 @@ def law_14(row: Row, case: Case) -> None:
     future = None if u is None else u[:2]
     assert model.sample(0, u=no_inputs).shape == (0, row.dim)
     if row.improper:
-        refuses_density(lambda: model.forecast(nothing, 2, no_inputs))
-        refuses_density(lambda: model.sample(1))
+        refuses_density(lambda: model.forecast(nothing, 2, no_inputs, future_u=future))
+        refuses_density(lambda: model.sample(1, u=given(u, slice(1))))
     else:
         assert model.forecast(nothing, 2, no_inputs, future_u=future, n_samples=2, seed=0).steps == 2
         assert model.sample(1, u=given(u, slice(1)), seed=0).shape == (1, row.dim)

@@ -173,14 +173,14 @@ def _one(
                 run = run_em(model, problem, limit, 1e-5 if tolerance is None else tolerance)
                 if model.em_accelerates and run.reason in (SETTLED, LOST):
                     left = min(POLISH, limit - len(run.objective) + 1)
-                    run.extend(run_lbfgs(model, problem, left, 1e-6 if tolerance is None else tolerance))
+                    run.extend(run_lbfgs(model, problem, left, model.gradient_tolerance if tolerance is None else tolerance))
                 return run
         if method == "gradient" and optimizer == "adam":
             return run_adam(model, problem, 500 if max_iterations is None else max_iterations, seed=seed, **options)
         if method == "gradient":
             with one_thread():
                 limit = 500 if max_iterations is None else max_iterations
-                return run_lbfgs(model, problem, limit, 1e-6 if tolerance is None else tolerance)
+                return run_lbfgs(model, problem, limit, model.gradient_tolerance if tolerance is None else tolerance)
     run = Run(model)
     run.record(problem.train_score(), model.snapshot(), problem.validation_score())
     run.settled(True, "closed form")

@@ -31,6 +31,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -38,13 +39,14 @@ from torch import Tensor
 
 from probseq import parameters as P
 from probseq.base import Filtered
-from probseq.beliefs import Gaussian, zip_tensors
+from probseq.beliefs import Gaussian, map_tensors, zip_tensors
 from probseq.checks import whole_number
 from probseq.constraints import Interval, stationary_coefficients
 from probseq.errors import StateOverflow
 from probseq.layout import leave
 from probseq.models.linear_gaussian import STABLE, LinearGaussianModel, System, stationary_cov
-from probseq.models.structural_components import Components, Parts
+from probseq.models.structural_components import Components, smoothed_parts
+from probseq.models.structural_layout import Layout, turn, waves_of
 from probseq.models.structural_start import start
 from probseq.ops import kalman
 from probseq.parameters import Param
@@ -76,6 +78,7 @@ class Structural(LinearGaussianModel):
     """
 
     fit_methods: ClassVar[tuple[str, ...]] = ("gradient",)
+    gradient_tolerance: ClassVar[float] = 1e-8  # a handful of parameters: the last digits are cheap
 
     emission_var = Param(P.nonnegative)
     level_var = Optional(P.nonnegative, "level")
@@ -112,7 +115,7 @@ class Structural(LinearGaussianModel):
             )
         self.level, self.trend, self.damped, self.cycle = bool(level), bool(trend), bool(damped), bool(cycle)
         self.seasonal = 0 if seasonal is None else whole_number("seasonal", seasonal, least=2)
-        self.fourier = _waves(fourier)
+        self.fourier = waves_of(fourier)
         self.n_periods = len(self.fourier)
         self.ar = 0 if ar is None else whole_number("ar", ar)
         self.input_dim = self.regressors = whole_number("regressors", regressors, least=0)
@@ -123,16 +126,14 @@ class Structural(LinearGaussianModel):
         self.event_shape = torch.Size([1])
         self.register_buffer("unit", torch.ones((), dtype=torch.float64))
         self.register_buffer("origin", torch.zeros(1, dtype=torch.float64))
-        self.spans = self._spans()
-        if not self.spans:
+        self.layout = Layout(self.level, self.trend, self.seasonal, self.fourier, self.cycle, self.ar, self.regressors)
+        self.state_dim = self.layout.state_dim
+        if not self.state_dim:
             raise ValueError("Structural needs at least one part: level, seasonal, fourier, cycle, ar or regressors")
-        self.state_dim = max(span.stop for span in self.spans.values())
         absent = [n for n, p in self.params().items() if 0 in p.raw_shape(self) and values.get(n) is not None]
         if absent:
             raise ValueError(f"{absent[0]} was given, but this model has no part with such a parameter")
         self.declare(**values)
-        self._fixed = self._fixed_matrix()
-        self._rows = self._part_rows()
 
     def sizes(self) -> dict[str, Any]:
         names = ("level", "trend", "damped", "cycle")
@@ -145,116 +146,47 @@ class Structural(LinearGaussianModel):
             "regressors": self.regressors,
         }
 
-    # ---- the layout of the state
-
-    def _spans(self) -> dict[str, slice]:
-        """Where the states of every part stand."""
-        widths = {
-            "level": int(self.level),
-            "trend": int(self.trend),
-            "seasonal": max(self.seasonal - 1, 0),
-            "fourier": sum(_n_states(period, harmonics) for period, harmonics in self.fourier),
-            "cycle": 2 * self.cycle,
-            "autoregression": self.ar,
-            "regression": self.regressors,
-        }
-        spans, begin = {}, 0
-        for name, width in widths.items():
-            if width:
-                spans[name] = slice(begin, begin := begin + width)
-        return spans
-
     @property
     def state_names(self) -> list[str]:
         """What every element of the state is, "level", "trend", "seasonal[0]", ..., (state_dim,)."""
-        names: list[str] = []
-        for part, span in self.spans.items():
-            width = span.stop - span.start
-            names += [part] if part in ("level", "trend") else [f"{part}[{i}]" for i in range(width)]
-        return names
-
-    def _fixed_matrix(self) -> Tensor:
-        """The transition matrix without what depends on parameters."""
-        matrix = torch.zeros(self.state_dim, self.state_dim, dtype=torch.float64)
-        spans = self.spans
-        for name in ("level", "trend", "regression"):
-            if name in spans:
-                matrix[spans[name], spans[name]] = torch.eye(spans[name].stop - spans[name].start, dtype=matrix.dtype)
-        if self.trend:
-            matrix[0, 1] = 1.0
-        if self.seasonal:
-            first, last = spans["seasonal"].start, spans["seasonal"].stop
-            matrix[first, first:last] = -1.0
-            matrix[first + 1 : last, first : last - 1] = torch.eye(last - first - 1, dtype=matrix.dtype)
-        if self.ar > 1:
-            first, last = spans["autoregression"].start, spans["autoregression"].stop
-            matrix[first + 1 : last, first : last - 1] = torch.eye(last - first - 1, dtype=matrix.dtype)
-        begin = spans["fourier"].start if self.fourier else 0
-        for period, harmonics in self.fourier:
-            for wave in range(1, harmonics + 1):
-                width = _n_states(period, wave) - _n_states(period, wave - 1)
-                turn = _turn(torch.tensor(2 * math.pi * wave / period, dtype=matrix.dtype))
-                matrix[begin : begin + width, begin : begin + width] = turn if width == 2 else -torch.ones(1, 1)
-                begin += width
-        return matrix
-
-    def _part_rows(self) -> Tensor:
-        """Which states every additive part shows, (parts, n); the coefficients of a regression are shown through u."""
-        rows = torch.zeros(len(self.part_names), self.state_dim, dtype=torch.float64)
-        for row, name in zip(rows, self.part_names, strict=True):
-            span = self.spans[name]
-            if name == "fourier":
-                begin = span.start
-                for period, harmonics in self.fourier:
-                    row[begin : begin + _n_states(period, harmonics) : 2] = 1.0
-                    begin += _n_states(period, harmonics)
-            elif name != "regression":
-                row[span.start] = 1.0
-        return rows
-
-    @property
-    def part_names(self) -> list[str]:
-        """The additive parts: all but the trend, which the level contains."""
-        return [name for name in self.spans if name != "trend"]
+        return self.layout.state_names
 
     # ---- the system
 
     def system(self) -> System:
         """The matrices; with regressors the emission matrix is that of u = 0."""
-        matrix, noise, cov = self._fixed.clone(), self._fixed.new_zeros(self.state_dim), torch.zeros_like(self._fixed)
-        spans = self.spans
-        scale = 1 / self.unit.square()
-        proper = torch.zeros(self.state_dim, dtype=torch.bool)
+        layout, spans = self.layout, self.layout.spans
+        matrix, cov, noise = (
+            layout.matrix.clone(),
+            torch.zeros_like(layout.matrix),
+            layout.matrix.new_zeros(self.state_dim),
+        )
         if self.level:
-            noise[0] = scale * self.level_var
+            noise[0] = self.level_var
         if self.trend:
-            noise[1] = scale * self.trend_var
+            noise[1] = self.trend_var
         if self.damped:
             matrix[1, 1] = self.trend_damping
         if self.seasonal:
-            noise[spans["seasonal"].start] = scale * self.seasonal_var
+            noise[spans["seasonal"].start] = self.seasonal_var
         if self.fourier:
-            widths = torch.tensor([_n_states(*pair) for pair in self.fourier])
-            noise[spans["fourier"]] = scale * self.fourier_var.repeat_interleave(widths)
+            noise[spans["fourier"]] = self.fourier_var.repeat_interleave(torch.tensor(layout.widths))
         if self.cycle:
             own, damping = spans["cycle"], self.cycle_damping
             if not float(damping.detach()) < STABLE:
                 raise StateOverflow(f"cycle_damping must be below 1 for a stationary cycle, got {float(damping):.10g}")
-            matrix[own, own] = damping * _turn(self.cycle_frequency)
-            noise[own] = scale * self.cycle_var
-            cov[own, own] = scale * self.cycle_var / (1 - damping.square()) * torch.eye(2, dtype=cov.dtype)
-            proper[own] = True
+            matrix[own, own] = damping * turn(self.cycle_frequency)
+            noise[own] = self.cycle_var
+            cov[own, own] = self.cycle_var / (1 - damping.square()) * torch.eye(2, dtype=cov.dtype)
         if self.ar:
             own = spans["autoregression"]
             matrix[own.start, own] = self.ar_coefficients
-            noise[own.start] = scale * self.ar_var
+            noise[own.start] = self.ar_var
             cov[own, own] = stationary_cov(matrix[own, own], torch.diag(noise[own]))
-            proper[own] = True
-        eye = torch.eye(self.state_dim, dtype=matrix.dtype)
-        improper = None if bool(proper.all()) else eye[:, ~proper]
-        emission = self.unit * self._rows.sum(0, keepdim=True)
-        mean = emission.new_zeros(self.state_dim)
-        return System(mean, cov, matrix, torch.diag(noise), emission, self.emission_var.reshape(1, 1), improper)
+        scale = 1 / self.unit.square()
+        emission = self.unit * layout.rows.sum(0, keepdim=True)
+        mean, seen = cov.new_zeros(self.state_dim), self.emission_var.reshape(1, 1)
+        return System(mean, scale * cov, matrix, scale * torch.diag(noise), emission, seen, layout.diffuse)
 
     def system_at(self, step: Tensor | None, u: Tensor | None = None) -> System:
         system = self.system()
@@ -287,17 +219,22 @@ class Structural(LinearGaussianModel):
     def _arguments(
         self, sequences: Sequences, initial: Gaussian | None = None
     ) -> tuple[kalman.LinearGaussianSystem, Tensor, Tensor | None, Tensor, Tensor | None, str]:
+        if self._is_apart(sequences):
+            raise ValueError("u differs between the sequences: pass them one at a time")
+        u = sequences.inputs
+        if u is not None and not sequences.rectangular:  # padding may hold anything
+            sequences = replace(sequences, inputs=torch.where(sequences.inside.unsqueeze(-1), u, 0.0))
         arrays, *rest = super()._arguments(sequences, initial)
-        if arrays.emission_matrix.ndim == 4:
-            if self._is_apart(sequences):
-                raise ValueError("u differs between the sequences: pass them one at a time")
-            rows = arrays.emission_matrix
-            arrays = arrays._replace(emission_matrix=rows[0] if len(rows) else rows.new_zeros(rows.shape[1:]))
+        rows = arrays.emission_matrix
+        if rows.ndim == 4:
+            longest = rows[int(sequences.lengths.argmax())] if len(rows) else rows.new_zeros(rows.shape[1:])
+            arrays = arrays._replace(emission_matrix=longest)
         return arrays, *rest  # type: ignore[return-value]
 
     def _is_apart(self, sequences: Sequences) -> bool:
+        """Whether sequences have inputs, or gradients of inputs, of their own."""
         u = sequences.inputs
-        return u is not None and len(u) > 1 and not bool((u == u[0]).all())
+        return u is not None and len(u) > 1 and (u.requires_grad or not bool((u == u[0]).all()))
 
     def _log_prob(self, sequences: Sequences) -> Tensor:
         if not self._is_apart(sequences):
@@ -309,8 +246,7 @@ class Structural(LinearGaussianModel):
             return super()._filter(sequences, initial)
         found: list[Any] = []
         for i, one in enumerate(_each(sequences)):
-            own = None if initial is None else Gaussian(*(None if x is None else x[i : i + 1] for x in initial))
-            found.append(super()._filter(one, own))
+            found.append(super()._filter(one, None if initial is None else _row(initial, i)))
         return _joined(found)
 
     def _smooth(self, sequences: Sequences) -> Gaussian:
@@ -339,66 +275,21 @@ class Structural(LinearGaussianModel):
         """
         data = self._door(y, u, lengths, least=1)
         flat = data.flat()
-        belief = self._smooth(flat)
-        rows = self._rows.expand(*belief.mean.shape[:2], -1, -1).clone()
-        if self.regressors:
-            assert flat.inputs is not None
-            rows[:, :, -1, -self.regressors :] = flat.inputs
-        names = [*self.part_names, "signal"]
-        rows = torch.cat([rows, rows.sum(-2, keepdim=True)], -2)
-        if self.trend:
-            names.append("trend")
-            slope = torch.eye(self.state_dim, dtype=rows.dtype)[self.spans["trend"]]
-            rows = torch.cat([rows, slope.expand(*rows.shape[:2], -1, -1)], -2)
-        rows = self.unit * rows
-        mean = (rows @ belief.mean.unsqueeze(-1)).squeeze(-1)
-        std = ((rows @ belief.cov) * rows).sum(-1).clamp(min=0).sqrt()
-        if belief.diffuse_cov is not None:
-            reach = ((rows @ belief.diffuse_cov) * rows).sum(-1)
-            size = belief.diffuse_cov.diagonal(dim1=-2, dim2=-1).sum(-1, keepdim=True) * rows.square().sum(-1)
-            lost = reach > 1e-10 * size
-            mean, std = torch.where(lost, torch.nan, mean), torch.where(lost, torch.inf, std)
-        for name in {"level", "signal"} & set(names):
-            mean[..., names.index(name)] += self.origin
-        left = leave(Parts(mean, std), data)
+        names, parts = smoothed_parts(self.layout, self._smooth(flat), flat.inputs, self.unit, self.origin)
+        left = leave(parts, data)
         if isinstance(left, list):
             indexes = data.indexes or (None,) * len(left)
             return [Components(names, part, index) for part, index in zip(left, indexes, strict=True)]
         return Components(names, left, data.index)
 
 
-def _waves(fourier: Any) -> list[tuple[float, int]]:
-    """Pairs of a period and its number of waves."""
-    if fourier is None:
-        return []
-    if isinstance(fourier, Mapping):
-        fourier = list(fourier.items())
-    elif not isinstance(fourier, Sequence):
-        fourier = [(fourier, None)]
-    pairs: list[tuple[float, int]] = []
-    for period, harmonics in fourier:
-        if not (math.isfinite(period) and period >= 2):
-            raise ValueError(f"fourier must have periods of 2 steps or more, got {period!r}")
-        most = math.floor(period / 2)
-        count = most if harmonics is None else whole_number("fourier", harmonics)
-        if count > most:
-            raise ValueError(f"fourier can have at most {most} waves in a period of {period!r} steps, got {count}")
-        pairs.append((period, count))
-    return pairs
-
-
-def _n_states(period: float, harmonics: int) -> int:
-    """Of the first waves of a period; the one of period 2 needs no second state."""
-    return 2 * harmonics - (2 * harmonics == period)
-
-
-def _turn(angle: Tensor) -> Tensor:
-    cos, sin = angle.cos(), angle.sin()
-    return torch.stack([torch.stack([cos, sin]), torch.stack([-sin, cos])])
-
-
 def _each(sequences: Sequences) -> list[Sequences]:
     return [sequences.select([i]) for i in range(len(sequences.lengths))]
+
+
+def _row(belief: Gaussian, i: int) -> Gaussian:
+    """One member of a batch, still a batch."""
+    return map_tensors(lambda field, _: field[i : i + 1], belief)
 
 
 def _joined(results: list[Any]) -> Any:

@@ -8,6 +8,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from probseq.beliefs import Gaussian
+from probseq.models.structural_layout import Layout
+
+#: a diffuse variance below this, relative to that of the state, is rounding error
+RESOLVED = 1e-10
+
 
 class Parts(NamedTuple):
     """Means and standard deviations of all parts given y, (*batch, time, parts)."""
@@ -46,7 +52,9 @@ class Component:
         if self.mean.ndim != 1:
             raise ValueError(f"a table shows one sequence; the component has batch shape {tuple(self.mean.shape[:-1])}")
         percent = f"{100 * level:g}"
-        columns = dict(zip(("mean", f"lower_{percent}", f"upper_{percent}"), (self.mean, *self.interval(level))))
+        columns = dict(
+            zip(("mean", f"lower_{percent}", f"upper_{percent}"), (self.mean, *self.interval(level)), strict=True)
+        )
         return pd.DataFrame({name: values.numpy() for name, values in columns.items()}, index=self.index)
 
 
@@ -91,3 +99,33 @@ class Components(Mapping[str, Component]):
         import pandas as pd
 
         return pd.DataFrame({name: part.to_frame()["mean"] for name, part in self.items()}, index=self.index)
+
+
+def smoothed_parts(
+    layout: Layout, belief: Gaussian, u: Tensor | None, unit: Tensor, origin: Tensor
+) -> tuple[list[str], Parts]:
+    """Names and moments of the additive parts, of their sum, and of the trend if there is one; flat batch (B, T).
+
+    `unit` is that of the state and `origin` its zero, both in the data's unit.
+    """
+    rows = layout.rows.expand(*belief.mean.shape[:2], -1, -1)
+    if u is not None:
+        rows = rows.clone()
+        rows[:, :, -1, layout.spans["regression"]] = u
+    names = [*layout.additive, "signal"]
+    shown = [rows, rows.sum(-2, keepdim=True)]
+    if "trend" in layout.spans:
+        names.append("trend")
+        slope = torch.eye(layout.state_dim, dtype=rows.dtype)[layout.spans["trend"]]
+        shown.append(slope.expand(*rows.shape[:2], -1, -1))
+    rows = unit * torch.cat(shown, -2)
+    mean = (rows @ belief.mean.unsqueeze(-1)).squeeze(-1)
+    std = ((rows @ belief.cov) * rows).sum(-1).clamp(min=0).sqrt()
+    if belief.diffuse_cov is not None:
+        left = ((rows @ belief.diffuse_cov) * rows).sum(-1)
+        most = belief.diffuse_cov.diagonal(dim1=-2, dim2=-1).sum(-1, keepdim=True) * rows.square().sum(-1)
+        unknown = left > RESOLVED * most
+        mean, std = torch.where(unknown, torch.nan, mean), torch.where(unknown, torch.inf, std)
+    for name in {"level", "signal"} & set(names):
+        mean[..., names.index(name)] += origin
+    return names, Parts(mean, std)

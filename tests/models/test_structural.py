@@ -108,3 +108,244 @@ def test_cycle_likelihood_is_that_of_statsmodels_with_a_stationary_start(missing
     expected = other.loglike(np.array([{**SM_LEVEL, **SM_CYCLE}[name] for name in other.param_names]))
     model = ps.Structural(cycle=True, **LEVEL, **CYCLE)
     assert model.log_prob(y).item() == pytest.approx(expected, rel=1e-10, abs=1e-8)
+
+
+# ------------------------------------------------------------------------------------------- published numbers
+
+
+def test_nile_fit_is_the_published_one() -> None:
+    """Durbin and Koopman's maximum, with standard errors from the exact observed information."""
+    nile = ps.datasets.nile()
+    model = ps.Structural(level=True).fit(nile)
+    assert float(model.emission_var) == pytest.approx(15098.52, rel=2e-6)
+    assert float(model.level_var) == pytest.approx(1469.18, rel=2e-5)
+    errors = model.standard_errors(nile)["standard_error"]
+    assert errors["emission_var"] == pytest.approx(3145.54, rel=1e-3)
+    assert errors["level_var"] == pytest.approx(1280.37, rel=1e-3)
+    assert "level_var" in repr(model.summary())
+    assert "log p(y)" in repr(model.summary(nile))
+
+
+#: statsmodels' golden values have an approximate diffuse start of variance 1e6 and leave the first state_dim terms out
+UNEMPLOYMENT: dict[str, tuple[dict[str, Any], dict[str, float], float]] = {
+    "local level": ({}, {"emission_var": 4.256647886e-6, "level_var": 0.1182078808}, -70.97242557),
+    "local linear trend": (
+        {"trend": True},
+        {"emission_var": 1.339852549e-6, "level_var": 0.01008704925, "trend_var": 0.0609176081},
+        -31.15640107,
+    ),
+    "smooth trend": (
+        {"trend": True},
+        {"emission_var": 0.0008824099119, "level_var": 0.0, "trend_var": 0.0753064234342},
+        -31.92261408,
+    ),
+}
+
+
+def unemployment() -> np.ndarray:
+    return pytest.importorskip("statsmodels.api").datasets.macrodata.load_pandas().data["unemp"].to_numpy()
+
+
+@pytest.mark.parametrize("case", UNEMPLOYMENT.values(), ids=UNEMPLOYMENT)
+def test_us_unemployment(case: Any) -> None:
+    """The exact start differs from the approximate one in the terms that statsmodels leaves out, and by 1e-6 after."""
+    parts, values, published = case
+    model, y = ps.Structural(**parts, **values), unemployment()
+    scores = model.filter(y).log_prob
+    assert float(scores[model.state_dim :].sum()) == pytest.approx(published, abs=1e-3)
+
+
+@pytest.mark.parametrize("name", ["level", "trend", "smooth-trend", "seasonal", "ar", "regression"])
+def test_fit_reaches_the_maximum_of_statsmodels(name: str) -> None:
+    parts, theirs, values, _ = CASES[name]
+    y, u = series(steps=80), inputs(steps=80) if parts.get("regressors") else None
+    zeros = {key: value for key, value in values.items() if value == 0.0}
+    model = ps.Structural(**parts, **zeros).fit(y, u, seed=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        best = rival(y, theirs, u).fit(disp=0, maxiter=500).llf
+    assert model.log_prob(y, u).item() >= best - 1e-4
+    assert model.history.converged
+
+
+@pytest.mark.parametrize("name", UNEMPLOYMENT)
+def test_fit_of_us_unemployment_reaches_the_published_maximum(name: str) -> None:
+    """Two of these maxima lie at or next to a variance of zero."""
+    parts, values, _ = UNEMPLOYMENT[name]
+    y = unemployment()
+    zeros = {key: value for key, value in values.items() if value == 0.0}
+    fitted, published = ps.Structural(**parts, **zeros).fit(y, seed=0), ps.Structural(**parts, **values)
+    assert fitted.log_prob(y).item() >= published.log_prob(y).item() - 1e-4
+
+
+def test_fit_keeps_a_variance_of_zero() -> None:
+    model = ps.Structural(trend=True, level_var=0.0).fit(series(), seed=0)
+    assert float(model.level_var) == 0
+    assert float(model.trend_var) > 0
+
+
+# ------------------------------------------------------------------------------------------------- parts of parts
+
+
+def test_a_period_has_as_many_free_effects_as_steps_less_one() -> None:
+    """All waves of an even period span what the dummies span: without noise the likelihoods differ by a constant."""
+    y, other = series(seed=0), series(seed=1)
+    dummies = ps.Structural(seasonal=6, **LEVEL, seasonal_var=0.0)
+    waves = ps.Structural(fourier=6, **LEVEL, fourier_var=[0.0])
+    assert waves.state_dim == dummies.state_dim == 6
+    gaps = [float(waves.log_prob(x) - dummies.log_prob(x)) for x in (y, other)]
+    assert gaps[0] == pytest.approx(gaps[1], abs=1e-9)
+
+
+def test_a_damping_of_one_is_the_undamped_trend() -> None:
+    y = series()
+    damped = ps.Structural(trend=True, damped=True, trend_damping=1.0, **TREND)
+    assert damped.log_prob(y).item() == pytest.approx(ps.Structural(trend=True, **TREND).log_prob(y).item(), rel=1e-12)
+
+
+def test_regression_coefficients_are_generalised_least_squares() -> None:
+    """Their posterior at the end against the closed form, with the level's diffuse start integrated by differences."""
+    y, u = series(steps=40), inputs(steps=40)
+    model = ps.Structural(regressors=2, **LEVEL)
+    steps = np.diff(np.eye(40), axis=0)
+    cov = steps @ (1.3 * np.eye(40) + 0.7 * np.minimum.outer(np.arange(40), np.arange(40))) @ steps.T
+    design, target = steps @ u, steps @ y
+    information = design.T @ np.linalg.solve(cov, design)
+    expected = np.linalg.solve(information, design.T @ np.linalg.solve(cov, target))
+    last = ps.at(model.smooth(y, u), -1)
+    np.testing.assert_allclose(last.mean[1:].numpy(), expected, rtol=1e-9)
+    np.testing.assert_allclose(last.cov[1:, 1:].numpy(), np.linalg.inv(information), rtol=1e-9)
+
+
+@pytest.mark.parametrize("coefficients", [[0.5], [0.9, -0.3], [1.2, -0.6, 0.1], [-0.2, 0.1, 0.3, -0.4]])
+def test_stationary_coefficients_come_back(coefficients: list[float]) -> None:
+    model = ps.Structural(level=False, ar=len(coefficients), ar_coefficients=coefficients)
+    np.testing.assert_allclose(model.ar_coefficients.detach().numpy(), coefficients, rtol=1e-12)
+
+
+# ------------------------------------------------------------------------------------------------------ components
+
+FULL: dict[str, Any] = {
+    **TREND,
+    "seasonal_var": 0.2,
+    "fourier_var": [0.1],
+    "ar_var": 0.5,
+    "ar_coefficients": [0.6],
+    **CYCLE,
+}
+
+
+def full_model() -> ps.Structural:
+    return ps.Structural(trend=True, seasonal=4, fourier={7: 2}, cycle=True, ar=1, regressors=2, **FULL)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_components_add_up_to_the_smoothed_signal(scale: float) -> None:
+    y, u = scale * series(missing=7) + 3 * scale, inputs()
+    model = full_model().rescale(scale, 3 * scale)
+    parts = model.components(y, u)
+    assert parts.additive == ["level", "seasonal", "fourier", "cycle", "autoregression", "regression"]
+    assert list(parts) == [*parts.additive, "signal", "trend"]
+    total = sum(parts[name].mean for name in parts.additive)
+    belief = model.smooth(y, u)
+    emission = model.system_at(None, torch.as_tensor(u)).emission_matrix.detach()
+    signal = (emission @ belief.mean.unsqueeze(-1)).flatten() + model.origin
+    spread = (emission @ belief.cov @ emission.mT).flatten().sqrt()
+    np.testing.assert_allclose(total, signal, rtol=0, atol=1e-9 * float(signal.abs().max()))
+    np.testing.assert_allclose(parts.signal.mean, signal, rtol=0, atol=1e-12 * float(signal.abs().max()))
+    np.testing.assert_allclose(parts.signal.std, spread, rtol=1e-8)
+
+
+def test_components_are_those_of_statsmodels() -> None:
+    parts, theirs, values, sm_values = CASES["seasonal"]
+    y = series(missing=9)
+    other = rival(y, theirs, None)
+    smoothed = other.smooth(np.array([sm_values[name] for name in other.param_names]))
+    mine = ps.Structural(**parts, **values).components(y)
+    for name in ("level", "trend", "seasonal"):
+        np.testing.assert_allclose(mine[name].mean, getattr(smoothed, name).smoothed, rtol=1e-7, atol=1e-8)
+        np.testing.assert_allclose(mine[name].std ** 2, getattr(smoothed, name).smoothed_cov, rtol=1e-7)
+
+
+def test_components_keep_the_index_and_the_layout() -> None:
+    index = pd.period_range("2001-01", periods=60, freq="M")
+    y = pd.Series(series(missing=5), index)
+    model = ps.Structural(seasonal=4, **LEVEL, seasonal_var=0.2)
+    parts = model.components(y)
+    frame = parts.level.to_frame(0.8)
+    assert list(frame) == ["mean", "lower_80", "upper_80"]
+    assert frame.index.equals(index)
+    assert list(parts.to_frame()) == ["level", "seasonal", "signal"]
+    lower, upper = parts.level.interval(0.9)
+    np.testing.assert_allclose(upper - lower, 2 * 1.6448536269514722 * parts.level.std)
+    several = model.components([y, y.iloc[:20]])
+    assert [len(one.level.mean) for one in several] == [60, 20]
+    assert several[1].level.to_frame().index.equals(index[:20])
+    np.testing.assert_allclose(several[0].seasonal.mean, parts.seasonal.mean, rtol=1e-10, atol=1e-12)
+    with pytest.raises(AttributeError, match="no part 'cycle'"):
+        _ = parts.cycle
+
+
+def test_components_that_the_data_leave_open_are_not_known() -> None:
+    parts = ps.Structural(seasonal=4, **LEVEL, seasonal_var=0.2).components([1.0, 2.0])
+    assert bool(parts.level.std.isinf().all())
+    assert bool(parts.level.mean.isnan().all())
+    assert bool(parts.signal.mean.isfinite().all())
+
+
+# -------------------------------------------------------------------------------------------- forecasts, batches
+
+
+def test_monthly_series_as_in_the_manual() -> None:
+    rng, time = np.random.default_rng(3), np.arange(84)
+    values = 100 + 0.5 * time + 10 * np.sin(np.pi * time / 6) + rng.normal(size=84)
+    monthly = pd.Series(values, pd.date_range("2010-01-01", periods=84, freq="MS"))
+    monthly.iloc[[5, 30, 31]] = np.nan
+    model = ps.Structural(level=True, trend=True, seasonal=12).fit(monthly, seed=0)
+    frame = model.forecast(monthly, steps=24).to_frame()
+    assert frame.index[0] == pd.Timestamp("2017-01-01")
+    coming = np.arange(84, 108)
+    truth = 100 + 0.5 * coming + 10 * np.sin(np.pi * coming / 6)
+    assert np.abs(frame["mean"] - truth).max() < 3
+    assert bool(((frame["lower_90"] < truth) & (truth < frame["upper_90"])).all())
+
+
+def test_sequences_with_inputs_of_their_own_are_read_one_by_one() -> None:
+    model = ps.Structural(regressors=2, **LEVEL)
+    ys, us = [series(seed=s, steps=30 + s) for s in range(3)], [inputs(seed=s, steps=30 + s) for s in range(3)]
+    alone = [model.log_prob(y, u).item() for y, u in zip(ys, us, strict=True)]
+    np.testing.assert_allclose(model.log_prob(ys, us).detach(), alone, rtol=1e-12)
+    shared = torch.as_tensor(us[0]).expand(2, -1, -1).clone().requires_grad_(True)
+    both = torch.as_tensor(np.stack([ys[0], ys[0][::-1]]))[..., None]
+    (slope,) = torch.autograd.grad(model.log_prob(both, shared).sum(), shared)
+    own = shared[1].detach().requires_grad_(True)
+    np.testing.assert_allclose(slope[1], torch.autograd.grad(model.log_prob(both[1], own), own)[0], rtol=1e-10)
+
+
+# ---------------------------------------------------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"level": False}, "at least one part"),
+        ({"level": False, "trend": True}, "trend=True needs level=True"),
+        ({"damped": True}, "damped=True needs trend=True"),
+        ({"seasonal": 1}, "seasonal must be"),
+        ({"fourier": {12: 7}}, "at most 6 waves"),
+        ({"fourier": 1.5}, "periods of 2 steps or more"),
+        ({"cycle_var": 1.0}, "cycle_var was given, but this model has no part"),
+        ({"level_var": -1.0}, "level_var must be non-negative"),
+        ({"cycle": True, "cycle_frequency": 4.0}, "strictly between 0 and 3.14159"),
+        ({"ar": 2, "ar_coefficients": [0.9, 0.2]}, "stationary autoregression"),
+    ],
+)
+def test_wrong_arguments_are_named(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ps.Structural(**arguments)
+
+
+def test_inputs_missing_for_the_horizon_are_named() -> None:
+    model = ps.Structural(regressors=1, **LEVEL)
+    with pytest.raises(ValueError, match="future_u must be given"):
+        model.forecast(series(), 3, inputs(columns=1))
