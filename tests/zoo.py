@@ -636,7 +636,7 @@ def quarterly(seed: int) -> ps.Structural:
 
 
 def regression_twin(model: Any, steps: int, u: Tensor | None) -> ps.LDS:
-    """The structural model of `quarterly` with the textbook's matrices, the regressor in the emission matrix of a step."""
+    """The model of `quarterly` with the textbook's matrices, the regressor in the emission matrix of its step."""
     matrix = np.zeros((5, 5))
     matrix[0, 0] = matrix[4, 4] = matrix[2, 1] = matrix[3, 2] = 1.0
     matrix[1, 1:4] = -1.0
