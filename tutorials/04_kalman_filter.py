@@ -32,7 +32,7 @@ parser.add_argument("--smoke", action="store_true", help="few falls, to see that
 options, _ = parser.parse_known_args()
 
 n_falls, n_steps, dt = (5 if options.smoke else 200), 60, 1.0  # steps of one second
-gravity, thrust = 9.81, 14.0  # metres per second squared
+gravity, thrust = 9.81, 25.0  # metres per second squared
 gust, radar = 1.5, 60.0  # standard deviations: m/s over a second; metres
 
 # %% [markdown]
@@ -50,7 +50,7 @@ probe = ps.LDS(
     transition_cov=gust**2 * push @ push.T,
     emission_matrix=[[1.0, 0.0]],
     emission_cov=[[radar**2]],
-    initial_mean=[9000.0, 0.0],
+    initial_mean=[11000.0, 0.0],
     initial_cov=[[20.0**2, 0.0], [0.0, 1.0]],
 )
 
@@ -74,7 +74,7 @@ def fall(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     def normal(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, dtype=torch.float64, generator=random)
 
-    states = [torch.tensor([9000.0, 0.0]) + normal(n_falls, 2) * torch.tensor([20.0, 1.0])]
+    states = [torch.tensor([11000.0, 0.0]) + normal(n_falls, 2) * torch.tensor([20.0, 1.0])]
     for u in inputs[1:]:
         pushed = u[1] - u[0] + gust * normal(n_falls, 1) / dt
         height, velocity = states[-1].split(1, -1)
@@ -93,8 +93,8 @@ truth, y = fall(seed=7)
 #
 # *Predict*: where Newton says it goes, and less sure, m' = A m + B u and P' = A P A' + Q.
 #
-# *Update*: a measurement y would be around C m', with a variance S = C P' C' + R made of what we do not know and what the
-# radar does not. The difference v = y - C m' is the news, and a share of it is believed, m = m' + K v with the gain
+# *Update*: a measurement y would be around C m', with a variance S = C P' C' + R made of what we do not know and what
+# the radar does not. The difference v = y - C m' is the news, and a share of it is believed, m = m' + K v with the gain
 # K = P' C' / S; what is then known is known better, P = P' - K S K'. Since height and velocity are correlated in P',
 # news about the height is news about the velocity.
 #
@@ -103,7 +103,7 @@ truth, y = fall(seed=7)
 # %%
 with torch.no_grad():
     belief = probe.initial_belief()
-    mean, cov = torch.tensor([[9000.0], [0.0]]), torch.diag(torch.tensor([400.0, 1.0]))
+    mean, cov = torch.tensor([[11000.0], [0.0]]), torch.diag(torch.tensor([400.0, 1.0]))
     mean, cov = mean.double(), cov.double()
     A, B = probe.transition_matrix, probe.transition_input_matrix
     C, Q, R = probe.emission_matrix, probe.transition_cov, probe.emission_cov
@@ -179,8 +179,8 @@ print(f"\nshare of true heights and velocities inside the filter's 90 % band: {i
 # ## The picture
 #
 # At the top the height of one fall. On this scale all beliefs lie on one line, so below it is what they are off by:
-# the belief minus the truth, with bands of 90 %. Grey are the seconds in which the radar is blind, orange those in which
-# the rocket burns. At the lower right one update, five seconds into the fall.
+# the belief minus the truth, with bands of 90 %. Grey are the seconds in which the radar is blind, orange those in
+# which the rocket burns. At the lower right one update, five seconds into the fall.
 
 # %%
 figure = plt.figure(figsize=(11, 7.2), layout="constrained")

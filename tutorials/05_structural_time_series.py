@@ -19,7 +19,6 @@ import argparse
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import torch
 
 import probseq as ps
 from probseq import evaluation, plot
@@ -109,9 +108,8 @@ parts = model.components(clean, step)
 last = ps.at(model.smooth(clean, step), -1)
 fall, error = float(last.mean[-1]), float(last.std[-1])
 spread = [float(one.level_var.detach().sqrt()) for one in (plain, model)]
-print(
-    f"the break: {fall:+.1f} % ± {error:.1f}; the level moves {spread[0]:.2f} % a month without it, {spread[1]:.2f} with"
-)
+print(f"the break: {fall:+.1f} % ± {error:.1f}")
+print(f"the level moves by {spread[0]:.2f} % a month without it and by {spread[1]:.2f} % with it\n")
 
 signal, deviation = parts.signal.mean.numpy(), parts.signal.std.square().add(model.emission_var.detach()).sqrt().numpy()
 print("month      interpolated      reported")
