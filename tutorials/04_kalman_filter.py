@@ -190,8 +190,9 @@ whole, one = figure.add_subplot(grid[0, 1]), figure.add_subplot(grid[1:, 1])
 
 
 def shade(axes: plt.Axes) -> None:
+    none = torch.zeros(1, dtype=torch.int)
     for seconds, color in ((blind, "0.9"), (inputs[:, 1] > 0, "#FFE8C7")):
-        edges = torch.diff(seconds.int(), prepend=torch.zeros(1), append=torch.zeros(1)).nonzero().squeeze(-1)
+        edges = torch.diff(seconds.int(), prepend=none, append=none).nonzero().squeeze(-1)
         for begin, end in edges.reshape(-1, 2).tolist():
             low = 0.0 if color == "0.9" else 0.93
             axes.axvspan(begin - 0.5, end - 0.5, low, low + (0.93 if low == 0 else 0.07), color=color, lw=0, zorder=0)

@@ -108,7 +108,7 @@ def waves_of(fourier: Any) -> Waves:
     if isinstance(fourier, Mapping):
         pairs = fourier.items()
     elif isinstance(fourier, Sequence):
-        pairs = fourier
+        pairs = [(one, None) if isinstance(one, (int, float)) else one for one in fourier]
     found: Waves = []
     for period, harmonics in pairs:
         if not (math.isfinite(period) and period >= 2):

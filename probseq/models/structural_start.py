@@ -36,12 +36,14 @@ SHARES = {
 
 
 def start(model: Structural, sequences: Sequences, seed: int) -> None:
-    """Give every free parameter a value."""
+    """Give every free parameter a value; a variance that was given as zero stays zero."""
     rng = np.random.default_rng([seed, 5])
+    zeros = {name: model.get_parameter(f"raw_{name}").detach() == -torch.inf for name in SHARES}
     size = _size(model, sequences)
     best, found = -math.inf, None
     for draw in range(DRAWS):
         values = _draw(model, size, rng, draw == 0)
+        values |= {name: torch.where(zeros[name], 0.0, values[name]) for name in set(values) & set(zeros)}
         model.assign(**values)
         score = _score(model, sequences)
         if score > best or found is None:
