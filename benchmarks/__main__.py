@@ -12,7 +12,7 @@ from importlib.metadata import version  # noqa: E402
 
 import torch  # noqa: E402
 
-from benchmarks import hmm_cases, lds_cases, start  # noqa: E402
+from benchmarks import bench_hmm, lds_cases, start  # noqa: E402
 from benchmarks.timing import HEADER  # noqa: E402
 
 
@@ -26,15 +26,16 @@ def processor() -> str:
 
 def main() -> None:
     torch.set_num_threads(1)
-    packages = ("torch", "numba", "numpy", "hmmlearn", "statsmodels")
+    packages = ("torch", "numba", "numpy", "hmmlearn", "dynamax", "jax", "pomegranate", "pyro-ppl", "statsmodels")
     print(f"{processor()}, one thread; " + ", ".join(f"{name} {version(name)}" for name in packages) + "\n")
     print(HEADER)
-    for result in [*hmm_cases.results(), *lds_cases.results()]:
+    for result in lds_cases.results():
         print(result.row(), flush=True)
     print("\n| case | value, ms | value and gradient, ms |\n|---|---|---|")
     for case, value, both in lds_cases.gradients():
         print(f"| {case} | {value:.3g} | {both:.3g} |")
-    print("\n" + "\n".join(start.results()))
+    print("\n" + "\n".join(start.results()) + "\n")
+    bench_hmm.everything(seconds=1.0)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from probseq.labelling import SequenceLabeller
 from probseq.models.autoregressive import AR
 from probseq.models.hmm import HMM
 from probseq.models.hsmm import HSMM
+from probseq.models.labeller import Labeller
 from probseq.models.lds import LDS
 from probseq.models.nonlinear import NonlinearGaussian
 from probseq.models.particle_filter import Estimate, ParticleFilter
@@ -38,6 +39,7 @@ __all__ = [
     "ParticleFilter",
     "RNN",
     "Structural",
+    "Labeller",
     # the contract
     "Filtered",
     "Forecast",

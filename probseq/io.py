@@ -18,12 +18,13 @@ from torch import Tensor
 
 from probseq._version import __version__
 from probseq.base import StateSpaceModel
-from probseq.cells import Cell
+from probseq.cells import Bidirectional, Cell
 from probseq.durations import Duration
 from probseq.emissions import Emission
 from probseq.emissions.heads import Head
 from probseq.errors import FileRefused
 from probseq.functions import StateFunction
+from probseq.labelling import SequenceLabeller
 from probseq.learning.history import History
 from probseq.ops.linearise import Linearisation
 from probseq.parameters import allocation_limit, parametric_modules
@@ -31,12 +32,14 @@ from probseq.priors import Prior
 
 FORMAT = 1
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
-ROOTS: tuple[type[Any], ...] = (StateSpaceModel, Emission, Duration, Cell, Head, StateFunction, Linearisation, Prior)
+MODELS = (StateSpaceModel, SequenceLabeller)
+PARTS = (Emission, Duration, Cell, Bidirectional, Head, StateFunction, Linearisation, Prior)
+ROOTS: tuple[type[Any], ...] = (*MODELS, *PARTS)
 
 
 def known_classes() -> dict[str, type[Any]]:
     """Every concrete model and part of a model that is imported, by dotted name."""
-    found: dict[str, type[Any]] = {}
+    found: dict[str, type[Any]] = {f"{Bidirectional.__module__}.{Bidirectional.__qualname__}": Bidirectional}
     queue: list[type[Any]] = list(ROOTS)
     while queue:
         for child in queue.pop().__subclasses__():
@@ -47,13 +50,15 @@ def known_classes() -> dict[str, type[Any]]:
 
 def describe(part: Any) -> dict[str, Any]:
     """A JSON description of a model or part from which `build` makes an equal one, parameters apart."""
-    sizes = {
-        name: describe(value) if isinstance(value, ROOTS) else _plain(value) for name, value in part.sizes().items()
-    }
+    sizes = {name: _plain(value) for name, value in part.sizes().items()}
     return {"class": f"{type(part).__module__}.{type(part).__qualname__}", "sizes": sizes}
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, ROOTS):
+        return describe(value)
+    if isinstance(value, list):
+        return [_plain(entry) for entry in value]
     if callable(value):
         raise ValueError(f"a file cannot hold the function {value!r}; make it a probseq.StateFunction")
     return str(value).removeprefix("torch.") if isinstance(value, torch.dtype) else value
@@ -69,7 +74,7 @@ def build(description: Any) -> Any:
         raise FileRefused(f"the file holds a {name}, which is not known here; import the module that defines it first")
     if not isinstance(sizes, dict):
         raise FileRefused(f"the header gives no sizes for {name}")
-    arguments = {key: build(value) if isinstance(value, dict) else value for key, value in sizes.items()}
+    arguments = {key: _built(value) for key, value in sizes.items()}
     if "dtype" in arguments:
         arguments["dtype"] = DTYPES.get(str(arguments["dtype"]))
     try:
@@ -78,7 +83,13 @@ def build(description: Any) -> Any:
         raise FileRefused(f"the header's sizes do not make a {name}: {error}") from error
 
 
-def save(model: StateSpaceModel[Any], path: str | Path) -> None:
+def _built(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_built(entry) for entry in value]
+    return build(value) if isinstance(value, dict) else value
+
+
+def save(model: StateSpaceModel[Any] | SequenceLabeller, path: str | Path) -> None:
     """Write a model; the file appears whole or not at all."""
     from safetensors.torch import save_file
 
@@ -102,7 +113,7 @@ def load(path: str | Path) -> Any:
     header, tensors = _read(Path(path))
     with allocation_limit(sum(tensor.numel() for tensor in tensors.values())):
         model = build(header.get("model"))
-    if not isinstance(model, StateSpaceModel):
+    if not isinstance(model, MODELS):
         raise FileRefused(f"{path} describes a {type(model).__name__}, not a model")
     expected = model.state_dict()
     if set(tensors) != set(expected):

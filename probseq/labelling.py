@@ -7,15 +7,20 @@ models share log_prob, decode and fit with the other families and nothing else.
 from __future__ import annotations
 
 import abc
-from typing import Any, Self
+from pathlib import Path
+from typing import Any, Self, cast
 
 from torch import Tensor
 
 from probseq.parameters import Parametric
+from probseq.sequences import Sequences
 
 
 class SequenceLabeller(Parametric, abc.ABC):
     """p(labels | u) for whole sequences u. To write: log_prob, decode, fit."""
+
+    #: the trace of the last fit
+    history: Any = None
 
     @abc.abstractmethod
     def log_prob(self, labels: Any, u: Any, *, lengths: Any = None) -> Tensor:
@@ -35,3 +40,16 @@ class SequenceLabeller(Parametric, abc.ABC):
             f"{type(self).__name__} reads the whole sequence before it answers, so it has no filter; "
             "use a StateSpaceModel for p(y_t | y_<t)"
         )
+
+    def save(self, path: str | Path) -> None:
+        """Write parameters (safetensors) and a JSON header; `probseq.load` reads them back."""
+        from probseq.io import save
+
+        save(self, path)
+
+    def _fit(self, sequences: Sequences, *, seed: int | None, **options: Any) -> Self:
+        """`probseq.learning.fit.fit` on labels as observations, for labellers that have its hooks."""
+        from probseq.learning.fit import fit
+
+        fit(cast(Any, self), sequences, seed=seed, **options)
+        return self

@@ -105,9 +105,24 @@ class Sequences:
         """The pandas index of the first sequence, or None."""
         return self.indexes[0] if self.indexes else None
 
+    def input_units(self) -> tuple[Tensor, Tensor]:
+        """Mean and spread of each input over all steps; the spread is 1 where it is nothing beside the size."""
+        if self.inputs is None:
+            raise ValueError("these sequences have no inputs")
+        inputs = self.inputs[self.inside]
+        spread = inputs.std(0, correction=0)
+        return inputs.mean(0), torch.where(spread > 1e-12 * inputs.abs().amax(0), spread, 1.0)
+
     def flat(self) -> Sequences:
         """The same data with exactly one batch axis."""
         return self if self.one_batch_axis is None else self.one_batch_axis
+
+    def rows(self, *tables: Tensor) -> list[Tensor]:
+        """The steps of all sequences of a flat batch, padding left out: tables (B, T, ...) become (N, ...)."""
+        if self.rectangular:
+            return [table.flatten(0, 1) for table in tables]
+        inside = self.inside
+        return [table[inside] for table in tables]
 
     def with_values(self, values: Tensor) -> Sequences:
         """The same pattern of observation with other numbers."""

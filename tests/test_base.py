@@ -81,10 +81,10 @@ def test_results_can_be_read_by_numpy_and_only_log_prob_has_a_gradient():
         np.asarray(result)
 
 
-def test_a_diffuse_belief_has_no_density():
+def test_a_diffuse_belief_has_no_density_until_data_resolve_it():
     lds = driven()
     belief = ps.beliefs.Gaussian(torch.zeros(1).double(), torch.zeros(1, 1).double(), torch.ones(1, 1).double())
     with pytest.raises(ImproperBelief, match="still diffuse"):
         lds.emit(belief, torch.zeros(1).double())
-    with pytest.raises(ImproperBelief):
-        lds.update(belief, torch.zeros(1).double(), None, torch.zeros(1).double())
+    resolved, _ = lds.update(belief, torch.zeros(1).double(), None, torch.zeros(1).double())
+    lds.emit(resolved, torch.zeros(1).double())

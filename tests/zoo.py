@@ -883,11 +883,24 @@ CELLS: dict[str, Callable[[], Any]] = {
     "gru": lambda: ps.cells.GRU(2),
     "lstm": lambda: ps.cells.LSTM(2),
 }
+MORE_CELLS: dict[str, Callable[[], Any]] = {
+    "peephole": lambda: ps.cells.LSTM(2, peepholes=True),
+    "projected": lambda: ps.cells.LSTM(3, coupled=True, projection_size=2),
+    "gate-recurrent": lambda: ps.cells.LSTM(2, peepholes=True, full_gate_recurrence=True),
+    "gateless": lambda: ps.cells.LSTM(2, input_gate=False, output_gate=False, output_activation=False),
+    "min-gru": lambda: ps.cells.MinGRU(2),
+    "min-lstm": lambda: ps.cells.MinLSTM(2),
+    "linear-modes": lambda: ps.cells.LRU(2),
+    "stack": lambda: ps.cells.Stack([ps.cells.LSTM(2, peepholes=True), ps.cells.Elman(2)], skip=True, dropout=0.5),
+    "logistic": lambda: ps.cells.Elman(2, "logistic"),
+    "normalised": lambda: ps.cells.LSTM(3, peepholes=True, layer_norm=True),
+    "reservoir": lambda: ps.cells.Reservoir(3, leak=0.7),
+}
 
 
 def rnn(seed: int, cell: str, head: Any, obs_dim: int, **options: Any) -> ps.RNN:
     """Weights large enough that the output depends on the past; unit-free data are shifted and scaled."""
-    model = ps.RNN(obs_dim, cell=CELLS[cell](), head=head, dtype=torch.float64, seed=seed, **options)
+    model = ps.RNN(obs_dim, cell={**CELLS, **MORE_CELLS}[cell](), head=head, dtype=torch.float64, seed=seed, **options)
     rng = np.random.default_rng([seed, 9])
     with torch.no_grad():
         for parameter in model.parameters():
@@ -932,6 +945,8 @@ RNN_ROWS = [
     *(rnn_row("gaussian-full", cell, lambda: ps.heads.Gaussian("full"), "real", 2) for cell in CELLS),
     *(rnn_row("categorical", cell, lambda: ps.heads.Categorical(3), "symbol", 1, 3) for cell in CELLS),
     *(rnn_row("bernoulli", cell, lambda: ps.heads.Bernoulli(), "binary", 2) for cell in CELLS),
+    *(rnn_row("gaussian-diag", cell, lambda: ps.heads.Gaussian(), "real", 1) for cell in MORE_CELLS),
+    rnn_row("features", "lstm", lambda: ps.heads.Gaussian(), "real", 1, input_dim=2, start_from_inputs=True),
     rnn_row("inputs", "gru", lambda: ps.heads.Gaussian(), "real", 1, input_dim=2),
     rnn_row("transducer", "lstm", lambda: ps.heads.Gaussian(), "real", 1, input_dim=2, feedback=False),
 ]

@@ -9,8 +9,10 @@
 | f      |                  | tanh, max(0, .) ("relu") or 1 / (1 + exp(-.))  |
 
 The rectified net has no bound: recurrent weights of norm above one can make its activities grow without limit.
+Started at U = 1 ("identity") it begins as a sum of its inputs, whose gradient neither dies nor grows: the IRNN.
 
 Elman, J. L. (1990). Finding structure in time. Cognitive Science 14, 179-211.
+Le, Q., Jaitly, N. & Hinton, G. (2015). A simple way to initialize recurrent networks of rectified linear units.
 """
 
 from __future__ import annotations
@@ -21,9 +23,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from probseq.cells.base import Cell
+from probseq.cells.gated import GatedCell
+from probseq.checks import whole_number
 
-Nonlinearity = Literal["tanh", "relu", "logistic"]
+Activation = Literal["tanh", "relu", "logistic"]
+RecurrentStart = Literal["orthogonal", "identity"]
 
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh,
@@ -32,37 +36,52 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-class Elman(Cell):
-    """h_t = f(W x_t + U h_{t-1} + b) with f one of tanh, relu, logistic."""
+class Elman(GatedCell):
+    """h_t = f(W x_t + U h_{t-1} + b) with f one of tanh, relu, logistic; U starts as a rotation or as the identity."""
 
     def __init__(
         self,
         hidden_size: int,
-        nonlinearity: Nonlinearity = "tanh",
+        activation: Activation = "tanh",
         *,
+        recurrent_start: RecurrentStart = "orthogonal",
+        layer_norm: bool = False,
         input_size: int | None = None,
         dtype: torch.dtype = torch.float32,
         seed: int | None = None,
     ) -> None:
-        if nonlinearity not in FUNCTIONS:
-            raise ValueError(f"nonlinearity must be one of {', '.join(FUNCTIONS)}, got {nonlinearity!r}")
+        if activation not in FUNCTIONS:
+            raise ValueError(f"activation must be one of {', '.join(FUNCTIONS)}, got {activation!r}")
+        if recurrent_start not in ("orthogonal", "identity"):
+            raise ValueError(f'recurrent_start must be "orthogonal" or "identity", got {recurrent_start!r}')
+        hidden_size = whole_number("hidden_size", hidden_size)
+        self.activation: Activation = activation
+        self.recurrent_start: RecurrentStart = recurrent_start
         super().__init__(
-            hidden_size, gates=1, bias_start=(0.0,), state_parts=1, input_size=input_size, dtype=dtype, seed=seed
+            hidden_size,
+            gates=1,
+            bias_start=(0.0,),
+            state_size=hidden_size,
+            layer_norm=layer_norm,
+            input_size=input_size,
+            dtype=dtype,
+            seed=seed,
         )
-        self.nonlinearity: Nonlinearity = nonlinearity
 
     def sizes(self) -> dict[str, Any]:
-        return {**super().sizes(), "nonlinearity": self.nonlinearity}
+        return {**super().sizes(), "activation": self.activation, "recurrent_start": self.recurrent_start}
 
-    def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, nonlinearity={self.nonlinearity}"
+    def _recurrent_start(self, draws: torch.Generator) -> Tensor:
+        if self.recurrent_start == "identity":
+            return torch.eye(self.hidden_size, dtype=torch.float64)
+        return super()._recurrent_start(draws)
 
     def _advance(self, projected: Tensor, state: Tensor) -> Tensor:
-        return FUNCTIONS[self.nonlinearity](self._recur(projected, state))
+        return FUNCTIONS[self.activation](self._recur(projected, state))
 
-    def _fused(self, inputs: Tensor, state: Tensor) -> Tensor:
-        if self.nonlinearity == "logistic":  # torch has no kernel; this loop costs less than its tanh kernel
+    def _compiled(self, inputs: Tensor, state: Tensor) -> Tensor:
+        if self.activation == "logistic":  # torch has no kernel; this loop costs less than its tanh kernel
             return self._loop(inputs, state)
-        run = torch.rnn_tanh if self.nonlinearity == "tanh" else torch.rnn_relu
+        run = torch.rnn_tanh if self.activation == "tanh" else torch.rnn_relu
         start = state.unsqueeze(0).contiguous()
         return run(inputs, start, self._torch_weights(), True, 1, 0.0, self.training, False, True)[0]

@@ -22,37 +22,46 @@ Cho, K. et al. (2014). Learning phrase representations using RNN encoder-decoder
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from probseq.cells.base import Cell
+from probseq.cells.gated import GatedCell
+from probseq.checks import whole_number
 
 
-class GRU(Cell):
+class GRU(GatedCell):
     """The gated recurrent unit; see the module's equations."""
 
     def __init__(
         self,
         hidden_size: int,
         *,
+        layer_norm: bool = False,
         input_size: int | None = None,
         dtype: torch.dtype = torch.float32,
         seed: int | None = None,
     ) -> None:
+        hidden_size = whole_number("hidden_size", hidden_size)
         super().__init__(
-            hidden_size, gates=3, bias_start=(0.0,) * 4, state_parts=1, input_size=input_size, dtype=dtype, seed=seed
+            hidden_size,
+            gates=3,
+            bias_start=(0.0,) * 4,
+            state_size=hidden_size,
+            layer_norm=layer_norm,
+            input_size=input_size,
+            dtype=dtype,
+            seed=seed,
         )
 
     def _advance(self, projected: Tensor, state: Tensor) -> Tensor:
         size = self.hidden_size
-        recurrent = F.linear(state, self.recurrent_weights)
+        recurrent = self._recurrent(state)
         gates = torch.sigmoid(projected[..., : 2 * size] + recurrent[..., : 2 * size])
         reset, keep = gates.chunk(2, dim=-1)
         past = recurrent[..., 2 * size :] + self.bias[3 * size :]
         proposed = torch.tanh(projected[..., 2 * size :] + reset * past)
         return proposed + keep * (state - proposed)
 
-    def _fused(self, inputs: Tensor, state: Tensor) -> Tensor:
+    def _compiled(self, inputs: Tensor, state: Tensor) -> Tensor:
         size = self.hidden_size
         into, recurrent, bias, _ = self._torch_weights()
         second_bias = torch.cat([self.bias.new_zeros(2 * size), self.bias[3 * size :]])

@@ -57,14 +57,17 @@ class _Covs(Param):
         return variance.log() if instance.covariance == "diag" else variance[:, :1].log()
 
     def complaint(self, instance: Parametric, value: Tensor) -> str | None:
-        for k, one in enumerate(value):
-            wrong = P.definite.complaint(one)
-            if wrong is not None:
-                return f"must be {P.definite.words}; state {k}: {wrong}"
         size = value.abs().amax()
+        uneven = (value - value.mT).abs().amax((-2, -1)) > 1e-8 * value.abs().amax((-2, -1))
+        if bool((uneven | (torch.linalg.cholesky_ex(value).info != 0)).any()):
+            for k, one in enumerate(value):
+                wrong = P.definite.complaint(one)
+                if wrong is not None:
+                    return f"must be {P.definite.words}; state {k}: {wrong}"
+        if instance.covariance == "full":
+            return None
         off = value - torch.diag_embed(value.diagonal(dim1=-2, dim2=-1))
         unequal = {
-            "full": torch.zeros(1),
             "tied": (value - value[:1]).abs(),
             "diag": off.abs(),
             "spherical": (value - value[:, :1, :1] * torch.eye(value.shape[-1])).abs(),

@@ -9,7 +9,8 @@
 | whitener | (K, D, D) | W, lower triangular; only the diagonal is read when `diagonal`          |
 | table    | (N, K)    | log-densities; `weight` is the incoming gradient of the same shape      |
 
-Rows are handled in blocks, transposed so that the innermost loop runs over the rows of a block.
+Rows are handled in blocks, transposed so that the innermost loop runs over the rows of a block. The sums over rows may
+be reordered by the compiler, which needs no assumption about NaN or infinity, and come out the same every time.
 """
 
 import math
@@ -20,149 +21,133 @@ from numba import njit
 BLOCK = 64
 LOG_2PI = math.log(2 * math.pi)
 
+_OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy", "fastmath": {"contract", "reassoc", "nsz"}}
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def _take(rows, start, width, block):
-    for r in range(width):
+
+@njit(**_OPTIONS)
+def _take(rows, block):
+    """block (D, BLOCK) = rows' (at most BLOCK of them)."""
+    for r in range(rows.shape[0]):
         for j in range(rows.shape[1]):
-            block[j, r] = rows[start + r, j]
+            block[j, r] = rows[r, j]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def _whiten(block, width, mean, whitener, diagonal, away, white):
+@njit(**_OPTIONS)
+def _whiten(block, mean, whitener, k, diagonal, away, white):
     """Write away = (x - mu)' and white = (W (x - mu))' for one block of rows, all (D, BLOCK)."""
     dim = block.shape[0]
     for j in range(dim):
-        centre = mean[j]
-        for r in range(width):
+        centre = mean[k, j]
+        for r in range(BLOCK):
             away[j, r] = block[j, r] - centre
     for d in range(dim):
-        one = whitener[d, d]
-        for r in range(width):
+        one = whitener[k, d, d]
+        for r in range(BLOCK):
             white[d, r] = one * away[d, r]
         if diagonal:
             continue
-        j = 0
-        while j + 4 <= d:  # four columns at a time: one load and store of `white` for four products
-            one, two, three, four = whitener[d, j], whitener[d, j + 1], whitener[d, j + 2], whitener[d, j + 3]
-            for r in range(width):
+        for q in range(d // 4):  # four columns at a time: one load and store of `white` for four products
+            j = 4 * q
+            one, two, three, four = (
+                whitener[k, d, j], whitener[k, d, j + 1], whitener[k, d, j + 2], whitener[k, d, j + 3]
+            )  # fmt: skip
+            for r in range(BLOCK):
                 white[d, r] += (one * away[j, r] + two * away[j + 1, r]) + (
                     three * away[j + 2, r] + four * away[j + 3, r]
                 )
-            j += 4
-        while j < d:
-            one = whitener[d, j]
-            for r in range(width):
+        for j in range(d - d % 4, d):
+            one = whitener[k, d, j]
+            for r in range(BLOCK):
                 white[d, r] += one * away[j, r]
-            j += 1
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**_OPTIONS)
 def forward(rows, means, whitener, diagonal, table):
     """Fill the table (N, K)."""
     n_rows, dim = rows.shape
     n_states = means.shape[0]
-    block = np.empty((dim, BLOCK))
-    away = np.empty((dim, BLOCK))
-    white = np.empty((dim, BLOCK))
-    total = np.empty(BLOCK)
-    constant = np.empty(n_states)
+    block, away, white = np.zeros((dim, BLOCK)), np.empty((dim, BLOCK)), np.empty((dim, BLOCK))
+    total, result, constant = np.empty(BLOCK), np.empty((n_states, BLOCK)), np.empty(n_states)
     for k in range(n_states):
         constant[k] = -0.5 * dim * LOG_2PI
         for d in range(dim):
             constant[k] += math.log(whitener[k, d, d])
     for start in range(0, n_rows, BLOCK):
-        width = min(BLOCK, n_rows - start)
-        _take(rows, start, width, block)
+        stop = min(start + BLOCK, n_rows)
+        _take(rows[start:stop], block)
         for k in range(n_states):
-            _whiten(block, width, means[k], whitener[k], diagonal, away, white)
-            for r in range(width):
-                total[r] = 0.0
-            for d in range(dim):
-                for r in range(width):
+            _whiten(block, means, whitener, k, diagonal, away, white)
+            for r in range(BLOCK):
+                total[r] = white[0, r] * white[0, r]
+            for d in range(1, dim):
+                for r in range(BLOCK):
                     total[r] += white[d, r] * white[d, r]
-            for r in range(width):
-                table[start + r, k] = constant[k] - 0.5 * total[r]
+            for r in range(BLOCK):
+                result[k, r] = constant[k] - 0.5 * total[r]
+        out = table[start:stop]
+        for r in range(out.shape[0]):
+            for k in range(n_states):
+                out[r, k] = result[k, r]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def backward(rows, means, whitener, diagonal, weight, grad_rows, grad_means, grad_whitener):
-    """Add the derivatives of sum(weight * table) to the three gradients."""
+@njit(**_OPTIONS)
+def pull_rows(rows, means, whitener, diagonal, weight, grad_rows):
+    """Add the derivative of sum(weight * table) in the rows: -weight W'W (x - mu), summed over the states."""
     n_rows, dim = rows.shape
-    n_states = means.shape[0]
-    block = np.empty((dim, BLOCK))
-    away = np.empty((dim, BLOCK))
-    white = np.empty((dim, BLOCK))
+    block, away, white = np.zeros((dim, BLOCK)), np.empty((dim, BLOCK)), np.empty((dim, BLOCK))
     for start in range(0, n_rows, BLOCK):
-        width = min(BLOCK, n_rows - start)
-        _take(rows, start, width, block)
-        for k in range(n_states):
-            _whiten(block, width, means[k], whitener[k], diagonal, away, white)
+        stop = min(start + BLOCK, n_rows)
+        _take(rows[start:stop], block)
+        out, pull = grad_rows[start:stop], weight[start:stop]
+        for k in range(means.shape[0]):
+            _whiten(block, means, whitener, k, diagonal, away, white)
             for d in range(dim):
-                for r in range(width):
-                    g = weight[start + r, k]
-                    white[d, r] *= g
-                    grad_whitener[k, d, d] += g / whitener[k, d, d]
                 for j in range(d if diagonal else 0, d + 1):
-                    total = 0.0
-                    for r in range(width):
-                        total += white[d, r] * away[j, r]
-                    grad_whitener[k, d, j] -= total
-                    for r in range(width):
-                        pull = whitener[k, d, j] * white[d, r]
-                        grad_rows[start + r, j] -= pull
-                        grad_means[k, j] += pull
+                    one = whitener[k, d, j]
+                    for r in range(out.shape[0]):
+                        out[r, j] -= one * (white[d, r] * pull[r, k])
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def scatter(rows, seen, means, weights, diagonal, total):
-    """Add sum_n weights[n, k] (x_n - mu_k)(x_n - mu_k)' to total (K, D, D), its diagonal alone when `diagonal`.
+@njit(**_OPTIONS)
+def scatter(rows, seen, means, weights, diagonal, mass, away_sum, total):
+    """Add the sums over n of w, w (x - mu) and w (x - mu)(x - mu)', w = weights[n, k], to the last three arguments.
 
-    `seen` (N, D) zeroes single coordinates, or is (0, 0) where all count. Eight partial sums keep the additions of a
-    block independent of each other, in a fixed order.
+    mass (K,), away_sum (K, D), total (K, D, D): its diagonal alone when `diagonal`. `seen` (N, D) zeroes single
+    coordinates of x - mu, or is (0, 0) where all count.
     """
     n_rows, dim = rows.shape
+    n_states = means.shape[0]
     partial = seen.shape[0] > 0
-    block = np.empty((dim, BLOCK))
-    shown = np.empty((dim, BLOCK))
-    away = np.empty((dim, BLOCK))
-    weighted = np.empty(BLOCK)
+    block, shown, away = np.zeros((dim, BLOCK)), np.zeros((dim, BLOCK)), np.empty((dim, BLOCK))
+    weight, weighted = np.zeros((n_states, BLOCK)), np.empty(BLOCK)
     for start in range(0, n_rows, BLOCK):
-        width = min(BLOCK, n_rows - start)
-        for j in range(dim):
-            for r in range(BLOCK):
-                block[j, r] = 0.0
-        _take(rows, start, width, block)
+        stop = min(start + BLOCK, n_rows)
+        if stop - start < BLOCK:
+            weight[:] = 0.0
+        _take(rows[start:stop], block)
+        _take(weights[start:stop], weight)
         if partial:
-            _take(seen, start, width, shown)
-        for k in range(means.shape[0]):
+            _take(seen[start:stop], shown)
+        for k in range(n_states):
+            one = 0.0
+            for r in range(BLOCK):
+                one += weight[k, r]
+            mass[k] += one
             for j in range(dim):
                 centre = means[k, j]
-                for r in range(width):
+                for r in range(BLOCK):
                     away[j, r] = block[j, r] - centre
                 if partial:
-                    for r in range(width):
+                    for r in range(BLOCK):
                         away[j, r] *= shown[j, r]
-                for r in range(width, BLOCK):
-                    away[j, r] = 0.0
             for d in range(dim):
-                for r in range(width):
-                    weighted[r] = weights[start + r, k] * away[d, r]
-                for r in range(width, BLOCK):
-                    weighted[r] = 0.0
+                one = 0.0
+                for r in range(BLOCK):
+                    weighted[r] = weight[k, r] * away[d, r]
+                    one += weighted[r]
+                away_sum[k, d] += one
                 for j in range(d if diagonal else 0, d + 1):
-                    s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = 0.0
-                    for r in range(0, BLOCK, 8):
-                        s0 += weighted[r] * away[j, r]
-                        s1 += weighted[r + 1] * away[j, r + 1]
-                        s2 += weighted[r + 2] * away[j, r + 2]
-                        s3 += weighted[r + 3] * away[j, r + 3]
-                        s4 += weighted[r + 4] * away[j, r + 4]
-                        s5 += weighted[r + 5] * away[j, r + 5]
-                        s6 += weighted[r + 6] * away[j, r + 6]
-                        s7 += weighted[r + 7] * away[j, r + 7]
-                    total[k, d, j] += ((s0 + s1) + (s2 + s3)) + ((s4 + s5) + (s6 + s7))
-    for k in range(means.shape[0]):
-        for d in range(dim):
-            for j in range(d):
-                total[k, j, d] = total[k, d, j]
+                    one = 0.0
+                    for r in range(BLOCK):
+                        one += weighted[r] * away[j, r]
+                    total[k, d, j] += one

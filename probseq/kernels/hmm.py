@@ -10,11 +10,12 @@ taken with the transition matrix or with its transpose,
 
 so one helper, `transport`, serves both, and the forward normalisers are p(y_t | y_<t).
 
-Symbols (B sequences, T steps, K states; S in {1, B} and R in {1, T} say whether transitions are shared)
-    initial      (B, K)         p(z_0)
-    transition   (S, R, K, K)   A[i, j] = p(z_t = j | z_{t-1} = i) into step t; [.., 0] is unused where R = T
-    emission     (B, T, K)      e_t = exp(log p(y_t | z_t) - shift_t), so that its largest entry is 1
-    predicted    (B, T, K)      u_t
+Symbols (B sequences, T steps, K states; S in {1, B} and R in {1, T} say whether transitions are shared; W >= K is
+the width of a row in memory, a whole number of vector registers: `width_of`; entries K .. W - 1 are 0)
+    belief       (B, W)         u of the first step, and after a pass that goes on of the step behind the last
+    transition   (S, R, W, W)   A[i, j] = p(z_t = j | z_{t-1} = i) into step t; [.., 0] is unused where R = T
+    emission     (B, T, W)      e_t = exp(log p(y_t | z_t) - shift_t), so that its largest entry is 1
+    predicted    (B, T, W)      u_t
     normaliser   (B, T)         c_t = sum(u_t * e_t) = p(y_t | y_<t) / exp(shift_t)
     beta         (B, T, K)      h_t; gamma_t = u_t * e_t * h_t / s_t is the smoothed belief
     evidence     (B, T)         s_t = sum(u_t * e_t * h_t)
@@ -42,6 +43,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from probseq.kernels.rows import exponentiate, extent, maximum, total, vector_matrix
+
 SCALED, CAREFUL, IMPOSSIBLE = 0, 1, 2
 SMALLEST_NORMALISER = 1e-100
 SMALLEST_TERM = 1e-200
@@ -49,84 +52,10 @@ SAFE_SUM = 1e-180
 SMALLEST_EVIDENCE = 1e-280  # terms 1e-16 below it are still normal numbers
 LOG_SMALLEST_PROBABILITY = -667.0  # log 1e-290: an initial probability that exp still returns with all digits
 
-_OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
+BLOCK = 2048  # emission entries exponentiated together: they stay in the fastest cache
+
+_OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
 _INLINE = {**_OPTIONS, "inline": "always"}  # a call with array arguments counts references: 20 ns
-
-
-@njit(**_INLINE)
-def vector_matrix(weight, matrix, s, r, out):
-    """out = weight @ matrix[s, r], several rows at a time so that the inner loop over targets vectorises."""
-    n = weight.shape[0]
-    i = 0
-    if n >= 8:
-        for j in range(n):
-            out[j] = 0.0
-        while i + 8 <= n:
-            w0, w1, w2, w3 = weight[i], weight[i + 1], weight[i + 2], weight[i + 3]
-            w4, w5, w6, w7 = weight[i + 4], weight[i + 5], weight[i + 6], weight[i + 7]
-            m0, m1, m2, m3 = matrix[s, r, i], matrix[s, r, i + 1], matrix[s, r, i + 2], matrix[s, r, i + 3]
-            m4, m5, m6, m7 = matrix[s, r, i + 4], matrix[s, r, i + 5], matrix[s, r, i + 6], matrix[s, r, i + 7]
-            for j in range(n):
-                out[j] += ((w0 * m0[j] + w1 * m1[j]) + (w2 * m2[j] + w3 * m3[j])) + (
-                    (w4 * m4[j] + w5 * m5[j]) + (w6 * m6[j] + w7 * m7[j])
-                )
-            i += 8
-    elif n >= 4:
-        w0, w1, w2, w3 = weight[0], weight[1], weight[2], weight[3]
-        m0, m1, m2, m3 = matrix[s, r, 0], matrix[s, r, 1], matrix[s, r, 2], matrix[s, r, 3]
-        for j in range(n):
-            out[j] = (w0 * m0[j] + w1 * m1[j]) + (w2 * m2[j] + w3 * m3[j])
-        i = 4
-    else:
-        w0, m0 = weight[0], matrix[s, r, 0]
-        for j in range(n):
-            out[j] = w0 * m0[j]
-        i = 1
-    while i < n:
-        w0, m0 = weight[i], matrix[s, r, i]
-        for j in range(n):
-            out[j] += w0 * m0[j]
-        i += 1
-
-
-@njit(**_INLINE)
-def total(row):
-    """sum(row) in four independent partial sums, which the processor overlaps."""
-    n = row.shape[0]
-    s0, s1, s2, s3 = 0.0, 0.0, 0.0, 0.0
-    k = 0
-    while k + 4 <= n:
-        s0 += row[k]
-        s1 += row[k + 1]
-        s2 += row[k + 2]
-        s3 += row[k + 3]
-        k += 4
-    while k < n:
-        s0 += row[k]
-        k += 1
-    return (s0 + s1) + (s2 + s3)
-
-
-@njit(**_INLINE)
-def maximum(table, b, t):
-    """max(table[b, t]), NaN ignored (-inf if nothing else is there), in four independent comparisons."""
-    n = table.shape[2]
-    m0, m1, m2, m3 = -np.inf, -np.inf, -np.inf, -np.inf
-    k = 0
-    while k + 4 <= n:
-        x0, x1, x2, x3 = table[b, t, k], table[b, t, k + 1], table[b, t, k + 2], table[b, t, k + 3]
-        m0 = x0 if x0 > m0 else m0
-        m1 = x1 if x1 > m1 else m1
-        m2 = x2 if x2 > m2 else m2
-        m3 = x3 if x3 > m3 else m3
-        k += 4
-    while k < n:
-        x0 = table[b, t, k]
-        m0 = x0 if x0 > m0 else m0
-        k += 1
-    m0 = m0 if m0 > m1 else m1
-    m2 = m2 if m2 > m3 else m3
-    return m0 if m0 > m2 else m2
 
 
 @njit(**_INLINE)
@@ -137,10 +66,18 @@ def shift_row(log_observation, b, t):
 
 
 @njit(**_OPTIONS)
+def shift_rows(log_observation, b, length, shift):
+    """Write what is subtracted from each row of log_observation[b], for the careful recursions."""
+    for t in range(length):
+        shift[t] = shift_row(log_observation, b, t)
+
+
+@njit(**_OPTIONS)
 def shift_parameters(log_initial, log_transition, initial, transition, initial_offset, transition_offset, status):
     """Write log-parameters minus max(0, their maximum): proper probabilities stay, larger potentials become <= 1.
 
-    Returns whether any offset is not 0. `initial` and `transition` still have to go through exp.
+    Returns whether any offset is not 0. `initial` and `transition` still have to go through exp; entries behind the
+    last state are -inf.
     """
     any_offset = False
     for b in range(log_initial.shape[0]):
@@ -154,6 +91,8 @@ def shift_parameters(log_initial, log_transition, initial, transition, initial_o
             initial[b, k] = shifted
             if -np.inf < shifted < LOG_SMALLEST_PROBABILITY:
                 status[b] = CAREFUL
+        for k in range(log_initial.shape[1], initial.shape[1]):
+            initial[b, k] = -np.inf
     n_sets, n_times, n, _ = log_transition.shape
     for s in range(n_sets):
         for r in range(n_times):
@@ -164,59 +103,82 @@ def shift_parameters(log_initial, log_transition, initial, transition, initial_o
                         offset = max(offset, log_transition[s, r, i, j])
             transition_offset[s, r] = offset
             any_offset |= offset != 0.0
-            for i in range(n):
-                for j in range(n):
-                    transition[s, r, i, j] = log_transition[s, r, i, j] - offset
+            for i in range(transition.shape[2]):
+                for j in range(transition.shape[3]):
+                    inside = i < n and j < n
+                    transition[s, r, i, j] = log_transition[s, r, i, j] - offset if inside else -np.inf
     return any_offset
 
 
 @njit(**_OPTIONS)
-def shift_emissions(log_observation, lengths, first_sequence, first_step, emission, shift):
-    """Write log_observation minus its row maximum for a block of sequences and steps; padding becomes 0."""
-    n_sequences, n_steps, n = emission.shape
-    for row in range(n_sequences):
-        b = first_sequence + row
-        stop = max(0, min(lengths[b] - first_step, n_steps))
-        for step in range(stop):
-            t = first_step + step
-            m = shift_row(log_observation, b, t)
-            shift[b, t] = m
-            for k in range(n):
-                emission[row, step, k] = log_observation[b, t, k] - m
-        for step in range(stop, n_steps):
-            for k in range(n):
-                emission[row, step, k] = 0.0
+def emit(log_observation, b, first, shift, e, rounded, bits):
+    """Write e (steps, W) of the steps from `first` on, and their shifts."""
+    n, width = log_observation.shape[2], e.shape[1]
+    for i in range(e.shape[0]):
+        t = first + i
+        m = shift_row(log_observation, b, t)
+        shift[b, t] = m
+        for k in range(n):
+            e[i, k] = log_observation[b, t, k] - m
+        for k in range(n, width):
+            e[i, k] = -np.inf
+    exponentiate(e.reshape(e.size), rounded, bits)
 
 
 @njit(**_INLINE)
-def transport(weight, normaliser, matrix, s, r, out):
-    """out = weight @ matrix[s, r] / normaliser; returns whether an entry is below SAFE_SUM."""
-    vector_matrix(weight, matrix, s, r, out)
+def transport(weight, normaliser, matrix, r, width, n, out):
+    """out = weight @ matrix[r] / normaliser; returns whether one of the first n entries is below SAFE_SUM."""
+    vector_matrix(weight, matrix, r, width, out)
     scale = 1.0 / normaliser
-    low = False
-    for j in range(out.shape[0]):
+    for j in range(width):
         out[j] *= scale
+    low = False
+    for j in range(n):
         low |= out[j] < SAFE_SUM
     return low
 
 
 @njit(**_OPTIONS)
-def loses(out, weight, normaliser, source, row, step, log_observation, b, t, matrix, log_matrix, s, r, transposed):
+def loses(out, weight, normaliser, source, log_observation, b, t, matrix, log_matrix, s, r, transposed):
     """Whether an entry of `out` (the transport of `weight`) below SAFE_SUM has a possible term below SMALLEST_TERM.
 
-    State i was possible before the transport if source[row, step, i] > 0 and log_observation[b, t, i] > -inf.
+    State i was possible before the transport if source[o + i] > 0 and log_observation[b, t, i] > -inf.
     """
-    n = out.shape[0]
+    n = log_observation.shape[2]
     smallest = SMALLEST_TERM * normaliser
     for j in range(n):
         if out[j] < SAFE_SUM:
             for i in range(n):
                 small = weight[i] * matrix[s, r, i, j] < smallest
-                if small and source[row, step, i] > 0.0 and log_observation[b, t, i] > -np.inf:
+                if small and source[i] > 0.0 and log_observation[b, t, i] > -np.inf:
                     log_entry = log_matrix[s, r, j, i] if transposed else log_matrix[s, r, i, j]
                     if log_entry > -np.inf:
                         return True
     return False
+
+
+@njit(**_OPTIONS)
+def filter_steps(size, u, weight, matrix, n, e, kept, n_moves, normaliser):
+    """The inner loop of `forward` over the rows of e (steps, W): returns the one that needs a look, or their number.
+
+    There u is moved on already (as after the first `n_moves` steps), and `weight` is u_t * e_t. `kept` gets u. The move
+    behind row i is by matrix[i], or by matrix[0] if that is all. `size` is W, as a number or as the length of a tuple.
+    """
+    width = extent(size)
+    varying = matrix.shape[0] > 1
+    for i in range(e.shape[0]):
+        for k in range(width):
+            kept[i, k] = u[k]
+            weight[k] = u[k] * e[i, k]
+        c = total(weight, width)
+        normaliser[i] = c
+        if not c >= SMALLEST_NORMALISER:
+            return i
+        if i < n_moves:
+            low = transport(weight, c, matrix, i if varying else 0, width, n, u)
+            if low:
+                return i
+    return e.shape[0]
 
 
 @njit(**_OPTIONS)
@@ -225,51 +187,75 @@ def forward(
     transition,
     log_transition,
     log_observation,
-    emission,
     lengths,
-    first_sequence,
-    first_step,
+    goes_on,
+    emission,
     predicted,
+    shift,
     normaliser,
     status,
 ):
-    """Filter a block of sequences and steps; `belief` (B, K) carries u from block to block.
+    """Filter sequences of status SCALED; `emission` and `predicted` are kept unless they have no entries.
 
-    `emission` and `predicted` hold the block alone, (sequences, steps, K); everything else is whole.
-    A sequence that needs logarithms gets status CAREFUL, and its numbers are then meaningless.
+    With `goes_on` (R = 1) the belief is moved once more behind the last step, so that these may be the first steps of a
+    longer sequence. A sequence that needs logarithms gets status CAREFUL, and its numbers are then meaningless.
     """
-    n_sequences, n_steps, n = emission.shape
-    u, weight = np.empty(n), np.empty(n)
-    for row in range(n_sequences):
-        b = first_sequence + row
-        s = b if transition.shape[0] > 1 else 0
-        stop = max(0, min(lengths[b] - first_step, n_steps))
-        for step in range(stop, n_steps):
-            for k in range(n):
-                predicted[row, step, k] = 1.0
-        if status[b] != SCALED or stop == 0:
+    n_sequences, _, n = log_observation.shape
+    width = belief.shape[1]
+    keep = emission.size > 0
+    n_block = max(1, BLOCK // width)
+    rounded, bits = np.empty(n_block * width), np.empty(n_block * width, np.int64)
+    block_e, block_u = np.empty((n_block, width)), np.empty((n_block, width))
+    u, weight = np.empty(width), np.empty(width)
+    varying = transition.shape[1] > 1
+    for b in range(n_sequences):
+        length = lengths[b]
+        if keep:
+            predicted[b, length:] = 1.0
+            emission[b, length:] = 0.0
+        if status[b] != SCALED or length == 0:
             continue
-        for k in range(n):
+        s = b if transition.shape[0] > 1 else 0
+        n_moves = length if goes_on else length - 1
+        for k in range(width):
             u[k] = belief[b, k]
-        for step in range(stop):
-            t = first_step + step
-            for k in range(n):
-                predicted[row, step, k] = u[k]
-                weight[k] = u[k] * emission[row, step, k]
-            c = total(weight)
-            normaliser[b, t] = c
-            if not c >= SMALLEST_NORMALISER:
-                status[b] = CAREFUL
+        for first in range(0, length, n_block):
+            stop = min(first + n_block, length)
+            e = emission[b, first:stop] if keep else block_e[: stop - first]
+            kept = predicted[b, first:stop] if keep else block_u[: stop - first]
+            emit(log_observation, b, first, shift, e, rounded, bits)
+            t = first
+            while t < stop:
+                matrix = transition[s, t + 1 :] if varying and t + 1 < length else transition[s, :1]
+                rest, room, c = e[t - first :], kept[t - first :], normaliser[b, t:]
+                if width == 4:
+                    t += filter_steps((0, 0, 0, 0), u, weight, matrix, n, rest, room, n_moves - t, c)
+                elif width == 8:
+                    t += filter_steps((0, 0, 0, 0, 0, 0, 0, 0), u, weight, matrix, n, rest, room, n_moves - t, c)
+                else:
+                    t += filter_steps(width, u, weight, matrix, n, rest, room, n_moves - t, c)
+                if t < stop:
+                    r = t + 1 if varying else 0
+                    if not normaliser[b, t] >= SMALLEST_NORMALISER or loses(
+                        u,
+                        weight,
+                        normaliser[b, t],
+                        kept[t - first],
+                        log_observation,
+                        b,
+                        t,
+                        transition,
+                        log_transition,
+                        s,
+                        r,
+                        False,
+                    ):
+                        status[b] = CAREFUL
+                        break
+                    t += 1
+            if status[b] != SCALED:
                 break
-            if t + 1 < lengths[b]:
-                r = t + 1 if transition.shape[1] > 1 else 0
-                low = transport(weight, c, transition, s, r, u)
-                if low and loses(
-                    u, weight, c, predicted, row, step, log_observation, b, t, transition, log_transition, s, r, False
-                ):
-                    status[b] = CAREFUL
-                    break
-        for k in range(n):
+        for k in range(width):
             belief[b, k] = u[k]
 
 

@@ -5,7 +5,8 @@
     gamma_t = u_t * e_t * h_t / s_t,    s_t = sum(u_t * e_t * h_t)    p(z_t | y)
     xi_t[i, j] = (u e / s)_{t-1, i}  A[i, j]  (h e / sum(h e))_{t, j}  p(z_{t-1} = i, z_t = j | y)
 
-which are also the derivatives of log p(y) in log p(y_t | z_t) and in log A. Symbols, shapes, and the argument why no
+which are also the derivatives of log p(y) in log p(y_t | z_t) and in log A. Both are formed while h passes, so that no
+h is stored. Symbols, shapes, and the argument why no
 state that matters is lost are those of `hmm.py`, whose step this is with the matrix transposed.
 
 Reference: Rabiner (1989), Proc. IEEE 77, equations 24-27 and 36-37.
@@ -16,46 +17,12 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from probseq.kernels.hmm import CAREFUL, SCALED, SMALLEST_EVIDENCE, SMALLEST_NORMALISER, loses, total, transport
+from probseq.kernels.hmm import CAREFUL, SCALED, SMALLEST_EVIDENCE, SMALLEST_NORMALISER, loses, transport
+from probseq.kernels.rows import extent, total
 
 RANK = 8  # steps gathered before they are added to the K x K transition counts
 
-_OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
-
-
-@njit(**_OPTIONS)
-def backward(transposed, log_transition, log_observation, emission, predicted, lengths, status, beta, evidence):
-    """The adjoint recursion: h_{n-1} = 1, h_{t-1} = A (h_t * e_t) / sum(h_t * e_t), for sequences of status SCALED.
-
-    `transposed` (S, R, K, K) holds A'. Sequences that need logarithms get status CAREFUL.
-    """
-    n = emission.shape[2]
-    h, weight, product = np.empty(n), np.empty(n), np.empty(n)
-    for b in range(emission.shape[0]):
-        if status[b] != SCALED:
-            continue
-        s = b if transposed.shape[0] > 1 else 0
-        for k in range(n):
-            h[k] = 1.0
-        for t in range(lengths[b] - 1, -1, -1):
-            for k in range(n):
-                beta[b, t, k] = h[k]
-                weight[k] = h[k] * emission[b, t, k]
-                product[k] = predicted[b, t, k] * weight[k]
-            s_t = total(product)
-            c = total(weight)
-            evidence[b, t] = s_t
-            if not (c >= SMALLEST_NORMALISER and s_t >= SMALLEST_EVIDENCE):
-                status[b] = CAREFUL
-                break
-            if t > 0:
-                r = t if transposed.shape[1] > 1 else 0
-                low = transport(weight, c, transposed, s, r, h)
-                if low and loses(
-                    h, weight, c, beta, b, t, log_observation, b, t, transposed, log_transition, s, r, True
-                ):
-                    status[b] = CAREFUL
-                    break
+_OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
 
 
 @njit(**_OPTIONS)
@@ -63,76 +30,194 @@ def add_outer(rows, columns, n_rows, out):
     """out += rows[:n_rows].T @ columns[:n_rows]; a full set of RANK rows is added in one pass over `out`."""
     n = out.shape[0]
     if n_rows == RANK:
-        c0, c1, c2, c3 = columns[0], columns[1], columns[2], columns[3]
-        c4, c5, c6, c7 = columns[4], columns[5], columns[6], columns[7]
         for i in range(n):
             r0, r1, r2, r3 = rows[0, i], rows[1, i], rows[2, i], rows[3, i]
             r4, r5, r6, r7 = rows[4, i], rows[5, i], rows[6, i], rows[7, i]
-            target = out[i]
             for j in range(n):
-                target[j] += ((r0 * c0[j] + r1 * c1[j]) + (r2 * c2[j] + r3 * c3[j])) + (
-                    (r4 * c4[j] + r5 * c5[j]) + (r6 * c6[j] + r7 * c7[j])
+                out[i, j] += ((r0 * columns[0, j] + r1 * columns[1, j]) + (r2 * columns[2, j] + r3 * columns[3, j])) + (
+                    (r4 * columns[4, j] + r5 * columns[5, j]) + (r6 * columns[6, j] + r7 * columns[7, j])
                 )
         return
     for q in range(n_rows):
-        column = columns[q]
         for i in range(n):
             r0 = rows[q, i]
-            target = out[i]
             for j in range(n):
-                target[j] += r0 * column[j]
+                out[i, j] += r0 * columns[q, j]
 
 
 @njit(**_OPTIONS)
-def expectations(transition, emission, predicted, beta, evidence, lengths, status, weights, gamma, xi):
-    """Weighted posterior expectations: gamma_t = u_t e_t h_t / s_t and the sum of xi_t, from what the passes stored.
+def add_moves(xi, weight, e, u, transition, column, n):
+    """xi += weight * (u e)_i A[i, j] column_j: the moves of one step."""
+    for i in range(n):
+        scale = u[i] * e[i] * weight
+        for j in range(n):
+            xi[i, j] += scale * (transition[i, j] * column[j])
 
-    xi_t[i, j] = p(z_{t-1} = i, z_t = j | y) = (u e / s)_{t-1, i}  A[i, j]  (h e / sum(h e))_{t, j}.
-    Adds weights[b] * xi_t to xi[s, r], s = b (or 0) and r = t (or 0) as `xi` (S, R, K, K) allows.
-    `gamma` may be `beta` or `emission` itself: each row is read before it is overwritten.
+
+@njit(**_OPTIONS)
+def write_small_logarithms(joint, evidence, u, h, log_observation, shift, b, t, gamma):
+    """Replace entries of gamma that may have left the range of numbers by their logarithms (0 where impossible)."""
+    n_small = 0
+    for k in range(log_observation.shape[2]):
+        if joint[k] < SMALLEST_EVIDENCE and u[k] > 0.0 and h[k] > 0.0 and log_observation[b, t, k] > -np.inf:
+            log_e = log_observation[b, t, k] - shift[b, t]
+            gamma[b, t, k] = np.log(u[k]) + np.log(h[k]) + log_e - np.log(evidence)
+            n_small += 1
+    return n_small
+
+
+@njit(**_OPTIONS)
+def smooth_steps(
+    size, h, before, weight, joint, column, matrix, n, e, u, n_moves, scale, smallest, gamma, pairs, columns, filled,
+    counts,
+):  # fmt: skip
+    """The inner loop of `backward` over the rows of e and u (steps, W) from the last: how many before one to look at.
+
+    There gamma is written and h moved on (as after the first `n_moves` steps), unless the evidence is too small. A look
+    is also wanted where a product u h e is below `smallest`; `before` is h_t, `weight` h_t * e_t and `joint`
+    u_t * h_t * e_t. filled[0] of the rows of `pairs` and `columns` wait to be added to `counts`, which are of no
+    interest if `matrix` varies. `size` is W, as a number or as the length of a tuple.
     """
-    n = emission.shape[2]
-    rows, columns = np.empty((RANK, n)), np.empty((RANK, n))
-    filtered, product, counts = np.empty(n), np.empty(n), np.empty((n, n))
-    per_step = xi.shape[1] > 1
-    for b in range(emission.shape[0]):
-        if status[b] != SCALED or lengths[b] == 0:  # without steps `transition` and `xi` may have no row either
+    width, n_steps = extent(size), e.shape[0]
+    varying = matrix.shape[0] > 1
+    for done in range(n_steps):
+        i = n_steps - 1 - done
+        for k in range(width):
+            before[k] = h[k]
+            weight[k] = h[k] * e[i, k]
+            joint[k] = u[i, k] * weight[k]
+        c, evidence = total(weight, width), total(joint, width)
+        if not (c >= SMALLEST_NORMALISER and evidence >= SMALLEST_EVIDENCE):
+            return done
+        inverse = 1.0 / evidence
+        if not varying:
+            q = filled[0]
+            for k in range(width):
+                pairs[q, k] = u[i, k] * e[i, k] * inverse
+                columns[q, k] = column[k]
+            filled[0] = q + 1
+            if q + 1 == RANK:
+                add_outer(pairs, columns, filled[0], counts)
+                filled[0] = 0
+        inverse *= scale
+        look = False
+        for k in range(n):
+            gamma[i, k] = joint[k] * inverse
+            look |= joint[k] < smallest
+        inverse = 1.0 / c
+        for k in range(width):
+            column[k] = weight[k] * inverse
+        if done < n_moves:
+            look |= transport(weight, c, matrix, i if varying else 0, width, n, h)
+        if look:
+            return done
+    return n_steps
+
+
+@njit(**_OPTIONS)
+def backward(
+    transition,
+    transposed,
+    log_transition,
+    log_observation,
+    shift,
+    emission,
+    predicted,
+    lengths,
+    later,
+    goes_on,
+    weights,
+    logarithms,
+    status,
+    gamma,
+    places,
+    xi,
+):
+    """The posterior of sequences of status SCALED, backwards: write gamma (B, T, K), add xi_t to xi (G, R, K, K).
+
+    `transposed` (S, R, W, W) holds A'. Sequences that need logarithms get status CAREFUL, and add nothing to xi.
+    - weights (B,) multiply gamma and xi; places (B,) are the sequences' entries in xi (R = 1: sums over the steps).
+    - later (B, 2, W) carries h and (h e / sum(h e)) of the step behind the last, whose second part is 0 where there is
+      none; with `goes_on` (R = 1) they are left there for the steps before the first.
+    - with `logarithms`, an entry of gamma that may have left the range of numbers is written as its logarithm, which is
+      negative; the number of these is returned.
+    """
+    n_sequences, _, n = log_observation.shape
+    width = emission.shape[2]
+    h, weight, joint, before, column = (
+        np.empty(width),
+        np.empty(width),
+        np.empty(width),
+        np.empty(width),
+        np.empty(width),
+    )
+    pairs, columns, counts = np.empty((RANK, width)), np.empty((RANK, width)), np.empty((width, width))
+    varying, filled = transposed.shape[1] > 1, np.zeros(1, np.int64)
+    smallest = SMALLEST_EVIDENCE if logarithms else 0.0
+    n_small = 0
+    for b in range(n_sequences):
+        length = lengths[b]
+        if length == 0:  # without steps `transition` and `xi` may have no row either
             continue
-        s = b if transition.shape[0] > 1 else 0
-        target = b if xi.shape[0] > 1 else 0
-        for i in range(n):
-            for j in range(n):
-                counts[i, j] = 0.0
-        filled = np.int64(0)  # a literal 0 would compile `add_outer` once more
-        for t in range(lengths[b] - 1, -1, -1):
-            inverse = 1.0 / evidence[b, t]
-            for k in range(n):
-                filtered[k] = predicted[b, t, k] * emission[b, t, k] * inverse
-            if t + 1 < lengths[b]:  # `product` is (h e / sum(h e)) of the step t + 1
-                if per_step:
-                    for i in range(n):
-                        scale = filtered[i] * weights[b]
-                        for j in range(n):
-                            xi[target, t + 1, i, j] += scale * (transition[s, t + 1, i, j] * product[j])
+        s = b if transposed.shape[0] > 1 else 0
+        # moves of single steps go to xi at once, so whether the sequence stays SCALED has to be known before
+        for writes in range(0 if varying else 1, 2):
+            if status[b] != SCALED:
+                break
+            for k in range(width):
+                h[k], column[k] = later[b, 0, k], later[b, 1, k]
+            counts[:] = 0.0
+            filled[0] = 0
+            t = length - 1
+            while t >= 0:
+                e, u = emission[b, : t + 1], predicted[b, : t + 1]
+                if varying:
+                    e, u = emission[b, t : t + 1], predicted[b, t : t + 1]
+                    if writes == 1 and t + 1 < length:
+                        evidence = 0.0
+                        for k in range(width):
+                            evidence += u[0, k] * (h[k] * e[0, k])
+                        add_moves(
+                            xi[places[b], t + 1], weights[b] / evidence, e[0], u[0], transition[s, t + 1], column, n
+                        )
+                matrix = transposed[s, t : t + 1] if varying else transposed[s]
+                low, n_moves = t + 1 - len(e), t + 1 if goes_on else t
+                if width == 4:
+                    done = smooth_steps(
+                        (0, 0, 0, 0), h, before, weight, joint, column, matrix, n, e, u, n_moves, weights[b],
+                        smallest, gamma[b, low : t + 1], pairs, columns, filled, counts,
+                    )  # fmt: skip
+                elif width == 8:
+                    done = smooth_steps(
+                        (0, 0, 0, 0, 0, 0, 0, 0), h, before, weight, joint, column, matrix, n, e, u, n_moves,
+                        weights[b], smallest, gamma[b, low : t + 1], pairs, columns, filled, counts,
+                    )  # fmt: skip
                 else:
-                    for k in range(n):
-                        rows[filled, k] = filtered[k]
-                        columns[filled, k] = product[k]
-                    filled += 1
-                    if filled == RANK:
-                        add_outer(rows, columns, filled, counts)
-                        filled = np.int64(0)
-            for k in range(n):
-                product[k] = emission[b, t, k] * beta[b, t, k]
-                filtered[k] *= beta[b, t, k] * weights[b]
-            if t > 0:
-                inverse = 1.0 / total(product)
-                for k in range(n):
-                    product[k] *= inverse
-            for k in range(n):
-                gamma[b, t, k] = filtered[k]
-        if not per_step:
-            add_outer(rows, columns, filled, counts)
-            for i in range(n):
-                for j in range(n):
-                    xi[target, 0, i, j] += weights[b] * (counts[i, j] * transition[s, 0, i, j])
+                    done = smooth_steps(
+                        width, h, before, weight, joint, column, matrix, n, e, u, n_moves, weights[b],
+                        smallest, gamma[b, low : t + 1], pairs, columns, filled, counts,
+                    )  # fmt: skip
+                t = t if varying else t - done
+                if t < 0:
+                    break
+                c, evidence, r = total(weight, width), total(joint, width), t if varying else 0
+                unsafe = not (c >= SMALLEST_NORMALISER and evidence >= SMALLEST_EVIDENCE)
+                if unsafe or ((t > 0 or goes_on) and loses(
+                    h, weight, c, before, log_observation, b, t, transposed, log_transition, s, r, True
+                )):  # fmt: skip
+                    status[b] = CAREFUL
+                    break
+                if logarithms and writes == 1:
+                    n_small += write_small_logarithms(
+                        joint, evidence, predicted[b, t], before, log_observation, shift, b, t, gamma
+                    )
+                t -= 1
+            if writes == 1 and status[b] == SCALED:
+                for k in range(width):
+                    later[b, 0, k], later[b, 1, k] = h[k], column[k]
+                if not varying:
+                    add_outer(pairs, columns, filled[0], counts)
+                    for i in range(n):
+                        for j in range(n):
+                            xi[places[b], 0, i, j] += weights[b] * (counts[i, j] * transition[s, 0, i, j])
+    return n_small

@@ -23,7 +23,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from probseq.kernels.hmm import SAFE_SUM, total, vector_matrix
+from probseq.kernels.hmm import SAFE_SUM
+from probseq.kernels.rows import total, vector_matrix
 
 _OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
 _INLINE = {**_OPTIONS, "inline": "always"}
@@ -104,7 +105,7 @@ def normalise(log_weight, low, weight):
         return largest
     for k in range(n):
         weight[k] = np.exp((log_weight[k] - largest) + low[k])
-    c = total(weight)
+    c = total(weight, n)
     log_c = np.log(c)
     for k in range(n):
         weight[k] /= c
@@ -131,7 +132,7 @@ def log_transport(
     t,
 ):
     """log(weight @ matrix[0, r]) into step t: from ordinary numbers where those are safe, else term by term."""
-    vector_matrix(weight, matrix, 0, r, product)
+    vector_matrix(weight, matrix[0], r, weight.shape[0], product)
     for j in range(product.shape[0]):
         if product[j] >= SAFE_SUM:
             log_table[t, j], low_table[t, j] = np.log(product[j]), 0.0
@@ -263,7 +264,7 @@ def expectations(
 @njit(**_OPTIONS)
 def sample(log_transition, log_observation, shift, log_predicted, length, uniforms, states):
     """Draw paths (N, T) backwards: z_t ~ p(z_t | y_<=t) A[z_t, z_{t+1}], by inversion of the uniforms (N, T)."""
-    n = log_predicted.shape[1]
+    n = log_observation.shape[1]
     log_filtered, log_weight, low, weight = np.empty(n), np.empty(n), np.zeros(n), np.empty(n)
     for t in range(length - 1, -1, -1):
         r = t + 1 if log_transition.shape[1] > 1 else 0
@@ -283,7 +284,7 @@ def sample(log_transition, log_observation, shift, log_predicted, length, unifor
 @njit(**_OPTIONS)
 def invert(weight, uniform):
     """The first state whose cumulative weight exceeds uniform * sum(weight); never one of weight zero."""
-    threshold = uniform * total(weight)
+    threshold = uniform * total(weight, weight.shape[0])
     cumulative = 0.0
     chosen = 0
     for k in range(weight.shape[0]):

@@ -17,8 +17,9 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from probseq.kernels.hmm import SCALED, maximum
+from probseq.kernels.hmm import SCALED
 from probseq.kernels.hmm_log import invert
+from probseq.kernels.rows import maximum
 
 _OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
 _INLINE = {**_OPTIONS, "inline": "always"}

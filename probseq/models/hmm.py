@@ -332,16 +332,15 @@ class HMM(LatentStateModel[Categorical]):
         return rising_step(self, sequences) if moving else self._plain_em_step(sequences)
 
     def _plain_em_step(self, sequences: Sequences) -> Tensor:
-        posterior = self._posterior(sequences)
-        used = sequences.lengths > 0
-        gamma = posterior.log_gamma.exp()
+        posterior = hmm.expectations(*self._arguments(sequences))
+        refuse_impossible(posterior.impossible_at, sequences)
+        gamma = posterior.gamma  # 0 in padding
         objective = posterior.log_prob.sum() + self.log_prior()
-        if bool((gamma[sequences.inside].sum(0) < 1e-8).any()):
+        if bool((gamma.sum((0, 1)) < 1e-8).any()):
             say("empty state", EMPTY_STATE)
         says = self._says(sequences, self._windows(sequences), sequences.inside)
-        self._maximise_chain(gamma[used, 0].sum(0), posterior.xi_sum, sequences.inputs)
-        rows = sequences.inside
-        says.maximise(sequences.values[rows], sequences.observed[rows], gamma[rows])
+        self._maximise_chain(gamma[:, 0].sum(0), posterior.xi_sum, sequences.inputs)
+        says.maximise(*sequences.rows(sequences.values, sequences.observed, gamma))
         return objective
 
     def _maximise_chain(self, first: Tensor, pairs: Tensor, u: Tensor | None) -> None:

@@ -13,6 +13,9 @@ A network cannot integrate out what it has not seen: where a coordinate of y_t i
 the head is fed back instead, and log p(y) is then an approximation. Missing targets with `feedback=False`, and
 missing steps after the last observed one, are exact.
 
+With `start_from_inputs`, the cell's start depends on the first step's inputs, start + S u_0 with S learned: one to
+many, a sequence from features that stand in u_0 (zeros may follow), as a caption from what was seen in a picture.
+
 Reference: Elman (1990), Finding structure in time; Graves (2013), arXiv:1308.0850, sec. 2, for next-step models.
 """
 
@@ -26,7 +29,7 @@ from torch.distributions import Distribution
 
 from probseq.base import Filtered, StateSpaceModel
 from probseq.beliefs import Point
-from probseq.cells import Cell
+from probseq.cells import Bidirectional, Cell
 from probseq.checks import whole_number
 from probseq.emissions.heads import Head
 from probseq.randomness import spawn
@@ -52,25 +55,36 @@ class RNN(StateSpaceModel[Point]):
         head: Head,
         input_dim: int = 0,
         feedback: bool = True,
+        start_from_inputs: bool = False,
         dtype: torch.dtype = torch.float32,
         seed: int | None = None,
     ) -> None:
         super().__init__()
+        if isinstance(cell, Bidirectional):
+            raise TypeError(
+                "Bidirectional reads the whole sequence before it answers: use it in a Labeller, not an RNN"
+            )
         if not isinstance(cell, Cell):
             raise TypeError(f"cell must be a Cell such as probseq.cells.GRU(16), got {cell!r}")
         if not isinstance(head, Head):
             raise TypeError(f"head must be a Head such as probseq.heads.Gaussian(), got {head!r}")
         if not feedback and not input_dim:
             raise ValueError("a network with feedback=False reads only inputs, so input_dim must be positive")
+        if start_from_inputs and not input_dim:
+            raise ValueError("start_from_inputs=True reads u_0, so input_dim must be positive")
         obs_dim = whole_number("obs_dim", obs_dim)
         self.input_dim = whole_number("input_dim", input_dim, least=0)
         self.feedback, self.dtype = feedback, dtype
         self.reads_observations = feedback
         cell_seed, head_seed = spawn(seed, 2)
         self.head = head
-        head.bind(cell.hidden_size, obs_dim, dtype=dtype, generator_seed=head_seed)
+        head.bind(cell.output_size, obs_dim, dtype=dtype, generator_seed=head_seed)
         self.cell = cell
         cell.bind(self._width + self.input_dim, dtype=dtype, generator_seed=cell_seed)
+        shape = (cell.state_size, self.input_dim)
+        self.start_map = torch.nn.ParameterDict(
+            {"weights": torch.zeros(shape, dtype=dtype)} if start_from_inputs else {}
+        )
         self.event_shape = torch.Size([obs_dim])
         self.real_valued = head.real_valued
         self.input_shift: Tensor
@@ -78,6 +92,11 @@ class RNN(StateSpaceModel[Point]):
         self.register_buffer("input_shift", torch.zeros(self.input_dim, dtype=torch.float64))
         self.register_buffer("input_scale", torch.ones(self.input_dim, dtype=torch.float64))
         self.eval()
+
+    @property
+    def start_weights(self) -> Tensor | None:
+        """S (state_size, input_dim), or None without `start_from_inputs`."""
+        return self.start_map.get("weights")
 
     @property
     def _width(self) -> int:
@@ -90,6 +109,7 @@ class RNN(StateSpaceModel[Point]):
             "head": self.head,
             "input_dim": self.input_dim,
             "feedback": self.feedback,
+            "start_from_inputs": self.start_weights is not None,
             "dtype": self.dtype,
         }
 
@@ -98,7 +118,7 @@ class RNN(StateSpaceModel[Point]):
     def initial_belief(self, batch_shape: tuple[int, ...] = (), u: Tensor | None = None) -> Point:
         """The cell's state after its learned start has read u_0 (and zeros for the observation before the first)."""
         nothing = torch.zeros(*batch_shape, self._width, dtype=self.dtype)
-        return Point(self.cell.step(self._read(nothing, u), self.cell.initial_state(batch_shape)), nothing)
+        return Point(self.cell.step(self._read(nothing, u), self._begin(batch_shape, u)), nothing)
 
     def predict(self, belief: Point, u: Tensor | None = None) -> Point:
         """One step of the cell on the last observation and the input moved into."""
@@ -118,8 +138,23 @@ class RNN(StateSpaceModel[Point]):
     def _read(self, previous: Tensor, u: Tensor | None) -> Tensor:
         if u is None:
             return previous
-        inputs = ((u - self.input_shift) / self.input_scale).to(self.dtype)
+        inputs = self._standard(u)
         return torch.cat([previous, inputs], -1) if self.feedback else inputs
+
+    def _standard(self, u: Tensor) -> Tensor:
+        return ((u - self.input_shift) / self.input_scale).to(self.dtype)
+
+    def _begin(self, batch_shape: tuple[int, ...], u: Tensor | None) -> Tensor:
+        """The cell's state before the first step, whose inputs are u: start + S u_0, or the start alone."""
+        start = self.cell.initial_state(batch_shape)
+        if self.start_weights is None or u is None:
+            return start
+        return start + torch.nn.functional.linear(self._standard(u), self.start_weights)
+
+    def _first(self, sequences: Sequences) -> Tensor:
+        """The same for a flat batch."""
+        u = None if sequences.inputs is None or not sequences.n_steps else sequences.inputs[:, 0]
+        return self._begin((len(sequences.values),), u)
 
     def _encode(self, output: Tensor, y: Tensor, observed: Tensor | None) -> Tensor:
         if not self.feedback:
@@ -133,7 +168,7 @@ class RNN(StateSpaceModel[Point]):
             return super()._log_prob(sequences)
         values = sequences.values
         observed = None if sequences.complete and sequences.rectangular else sequences.observed
-        outputs = self.cell.sequence(self._inputs(sequences), self.cell.initial_state((len(values),)))
+        outputs = self.cell.sequence(self._inputs(sequences), self._first(sequences))
         return self.head.log_prob(outputs, values, observed).sum(-1)
 
     def _filter(self, sequences: Sequences, initial: Point | None) -> Filtered[Point]:
@@ -141,7 +176,7 @@ class RNN(StateSpaceModel[Point]):
             return super()._filter(sequences, initial)
         inputs = self._inputs(sequences)
         if initial is None:
-            states = self.cell.states(inputs, self.cell.initial_state((len(inputs),)))
+            states = self.cell.states(inputs, self._first(sequences))
             first = inputs.new_zeros(len(inputs), self._width)
         else:
             states, first = initial.state.unsqueeze(1), initial.previous
@@ -174,14 +209,15 @@ class RNN(StateSpaceModel[Point]):
         cell_seed, head_seed = spawn(seed, 2)
         self.cell.reset_parameters(cell_seed)
         self.head.reset_parameters(head_seed)
+        if self.start_weights is not None:
+            torch.nn.init.zeros_(self.start_weights)
         if self.real_valued:
             self.head.standardise(torch.zeros_like(self.head.shift), torch.ones_like(self.head.scale))
         self.head.start_from(sequences.values, sequences.observed)
         if sequences.inputs is not None:
-            inputs = sequences.inputs[sequences.inside]
-            spread = inputs.std(0, correction=0)
-            self.input_shift.copy_(inputs.mean(0))
-            self.input_scale.copy_(torch.where(spread > 1e-12 * inputs.abs().amax(0), spread, 1.0))
+            shift, scale = sequences.input_units()
+            self.input_shift.copy_(shift)
+            self.input_scale.copy_(scale)
 
 
 def _seen_first(sequences: Sequences) -> bool:

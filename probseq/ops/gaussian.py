@@ -11,6 +11,7 @@ from torch import Tensor
 
 from probseq.kernels import gaussian as kernel
 from probseq.ops.modes import OnceDifferentiable, array_of, operator, untracked
+from probseq.ops.threads import first_of, group, n_groups, over_blocks
 
 
 def log_prob(
@@ -23,8 +24,10 @@ def log_prob(
 
     With `diagonal` only the diagonals of W are read (and get gradients).
     """
-    function = _value.run if untracked(rows, means, whitener) else _differentiable
-    return function(rows, means, whitener, diagonal)
+    if untracked(rows, means, whitener):
+        return _value.run(rows, means, whitener, diagonal, False)
+    data_alone = type(rows) is Tensor and not rows.requires_grad and not torch._C._are_functorch_transforms_active()
+    return _differentiable(rows, means, whitener, diagonal, not data_alone)
 
 
 @torch.no_grad()
@@ -36,25 +39,46 @@ def scatter(
     diagonal: bool = False,
 ) -> Float[Tensor, "state coord coord"]:
     """sum_n weights[n, k] (x_n - mu_k)(x_n - mu_k)', only its diagonal when `diagonal`; what is not seen counts 0."""
-    total = np.zeros((*means.shape, means.shape[1]))
+    return torch.from_numpy(_moments(rows, seen, means, weights, diagonal)[2])
+
+
+def _moments(rows: Tensor, seen: Tensor | None, means: Tensor, weights: Tensor, diagonal: bool) -> tuple[Any, Any, Any]:
+    """Sums over n of w, w (x - mu) and w (x - mu)(x - mu)': (K,), (K, D), (K, D, D); in threads over the rows."""
+    n, (k, d) = rows.shape[0], means.shape
     mask = np.zeros((0, 0)) if seen is None else array_of(seen.to(torch.float64))
-    kernel.scatter(array_of(rows), mask, array_of(means), array_of(weights), diagonal, total)
-    return torch.from_numpy(total)
+    data, centres, w = array_of(rows), array_of(means), array_of(weights)
+    groups = n_groups(n)
+    sums = np.zeros((groups, k)), np.zeros((groups, k, d)), np.zeros((groups, k, d, d))
+
+    def run(block: slice) -> None:
+        for g in range(group(block.start, n), group(block.stop - 1, n) + 1):
+            part = slice(first_of(g, n), first_of(g + 1, n))
+            kernel.scatter(data[part], mask[part], centres, w[part], diagonal, sums[0][g], sums[1][g], sums[2][g])
+
+    over_blocks(run, n, n * k * d * (d + 1) // 2)
+    mass, away_sum, total = (one.sum(0) for one in sums)
+    return mass, away_sum, total + np.tril(total, -1).swapaxes(-1, -2)
 
 
-_INPUTS = "Tensor rows, Tensor means, Tensor whitener, bool diagonal"
+_INPUTS = "Tensor rows, Tensor means, Tensor whitener, bool diagonal, bool pulls_rows"
 
 
-def _shape_of_value(rows: Tensor, means: Tensor, whitener: Tensor, diagonal: bool) -> Tensor:
+def _shape_of_value(rows: Tensor, means: Tensor, *_: Any) -> Tensor:
     return rows.new_empty(rows.shape[0], means.shape[0])
 
 
 @operator("gaussian_log_prob", f"({_INPUTS}) -> Tensor", _shape_of_value)
-def _value(rows: Tensor, means: Tensor, whitener: Tensor, diagonal: bool) -> Tensor:
+def _value(rows: Tensor, means: Tensor, whitener: Tensor, diagonal: bool, pulls_rows: bool) -> Tensor:
     """The table (N, K)."""
-    table = rows.new_empty(rows.shape[0], means.shape[0])
-    kernel.forward(array_of(rows), array_of(means), array_of(whitener), diagonal, table.numpy())
-    return table
+    n, (k, d) = rows.shape[0], means.shape
+    table = np.empty((n, k))
+    data, centres, factors = array_of(rows), array_of(means), array_of(whitener)
+
+    def run(block: slice) -> None:
+        kernel.forward(data[block], centres, factors, diagonal, table[block])
+
+    over_blocks(run, n, n * k * d * (d + 1) // 2)
+    return torch.from_numpy(table)
 
 
 def _shapes_of_adjoint(weight: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
@@ -62,12 +86,26 @@ def _shapes_of_adjoint(weight: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
 
 
 @operator("gaussian_log_prob_backward", f"(Tensor weight, {_INPUTS}) -> (Tensor, Tensor, Tensor)", _shapes_of_adjoint)
-def _adjoint(weight: Tensor, rows: Tensor, means: Tensor, whitener: Tensor, diagonal: bool) -> tuple[Tensor, ...]:
-    """Gradients of sum(weight * table) in rows, means and whitener."""
-    into_rows, into_means, into_whitener = (np.zeros(tensor.shape) for tensor in (rows, means, whitener))
-    inputs = (array_of(rows), array_of(means), array_of(whitener))
-    kernel.backward(*inputs, diagonal, array_of(weight), into_rows, into_means, into_whitener)
+def _adjoint(
+    weight: Tensor, rows: Tensor, means: Tensor, whitener: Tensor, diagonal: bool, pulls_rows: bool
+) -> tuple[Tensor, ...]:
+    """Gradients of sum(weight * table) in rows (0 unless `pulls_rows`), means and whitener, from weighted moments.
+
+    With mass m, first moment a and second moment S about the mean: W'W a in the mean, diag(m / W) - W S in W.
+    """
+    mass, away_sum, total = _moments(rows, None, means, weight, diagonal)
+    w, into_rows = array_of(whitener), np.zeros(rows.shape)
+    if diagonal:
+        w = w * np.eye(w.shape[-1])
+    into_whitener = -np.tril(w @ total)
+    places = np.arange(w.shape[-1])
+    if diagonal:
+        into_whitener *= np.eye(w.shape[-1])
+    into_whitener[:, places, places] += mass[:, None] / w[:, places, places]
+    into_means = np.einsum("kba,kbc,kc->ka", w, w, away_sum)
+    if pulls_rows:
+        kernel.pull_rows(array_of(rows), array_of(means), w, diagonal, array_of(weight), into_rows)
     return torch.from_numpy(into_rows), torch.from_numpy(into_means), torch.from_numpy(into_whitener)
 
 
-_differentiable = OnceDifferentiable("Gaussian log-density", _value, _adjoint, n_inputs=3, kept=(0, 1, 2, 3))
+_differentiable = OnceDifferentiable("Gaussian log-density", _value, _adjoint, n_inputs=3, kept=(0, 1, 2, 3, 4))

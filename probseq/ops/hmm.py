@@ -25,7 +25,7 @@ Reference: Rabiner (1989), Proc. IEEE 77, equations 19-37; Cappe, Moulines & Ryd
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -33,12 +33,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from probseq.kernels import hmm as scaled
-from probseq.kernels import hmm_adjoint as adjoint
 from probseq.kernels import hmm_log as careful
 from probseq.kernels import viterbi as paths
+from probseq.kernels.rows import width_of
 from probseq.ops import hmm_arrays as arrays
 from probseq.ops.hmm_arrays import Forward, Problem
 from probseq.ops.modes import OnceDifferentiable, array_of, operator, refuse_forward_mode, untracked
+from probseq.ops.threads import over_blocks
+
+#: entries of the emission table up to which a differentiable call holds on to its work, 1 MB
+SAVED = 1 << 17
 
 
 class Filtered(NamedTuple):
@@ -58,6 +62,15 @@ class Posterior(NamedTuple):
 
     log_prob: Tensor
     log_gamma: Tensor
+    xi_sum: Tensor
+    impossible_at: Tensor
+
+
+class Expectations(NamedTuple):
+    """log_prob (B,), gamma (B, T, K), xi_sum (1, 1, K, K) or (B, T, K, K), impossible_at (B,); 0 in padding."""
+
+    log_prob: Tensor
+    gamma: Tensor
     xi_sum: Tensor
     impossible_at: Tensor
 
@@ -103,16 +116,24 @@ _INPUTS = "Tensor log_initial, Tensor log_transition, Tensor log_observation, Te
 def _shapes_of_value(
     log_initial: Tensor, log_transition: Tensor, log_observation: Tensor, lengths: Tensor
 ) -> tuple[Tensor, ...]:
-    table = log_observation.shape
-    made = (log_observation.new_empty(shape) for shape in (table[:1], table, table))
+    b, t, k = log_observation.shape
+    kept = (b, t, width_of(k)) if _saves(log_observation) else (b, 0, 0)
+    made = (log_observation.new_empty(shape) for shape in ((b,), kept, kept, (b, t)))
     return (*made, torch.empty_like(lengths))
 
 
-@operator("hmm_log_prob", f"({_INPUTS}) -> (Tensor, Tensor, Tensor, Tensor)", _shapes_of_value)
+def _saves(log_observation: Tensor) -> bool:
+    """Whether the value leaves its work for the adjoint; else that filters again, which fresh memory would cost too."""
+    b, t, k = log_observation.shape
+    return bool(b * t * width_of(k) <= SAVED)
+
+
+@operator("hmm_log_prob", f"({_INPUTS}) -> (Tensor, Tensor, Tensor, Tensor, Tensor)", _shapes_of_value)
 def _value(log_initial: Tensor, log_transition: Tensor, log_observation: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
-    """log p(y) (B,), and for the adjoint: predicted, emission (B, T, K) and status (B,)."""
-    forward = arrays.run_forward(_problem(log_initial, log_transition, log_observation, lengths), keep=True)
-    workspaces = (forward.predicted, forward.emission, forward.status)
+    """log p(y) (B,), and for the adjoint: predicted, emission (B, T, W), shift (B, T) and status (B,)."""
+    problem = _problem(log_initial, log_transition, log_observation, lengths)
+    forward = arrays.run_forward(problem, _saves(log_observation), fresh=True)
+    workspaces = (forward.predicted, forward.emission, forward.shift, forward.status)
     return (_total(forward), *map(torch.from_numpy, workspaces))
 
 
@@ -122,29 +143,23 @@ def _shapes_of_adjoint(gradient: Tensor, *arguments: Tensor) -> tuple[Tensor, ..
 
 @operator(
     "hmm_log_prob_backward",
-    f"(Tensor gradient, {_INPUTS}, Tensor predicted, Tensor emission, Tensor status) -> (Tensor, Tensor, Tensor)",
+    f"(Tensor gradient, {_INPUTS}, Tensor predicted, Tensor emission, Tensor shift, Tensor status) -> "
+    "(Tensor, Tensor, Tensor)",
     _shapes_of_adjoint,
 )
 def _adjoint(gradient: Tensor, *arguments: Tensor) -> tuple[Tensor, ...]:
     """Gradients of sum(gradient * log_prob): gamma_0, xi and gamma, weighted by the incoming gradient."""
     problem = _problem(*arguments[:4])
-    weights, u, e, before = array_of(gradient), *map(array_of, arguments[4:])
-    backward = arrays.run_backward(problem, u, e, before)
-    xi = np.zeros_like(problem.transition)
-    gamma = backward.beta
-    adjoint.expectations(
-        problem.transition, e, u, backward.beta, backward.evidence, problem.lengths, backward.status, weights, gamma, xi
-    )
-    for b in arrays.which(backward.status == scaled.CAREFUL):
-        target = xi[b] if xi.shape[0] > 1 else xi[0]
-        was_scaled = bool(before[b] == scaled.SCALED)
-        arrays.careful_expectations(problem, b, u, was_scaled, float(weights[b]), gamma[b], target)
-        inside = gamma[b, : problem.lengths[b]]
-        np.multiply(np.exp(inside), weights[b], out=inside)
-    gamma[backward.status == scaled.IMPOSSIBLE] = 0.0
-    arrays.fill_padding(problem, gamma, 0.0)
-    first = gamma[:, 0].copy() if u.shape[1] > 0 else np.zeros_like(problem.log_initial)
-    return torch.from_numpy(first), torch.from_numpy(xi), torch.from_numpy(gamma)
+    b, t, _ = problem.log_observation.shape
+    predicted, emission, shift, status = map(array_of, arguments[4:])
+    forward = Forward(predicted, emission, shift, shift, status, status, shift)  # what a backward pass reads of it
+    if not emission.size:
+        forward = _forward_to_return(problem)
+    shared = problem.transition.shape[0] != b
+    backward = arrays.run_backward(problem, forward, array_of(gradient), places=None if shared else np.arange(b))
+    xi = backward.xi.sum(0, keepdims=True) if shared else backward.xi
+    first = backward.gamma[:, 0].copy() if t > 0 else np.zeros_like(problem.log_initial)
+    return torch.from_numpy(first), torch.from_numpy(xi), torch.from_numpy(backward.gamma)
 
 
 _differentiable = OnceDifferentiable("HMM log-likelihood", _value, _adjoint, n_inputs=3, kept=(0, 1, 2, 3))
@@ -171,8 +186,8 @@ def filter(
     """
     problem = _undifferentiated(log_initial, log_transition, log_observation, lengths)
     forward = arrays.run_forward(problem, keep=True)
-    log_predicted = arrays.take_logarithms(forward.predicted, forward.status)
-    log_updated = forward.emission  # no longer needed
+    log_predicted = arrays.log_predicted(problem, forward)
+    log_updated = np.empty_like(log_predicted)
     scaled.finish_filter(
         problem.log_initial, problem.log_observation, forward.shift, forward.log_normaliser,
         problem.lengths, log_predicted, log_updated,
@@ -192,26 +207,42 @@ def posterior(
     The derivatives of log_prob, from the same kernels: gamma in log_observation, xi_sum in log_transition.
     """
     problem = _undifferentiated(log_initial, log_transition, log_observation, lengths)
-    forward = arrays.run_forward(problem, keep=True)
-    backward = arrays.run_backward(problem, forward.predicted, forward.emission, forward.status)
-    b, _, k = problem.log_observation.shape
-    xi = np.zeros((b, problem.transition.shape[1], k, k))
-    gamma = forward.emission  # each row is read before it is overwritten
-    adjoint.expectations(
-        problem.transition, forward.emission, forward.predicted, backward.beta, backward.evidence,
-        problem.lengths, backward.status, np.ones(b), gamma, xi,
-    )  # fmt: skip
-    log_gamma = arrays.log_smoothed(problem, forward, backward, gamma)
-    for sequence in arrays.which(backward.status == scaled.CAREFUL):
-        was_scaled = bool(forward.status[sequence] == scaled.SCALED)
-        arrays.careful_expectations(
-            problem, sequence, forward.predicted, was_scaled, 1.0, log_gamma[sequence], xi[sequence]
-        )
-    log_gamma[backward.status == scaled.IMPOSSIBLE] = -np.inf
-    arrays.fill_padding(problem, log_gamma, -np.inf)
-    return Posterior(
-        _total(forward), torch.from_numpy(log_gamma), torch.from_numpy(xi), torch.from_numpy(forward.impossible_at)
-    )
+    forward, backward = _both(problem, logarithms=True, places=np.arange(len(problem.lengths)))
+    made = (backward.gamma, backward.xi, forward.impossible_at)
+    return Posterior(_total(forward), *map(torch.from_numpy, made))
+
+
+@torch.no_grad()
+def expectations(
+    log_initial: Float[Tensor, "batch state"],
+    log_transition: Float[Tensor, "sets times state state"],
+    log_observation: Float[Tensor, "batch time state"],
+    lengths: Int[Tensor, " batch"],
+) -> Expectations:
+    """What EM needs: p(z_t | y) and the expected transitions of all sequences together.
+
+    Satisfies gamma == posterior(...).log_gamma.exp() and xi_sum == posterior(...).xi_sum.sum(0), except that the moves
+    of every step are kept per sequence where R = T.
+    """
+    problem = _undifferentiated(log_initial, log_transition, log_observation, lengths)
+    per_step = problem.transition.shape[1] > 1
+    forward, backward = _both(problem, logarithms=False, places=np.arange(len(problem.lengths)) if per_step else None)
+    xi = backward.xi if per_step else backward.xi.sum(0, keepdims=True)
+    made = (backward.gamma, xi, forward.impossible_at)
+    return Expectations(_total(forward), *map(torch.from_numpy, made))
+
+
+def _forward_to_return(problem: Problem) -> Forward:
+    """A forward pass that a backward pass follows."""
+    b, t, k = problem.log_observation.shape
+    return arrays.run_forward(problem, arrays.keeps(b, t, k, problem.transition.shape[1]))
+
+
+def _both(problem: Problem, *, logarithms: bool, places: Any) -> tuple[Forward, arrays.Backward]:
+    """Forwards and back, every sequence with weight 1."""
+    forward = _forward_to_return(problem)
+    ones = np.ones(len(problem.lengths))
+    return forward, arrays.run_backward(problem, forward, ones, logarithms=logarithms, places=places)
 
 
 @torch.no_grad()
@@ -230,7 +261,15 @@ def viterbi(
     arrays.check(*inputs)
     b, t, k = inputs[2].shape
     states, score = np.empty((b, t), dtype=np.int64), np.empty(b)
-    paths.decode(*inputs, np.empty((1, t, k)), states, score)  # pyright: ignore[reportCallIssue]
+
+    def run(rows: slice) -> None:
+        initial, moves, table, ends = inputs
+        moves = moves[rows] if moves.shape[0] > 1 else moves
+        paths.decode(
+            initial[rows], moves, table[rows], ends[rows], np.empty((1, t, k)), states[rows], score[rows]
+        )  # fmt: skip
+
+    over_blocks(run, b, b * t * k * k)
     return Path(torch.from_numpy(states), torch.from_numpy(score))
 
 

@@ -1,16 +1,23 @@
 """The passes over a hidden Markov model on numpy arrays: which kernel runs, and what is done where it gives up.
 
     problem_of(...)  exponentials, offsets       run_forward(problem)                u_t, log p(y_t | y_<t)
-                                                 run_backward(problem, u, e, ...)    h_t, the adjoint
+                                                 run_backward(problem, forward)      gamma_t and the sum of xi_t
 
-The scaled recursions (`probseq.kernels.hmm`, `hmm_adjoint`) run first, over blocks of steps that stay in the cache.
-A sequence in which they could lose a state that matters comes back with status CAREFUL and is done again with
-logarithms (`hmm_log`), alone; one without any path that explains it gets status IMPOSSIBLE. Symbols and shapes are
-those of the kernels and of `probseq.ops.hmm`.
+The scaled recursions (`probseq.kernels.hmm`, `hmm_adjoint`) run first, in threads over the sequences. A sequence in
+which they could lose a state that matters comes back with status CAREFUL and is done again with logarithms (`hmm_log`),
+alone; one without any path that explains it gets status IMPOSSIBLE. Symbols and shapes are those of the kernels and of
+`probseq.ops.hmm`.
+
+A forward pass keeps e_t and u_t for the backward pass, in memory that is used again by the next call (fresh pages cost
+more than the recursions), unless these are more than `KEPT` numbers each. Then only u at every sqrt(T)-th step is kept,
+or rarer where segments would have fewer than `SEGMENT` entries, and the segments between are filtered again, last to
+first, while the backward pass goes through them (checkpointing, O(sqrt(T) W) memory beside the table and its result).
 """
 
 from __future__ import annotations
 
+import math
+import threading
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,11 +26,17 @@ from numpy.typing import NDArray
 from probseq.kernels import hmm as scaled
 from probseq.kernels import hmm_adjoint as adjoint
 from probseq.kernels import hmm_log as careful
+from probseq.kernels.rows import width_of
+from probseq.ops.threads import groups_of, n_groups, over_blocks
 
 Array = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
-BLOCK = 1 << 15  # emission entries handled together: the block and its filtered weights stay in the cache
+#: entries of the emission table up to which a forward pass keeps its work (twice 8 MB) for the backward pass
+KEPT = 1 << 20
+#: entries of the emission table that a segment between checkpoints has at least
+SEGMENT = 1 << 16
+_memory, _NOTHING = threading.local(), np.empty(0)
 
 
 def which(mask: NDArray[np.bool_]) -> list[int]:
@@ -38,8 +51,8 @@ class Problem(NamedTuple):
     log_transition: Array
     log_observation: Array
     lengths: IntArray
-    transition: Array  # exp(log_transition - transition_offset), (S, R, K, K)
-    belief: Array  # exp(log_initial - initial_offset), (B, K); the forward pass writes into it
+    transition: Array  # exp(log_transition - transition_offset), (S, R, W, W)
+    belief: Array  # exp(log_initial - initial_offset), (B, W)
     initial_offset: Array  # (B,): 0, or the largest entry of a potential that is no probability
     transition_offset: Array  # (S, R)
     any_offset: bool
@@ -54,11 +67,17 @@ class Problem(NamedTuple):
         """The transition matrices with the target state first."""
         return np.ascontiguousarray(self.transition.swapaxes(-1, -2))
 
+    @property
+    def n_operations(self) -> int:
+        """Of a pass, roughly."""
+        b, t, _ = self.log_observation.shape
+        return b * t * self.transition.shape[-1] ** 2
+
 
 class Forward(NamedTuple):
-    """What a forward pass leaves; `predicted` and `emission` only on request.
+    """What a forward pass leaves; `predicted` and `emission` have no entries unless they were kept.
 
-    predicted (B, T, K) holds weights, but their logarithms where status is not SCALED.
+    predicted (B, T, W) holds weights, but their logarithms where status is not SCALED.
     log p(y_t | y_<t) = log_normaliser + shift (+ offsets), (B, T).
     """
 
@@ -74,7 +93,9 @@ class Forward(NamedTuple):
 def problem_of(log_initial: Any, log_transition: Any, log_observation: Any, lengths: Any) -> Problem:
     """Check the four inputs and take the exponentials that every pass needs."""
     check(log_initial, log_transition, log_observation, lengths)
-    belief, exponential = np.empty_like(log_initial), np.empty_like(log_transition)
+    width = width_of(log_initial.shape[1])
+    belief = np.empty((log_initial.shape[0], width))
+    exponential = np.empty((*log_transition.shape[:2], width, width))
     initial_offset = np.empty(log_initial.shape[0])
     transition_offset = np.empty(log_transition.shape[:2])
     status = np.zeros(log_initial.shape[0], dtype=np.int64)
@@ -110,47 +131,49 @@ def check(log_initial: Any, log_transition: Any, log_observation: Any, lengths: 
         raise ValueError(f"lengths must be between 0 and {t}, not {lengths.min()} .. {lengths.max()}")
 
 
-def run_forward(problem: Problem, keep: bool) -> Forward:
-    """Filter every sequence: scaled first, then with logarithms where scaling would lose a state."""
-    b, t, k = problem.log_observation.shape
+def keeps(b: Any, t: Any, k: Any, n_times: Any) -> bool:
+    """Whether a forward pass should keep its work: it is small, or no larger than the transitions of every step."""
+    return bool(n_times > 1 or b * t * width_of(k) <= KEPT)
+
+
+def _workspace(shape: tuple[int, int, int], fresh: bool) -> Array:
+    """Room (2, *shape) for predicted and emission: this thread's own, used again by its next call, unless `fresh`."""
+    size = 2 * math.prod(shape)
+    if fresh or size > 2 * KEPT:
+        return np.empty((2, *shape))
+    room: Array = getattr(_memory, "room", _NOTHING)
+    if room.size < size:
+        room = _memory.room = np.empty(size)
+    return room[:size].reshape((2, *shape))
+
+
+def run_forward(problem: Problem, keep: bool, *, fresh: bool = False) -> Forward:
+    """Filter every sequence: scaled first, then with logarithms where scaling would lose a state.
+
+    What is kept is valid until the next call from the same thread, unless `fresh`.
+    """
+    b, t, _ = problem.log_observation.shape
     normaliser, shift = np.ones((b, t)), np.zeros((b, t))
-    kept = (b, t, k) if keep else (0, 0, 0)
-    predicted, emission = np.empty(kept), np.empty(kept)
-    with np.errstate(all="ignore"):
-        _scaled_blocks(problem, predicted, emission, normaliser, shift, keep)
-        log_normaliser = np.log(normaliser, out=normaliser)
+    predicted, emission = _workspace((b, t, problem.belief.shape[1]) if keep else (b, 0, 0), fresh)
+    status, belief = problem.status.copy(), problem.belief.copy()
+
+    def run(rows: slice) -> None:
+        sets = rows if problem.transition.shape[0] > 1 else slice(None)
+        scaled.forward(
+            belief[rows], problem.transition[sets], problem.log_transition[sets], problem.log_observation[rows],
+            problem.lengths[rows], False, emission[rows], predicted[rows], shift[rows], normaliser[rows], status[rows],
+        )  # fmt: skip
+
+    over_blocks(run, b, problem.n_operations)
     impossible_at = np.full(b, -1, dtype=np.int64)
-    for sequence in which(problem.status != scaled.SCALED):
-        _careful_forward(problem, sequence, predicted, log_normaliser, shift, impossible_at, keep)
+    with np.errstate(all="ignore"):
+        log_normaliser = np.log(normaliser, out=normaliser)
+    for sequence in which(status != scaled.SCALED):
+        _careful_forward(problem, sequence, predicted, log_normaliser, shift, impossible_at, status)
     log_steps = log_normaliser + shift
     if problem.any_offset:
         _add_offsets(problem, log_steps)
-    return Forward(predicted, emission, log_normaliser, shift, problem.status, impossible_at, log_steps)
-
-
-def _scaled_blocks(
-    problem: Problem, predicted: Array, emission: Array, normaliser: Array, shift: Array, keep: bool
-) -> None:
-    """Exponentiate and filter block by block, so that a block is filtered while it is in the cache."""
-    b, t, k = problem.log_observation.shape
-    steps = max(1, min(t, BLOCK // k))
-    sequences = max(1, min(b, BLOCK // (k * max(t, 1))))
-    scratch = np.empty((0 if keep else 2, sequences * steps * k))
-    for first in range(0, b, sequences):
-        for start in range(0, t, steps):
-            shape = (min(sequences, b - first), min(steps, t - start), k)
-            if keep:
-                index = (slice(first, first + shape[0]), slice(start, start + shape[1]))
-                e, u = emission[index], predicted[index]
-            else:
-                size = shape[0] * shape[1] * k
-                e, u = scratch[0, :size].reshape(shape), scratch[1, :size].reshape(shape)
-            scaled.shift_emissions(problem.log_observation, problem.lengths, first, start, e, shift)
-            np.exp(e, out=e)
-            scaled.forward(
-                problem.belief, problem.transition, problem.log_transition, problem.log_observation, e,
-                problem.lengths, first, start, u, normaliser, problem.status,
-            )  # fmt: skip
+    return Forward(predicted, emission, log_normaliser, shift, status, impossible_at, log_steps)
 
 
 def _careful_forward(
@@ -160,19 +183,20 @@ def _careful_forward(
     log_normaliser: Array,
     shift: Array,
     impossible_at: IntArray,
-    keep: bool,
+    status: IntArray,
 ) -> None:
     """Redo one sequence with logarithms, and find out whether it is impossible."""
-    row = predicted[b] if keep else np.empty(problem.log_observation.shape[1:])
+    row = predicted[b] if predicted.size else np.empty(problem.log_observation.shape[1:])
     log_normaliser[b] = 0.0
     row[problem.lengths[b] :] = 0.0
     if problem.lengths[b] > 0:
+        scaled.shift_rows(problem.log_observation, b, problem.lengths[b], shift[b])
         impossible_at[b] = careful.forward(
             problem.log_initial[b], problem.initial_offset[b], *problem.of(b), problem.log_observation[b],
             shift[b], problem.lengths[b], row, np.empty_like(row), log_normaliser[b],
         )  # fmt: skip
     if impossible_at[b] >= 0:
-        problem.status[b] = scaled.IMPOSSIBLE
+        status[b] = scaled.IMPOSSIBLE
 
 
 def _add_offsets(problem: Problem, log_steps: Array) -> None:
@@ -182,13 +206,13 @@ def _add_offsets(problem: Problem, log_steps: Array) -> None:
     log_steps[:, :1] += np.where(inside[:, :1], problem.initial_offset[:, None] - problem.transition_offset[:, :1], 0.0)
 
 
-def take_logarithms(values: Array, status: IntArray) -> Array:
-    """log(values), in place, where the sequence was scaled; the others hold logarithms already."""
+def log_predicted(problem: Problem, forward: Forward) -> Array:
+    """log u_t (B, T, K), from what a forward pass kept."""
+    kept = forward.predicted[..., : problem.log_observation.shape[2]]
     with np.errstate(all="ignore"):
-        if not status.any():
-            return np.log(values, out=values)
-        for b in which(status == scaled.SCALED):
-            np.log(values[b], out=values[b])
+        values = np.log(kept)
+    for b in which(forward.status != scaled.SCALED):
+        values[b] = kept[b]
     return values
 
 
@@ -200,69 +224,152 @@ def fill_padding(problem: Problem, table: Array, value: float) -> None:
 
 
 class Backward(NamedTuple):
-    """What a backward pass leaves: beta and evidence of the scaled sequences, (B, T, K) and (B, T)."""
+    """Weighted posterior expectations: gamma (B, T, K), the sums of xi (G, R, K, K), and (B,) how they were found."""
 
-    beta: Array
-    evidence: Array
+    gamma: Array
+    xi: Array
     status: IntArray
 
 
-def run_backward(problem: Problem, predicted: Array, emission: Array, status: IntArray) -> Backward:
-    """The scaled adjoint recursion; sequences it cannot represent come back with status CAREFUL."""
-    backward = Backward(np.empty_like(predicted), np.empty(predicted.shape[:2]), status.copy())
-    adjoint.backward(
-        problem.transposed(), problem.log_transition, problem.log_observation, emission, predicted,
-        problem.lengths, backward.status, backward.beta, backward.evidence,
+def run_backward(
+    problem: Problem,
+    forward: Forward,
+    weights: Array,
+    *,
+    logarithms: bool = False,
+    places: IntArray | None = None,
+) -> Backward:
+    """gamma and xi of every sequence times its weight (log gamma without, if asked for), 0 (-inf) where impossible.
+
+    Sequence b adds to xi[places[b]]; without places to partial sums that `threads` fixes.
+    """
+    b, t, k = problem.log_observation.shape
+    place = groups_of(b) if places is None else places
+    n_places = n_groups(b) if places is None else b
+    xi = np.zeros((n_places, problem.transition.shape[1], k, k))
+    gamma = np.empty((b, t, k))
+    status, transposed = forward.status.copy(), problem.transposed()
+    passes = _whole if forward.emission.size or t == 0 else _checkpointed
+
+    def run(rows: slice) -> int:
+        return passes(problem, forward, transposed, rows, weights, logarithms, status, gamma, place, xi)
+
+    n_small = sum(over_blocks(run, b, 2 * problem.n_operations))
+    if logarithms:
+        with np.errstate(all="ignore"):
+            if n_small:
+                np.log(gamma, out=gamma, where=gamma >= 0)
+            else:
+                np.log(gamma, out=gamma)
+    for sequence in which(status == scaled.CAREFUL):
+        weight = float(weights[sequence])
+        _careful_expectations(problem, sequence, forward, weight, gamma[sequence], xi[place[sequence]])
+        if not logarithms:
+            inside = gamma[sequence, : problem.lengths[sequence]]
+            np.multiply(np.exp(inside), weight, out=inside)
+    zero = -np.inf if logarithms else 0.0
+    gamma[status == scaled.IMPOSSIBLE] = zero
+    fill_padding(problem, gamma, zero)
+    return Backward(gamma, xi, status)
+
+
+def _whole(
+    problem: Problem, forward: Forward, transposed: Array, rows: slice, weights: Array, logarithms: bool,
+    status: IntArray, gamma: Array, places: IntArray, xi: Array,
+) -> int:  # fmt: skip
+    """The backward pass of some sequences over what the forward pass kept."""
+    sets = rows if transposed.shape[0] > 1 else slice(None)
+    later = _last_step(problem, rows)
+    return adjoint.backward(
+        problem.transition[sets], transposed[sets], problem.log_transition[sets], problem.log_observation[rows],
+        forward.shift[rows], forward.emission[rows], forward.predicted[rows], problem.lengths[rows], later, False,
+        weights[rows], logarithms, status[rows], gamma[rows], places[rows], xi,
     )  # fmt: skip
-    return backward
 
 
-def careful_expectations(
-    problem: Problem, b: int, predicted: Array, was_scaled: bool, weight: float, log_gamma: Array, xi: Array
+def _last_step(problem: Problem, rows: slice) -> Array:
+    """h = 1 and no move behind the last step, (rows, 2, W)."""
+    later = np.zeros((len(problem.lengths[rows]), 2, problem.belief.shape[1]))
+    later[:, 0, : problem.log_observation.shape[2]] = 1.0
+    return later
+
+
+def _checkpointed(
+    problem: Problem, forward: Forward, transposed: Array, rows: slice, weights: Array, logarithms: bool,
+    status: IntArray, gamma: Array, places: IntArray, xi: Array,
+) -> int:  # fmt: skip
+    """The same without anything kept, one sequence at a time, in segments."""
+    n_small, width = 0, problem.belief.shape[1]
+    for b in range(rows.start, rows.stop):
+        one, length = slice(b, b + 1), int(problem.lengths[b])
+        if status[b] != scaled.SCALED or length == 0:
+            continue
+        size = min(length, max(round(length**0.5), SEGMENT // width))
+        parts = [slice(start, min(start + size, length)) for start in range(0, length, size)]
+        sets = one if transposed.shape[0] > 1 else slice(None)
+        move, log_move = problem.transition[sets], problem.log_transition[sets]
+        none, work = np.empty((1, 0, 0)), np.empty((2, 1, size, width))
+        scratch = np.empty((2, 1, size))
+        marks = np.empty((len(parts), 1, width))
+        belief, state = problem.belief[one].copy(), status[one]
+
+        def filter_part(part: slice, belief: Array, e: Array, u: Array, goes_on: bool) -> IntArray:
+            n_steps = np.array([part.stop - part.start])
+            scaled.forward(
+                belief, move, log_move, problem.log_observation[one, part], n_steps, goes_on, e, u,  # noqa: B023
+                scratch[0, :, : n_steps[0]], scratch[1, :, : n_steps[0]], state,  # noqa: B023
+            )  # fmt: skip
+            return n_steps
+
+        for mark, part in zip(marks, parts, strict=True):
+            mark[...] = belief
+            if part.stop < length:
+                filter_part(part, belief, none, none, True)
+        later, counts, place = _last_step(problem, one), np.zeros((1, *xi.shape[1:])), np.zeros(1, dtype=np.int64)
+        for mark, part in zip(marks[::-1], parts[::-1], strict=True):
+            e, u = work[:, :, : part.stop - part.start]
+            n_steps = filter_part(part, mark, e, u, False)
+            n_small += adjoint.backward(
+                move, transposed[sets], log_move, problem.log_observation[one, part], scratch[0, :, : n_steps[0]], e, u,
+                n_steps, later, part.start > 0, weights[one], logarithms, state, gamma[one, part], place, counts,
+            )  # fmt: skip
+            if state[0] != scaled.SCALED:
+                break
+        else:
+            xi[places[b]] += counts[0]
+    return n_small
+
+
+def _careful_expectations(
+    problem: Problem, b: int, forward: Forward, weight: float, log_gamma: Array, xi: Array
 ) -> None:
     """Backward pass and expectations of one sequence with logarithms; `xi` (R, K, K) is added to."""
     n = int(problem.lengths[b])
+    if n == 0:
+        return
     log_observation = problem.log_observation[b]
     transition, log_transition, offset = problem.of(b)
     shift = np.zeros(log_observation.shape[0])
-    if n > 0:
-        largest = log_observation[:n].max(-1)
-        shift[:n] = np.where(largest > -np.inf, largest, 0.0)
-        log_predicted, low_predicted = _careful_predicted(problem, b, predicted[b] if was_scaled else None, shift)
-        log_beta, low_beta = np.empty_like(log_observation), np.empty_like(log_observation)
-        transposed = np.ascontiguousarray(transition.swapaxes(-1, -2))
-        careful.backward(transposed, log_transition, offset, log_observation, shift, n, log_beta, low_beta)
-        careful.expectations(
-            transition, log_transition, offset, log_observation, shift, log_predicted, low_predicted, log_beta,
-            low_beta, n, weight, log_gamma, xi,
-        )  # fmt: skip
+    scaled.shift_rows(problem.log_observation, b, n, shift)
+    log_u, low_u = _careful_predicted(problem, b, forward, shift)
+    log_beta, low_beta = np.empty_like(log_observation), np.empty_like(log_observation)
+    transposed = np.ascontiguousarray(transition.swapaxes(-1, -2))
+    careful.backward(transposed, log_transition, offset, log_observation, shift, n, log_beta, low_beta)
+    careful.expectations(
+        transition, log_transition, offset, log_observation, shift, log_u, low_u, log_beta, low_beta, n, weight,
+        log_gamma, xi,
+    )  # fmt: skip
 
 
-def _careful_predicted(problem: Problem, b: int, scaled_weights: Array | None, shift: Array) -> tuple[Array, Array]:
-    """log u_t of one sequence in two parts, (T, K): from scaled weights if there are some, else filtered once more."""
+def _careful_predicted(problem: Problem, b: int, forward: Forward, shift: Array) -> tuple[Array, Array]:
+    """log u_t of one sequence in two parts, (T, K): from kept weights if there are some, else filtered once more."""
     low = np.zeros_like(problem.log_observation[b])
-    if scaled_weights is not None:
+    if forward.predicted.size and forward.status[b] == scaled.SCALED:
         with np.errstate(all="ignore"):
-            return np.log(scaled_weights), low
+            return np.log(forward.predicted[b, :, : low.shape[1]]), low
     high = np.empty_like(low)
     careful.forward(
         problem.log_initial[b], problem.initial_offset[b], *problem.of(b), problem.log_observation[b], shift,
         problem.lengths[b], high, low, np.empty(len(shift)),
     )  # fmt: skip
     return high, low
-
-
-def log_smoothed(problem: Problem, forward: Forward, backward: Backward, gamma: Array) -> Array:
-    """log gamma, in place; where gamma left the range of numbers, from the logarithms of its factors."""
-    tiny = np.nonzero(gamma < scaled.SMALLEST_EVIDENCE)
-    step = tiny[:2]
-    with np.errstate(all="ignore"):
-        log_gamma = np.log(gamma, out=gamma)
-        if step[0].size:
-            log_gamma[tiny] = (
-                np.log(forward.predicted[tiny])
-                + np.log(backward.beta[tiny])
-                + (problem.log_observation[tiny] - forward.shift[step])
-                - np.log(backward.evidence[step])
-            )
-    return log_gamma

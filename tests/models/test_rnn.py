@@ -101,3 +101,36 @@ def test_values_outside_the_support_are_named():
     model = ps.RNN(cell=ps.cells.GRU(2), head=ps.heads.Categorical(3))
     with pytest.raises(ValueError, match=r"y must hold .* got 3 at step 1, column 0"):
         model.log_prob([0, 3, 1])
+
+
+def test_a_start_from_features_writes_one_sequence_for_each():
+    """Four pictures, four captions: only u_0 says which, and the network without its own inputs must remember it."""
+    captions = np.array([[0, 1, 2, 3, 0, 0], [3, 3, 1, 0, 2, 1], [1, 2, 0, 0, 3, 3], [2, 0, 3, 1, 1, 2]])[..., None]
+    y = np.tile(captions, (5, 1, 1)).astype(float)
+    u = np.zeros((20, 6, 4))
+    u[np.arange(20), 0, np.arange(20) % 4] = 1
+    options = {"input_dim": 4, "feedback": False, "start_from_inputs": True}
+    model = ps.RNN(cell=ps.cells.GRU(12), head=ps.heads.Categorical(4), seed=0, **options)
+    with torch.no_grad():  # the inputs themselves are cut off: all has to come by the start
+        model.cell.input_weights.zero_()
+    model.started = True
+    fixed = {"cell.input_weights"}
+    model.fit(y, u, seed=0, max_iterations=250, learning_rate=2e-2, batch_size=10, validation=0.2, fixed=fixed)
+    assert model.score(y, u) > -0.1  # chance: -1.39
+    assert not model.cell.input_weights.any()
+
+
+def test_a_start_from_features_is_added_to_the_learned_start():
+    model = network(input_dim=2, start_from_inputs=True)
+    with torch.no_grad():
+        model.start_weights.copy_(torch.arange(10.0).reshape(5, 2) / 10)
+    u, y = np.random.default_rng(0).normal(size=(7, 2)), np.random.default_rng(1).normal(size=7)
+    plain = network(input_dim=2)
+    plain.load_state_dict({n: v for n, v in model.state_dict().items() if n != "start_map.weights"})
+    with torch.no_grad():
+        plain.cell.initial_activity.add_(model.start_weights @ torch.as_tensor(u[0]))
+    assert model.log_prob(y, u).item() == pytest.approx(plain.log_prob(y, u).item(), rel=1e-12)
+    model.log_prob(y, u).backward()
+    assert model.start_weights.grad.abs().min() > 0
+    with pytest.raises(ValueError, match="start_from_inputs=True reads u_0"):
+        network(start_from_inputs=True)

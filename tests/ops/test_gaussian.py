@@ -40,9 +40,10 @@ def test_operators_keep_torchs_rules():
     means, _, whitener = random_states(2, 3)
     rows = torch.randn(5, 3, dtype=torch.float64)
     inputs = tuple(x.clone().requires_grad_() for x in (rows, means, whitener))
-    torch.library.opcheck(torch.ops.probseq.gaussian_log_prob.default, (*inputs, False))
+    torch.library.opcheck(torch.ops.probseq.gaussian_log_prob.default, (*inputs, False, True))
     weight = torch.randn(5, 2, dtype=torch.float64)
-    torch.library.opcheck(torch.ops.probseq.gaussian_log_prob_backward.default, (weight, rows, means, whitener, False))
+    backward = torch.ops.probseq.gaussian_log_prob_backward.default
+    torch.library.opcheck(backward, (weight, rows, means, whitener, False, True))
 
 
 def test_what_is_not_defined_raises():

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from probseq.kernels import hmm as kernels
-from probseq.ops import hmm, hmm_arrays
+from probseq.ops import hmm, hmm_arrays, threads
 
 INF = math.inf
 
@@ -161,8 +161,9 @@ def gradients(case: Case, weights: Tensor | None = None) -> list[Tensor]:
 
 
 def status_of(case: Case) -> list[int]:
-    """How the sequences were filtered: scaled, careful or impossible."""
-    return torch.ops.probseq.hmm_log_prob(*case)[3].tolist()
+    """Which recursion served each sequence."""
+    problem = hmm_arrays.problem_of(*(table.numpy() for table in case))
+    return hmm_arrays.run_forward(problem, keep=False).status.tolist()
 
 
 # --------------------------------------------------------------------------------- enumeration
@@ -706,14 +707,73 @@ def test_agrees_with_hmmlearn(state: int) -> None:
     np.testing.assert_array_equal(path.states[0], states)
 
 
-@pytest.mark.parametrize("block", [1, 7, 50, 1000])
-def test_blocks_do_not_matter(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    case = random_case(5, 20, 3, sets=5, times=20)._replace(lengths=torch.tensor([20, 0, 7, 13, 1]))
-    expected = hmm.filter(*case)
-    monkeypatch.setattr(hmm_arrays, "BLOCK", block)
-    for ours, theirs in zip(hmm.filter(*case), expected, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
-    torch.testing.assert_close(hmm.log_prob(*case), expected.log_prob.sum(-1), rtol=1e-14, atol=0)
+@pytest.mark.parametrize("segment", [0, 50 * 8, 1 << 16])
+@pytest.mark.parametrize("zeros", [False, True])
+@pytest.mark.parametrize("sets", [1, 4])
+def test_checkpoints_change_nothing(sets: int, zeros: bool, segment: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Filtering segments again instead of keeping everything: the same posterior, statistics and gradient."""
+    case = random_case(4, 300, 5, sets=sets, seed=2)._replace(lengths=torch.tensor([300, 0, 1, 117]))
+    case = with_zeros(case, seed=3) if zeros else case
+    case.log_observation[3] *= 100.0  # small posteriors, for their logarithms
+    plain = [*hmm.posterior(*case), *hmm.expectations(*case), *gradients(case)]
+    assert hmm_arrays.keeps(4, 300, 5, 1)
+    monkeypatch.setattr(hmm_arrays, "KEPT", 0)
+    monkeypatch.setattr(hmm_arrays, "SEGMENT", segment)
+    monkeypatch.setattr(hmm, "SAVED", 0)
+    assert not hmm_arrays.keeps(4, 300, 5, 1)
+    assert hmm_arrays.keeps(4, 300, 5, 300)
+    for ours, expected in zip([*hmm.posterior(*case), *hmm.expectations(*case), *gradients(case)], plain, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-14)
+
+
+def test_checkpoints_of_a_sequence_that_needs_logarithms(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = left_right(3_000, 5, 0.99, 4.0)
+    assert status_of(case) == [kernels.CAREFUL]
+    plain = [*hmm.posterior(*case), *hmm.expectations(*case), *gradients(case)]
+    monkeypatch.setattr(hmm_arrays, "KEPT", 0)
+    monkeypatch.setattr(hmm_arrays, "SEGMENT", 0)
+    monkeypatch.setattr(hmm, "SAVED", 0)
+    for ours, expected in zip([*hmm.posterior(*case), *hmm.expectations(*case), *gradients(case)], plain, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("varying", [False, True])
+def test_expectations_are_the_posterior(varying: bool) -> None:
+    case = with_zeros(random_case(9, 12, 5, times=12 if varying else 1, seed=8), seed=1)
+    case = case._replace(lengths=torch.tensor([12, 1, 0, 7, 12, 3, 2, 5, 4]))
+    case.log_observation[4] *= 500.0
+    posterior, found = hmm.posterior(*case), hmm.expectations(*case)
+    torch.testing.assert_close(found.gamma, posterior.log_gamma.exp(), rtol=1e-13, atol=1e-300)
+    xi = posterior.xi_sum if varying else posterior.xi_sum.sum(0, keepdim=True)
+    torch.testing.assert_close(found.xi_sum, xi, rtol=1e-13, atol=1e-300)
+    assert torch.equal(found.log_prob, posterior.log_prob)
+    assert torch.equal(found.impossible_at, posterior.impossible_at)
+
+
+@pytest.mark.parametrize("sets", [1, 50])
+def test_threads_give_the_same_digits(sets: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = with_zeros(random_case(50, 40, 5, sets=sets, seed=4), seed=2)
+    case = case._replace(lengths=torch.arange(50) % 41)
+    monkeypatch.setattr(threads, "WORTHWHILE", 0)
+
+    def everything() -> list[Tensor]:
+        return [
+            *hmm.filter(*case),
+            *hmm.posterior(*case),
+            *hmm.expectations(*case),
+            *hmm.viterbi(*case),
+            *gradients(case),
+        ]
+
+    before, one = torch.get_num_threads(), []
+    try:
+        for n_threads in (1, 2, 3):
+            torch.set_num_threads(n_threads)
+            one = one or everything()
+            for ours, expected in zip(everything(), one, strict=True):
+                torch.testing.assert_close(ours, expected, rtol=0, atol=0)
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_batch_is_the_stack_of_its_members() -> None:
