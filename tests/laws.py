@@ -677,7 +677,7 @@ def law_15_fit(row: Row, case: Case) -> None:
                     part.prior = part.prior.rescale(torch.full((row.dim,), s).double(), torch.zeros(row.dim).double())
             options = {"max_iterations": 3, "seed": case.seed, "method": method}
             quietly(lambda m=model, s=s, o=options: m.fit(s * y, u, **o))
-            jacobian = float((~y.isnan()).sum()) * math.log(s)
+            jacobian = (float((~y.isnan()).sum()) - len(y) * row.diffuse_in_unit) * math.log(s)
             fits.append((model, s, model.log_prob(s * y, u).sum().item() + jacobian))
         for model, s, value in fits:
             near_log(value, fits[1][2], f"{method} in units of {s:g}", 1e-8)

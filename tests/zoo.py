@@ -56,6 +56,8 @@ class Row:
     fit_methods: tuple[str, ...] = ()
     #: functions that were given tie the model to one unit of the data, so that a fit from sizes depends on it
     own_unit: bool = False
+    #: diffuse elements in the unit of the data: a fit from sizes moves by -(n - these) log s, not by -n log s
+    diffuse_in_unit: int = 0
     #: log_prob has a gradient
     differentiable: bool = True
     #: the log-likelihood is one of the compiled ops: no second derivative, no forward mode
@@ -643,8 +645,8 @@ def regression_twin(model: Any, steps: int, u: Tensor | None) -> ps.LDS:
     emission = np.zeros((steps, 1, 5))
     emission[:, 0, :2] = 1.0
     emission[:, :, 4] = reference.array(u)
-    unit = float(model.unit)
-    noise = [float(model.level_var), float(model.seasonal_var), 0.0, 0.0, 0.0]
+    unit = model.unit.item()
+    noise = [model.level_var.item(), model.seasonal_var.item(), 0.0, 0.0, 0.0]
     return ps.LDS(
         transition_matrix=matrix,
         transition_cov=np.diag(noise) / unit**2,
@@ -705,6 +707,7 @@ LINEAR_ROWS = [
         1,
         input_dim=1,
         improper=True,
+        diffuse_in_unit=5,
         path_density=False,
         fit_methods=("gradient",),
     ),

@@ -174,7 +174,7 @@ class Structural(LinearGaussianModel):
         if self.cycle:
             own, damping = spans["cycle"], self.cycle_damping
             if not float(damping.detach()) < STABLE:
-                raise StateOverflow(f"cycle_damping must be below 1 for a stationary cycle, got {float(damping):.10g}")
+                raise StateOverflow(f"cycle_damping must be below 1 for a stationary cycle, got {damping.item():.10g}")
             matrix[own, own] = damping * turn(self.cycle_frequency)
             noise[own] = self.cycle_var
             cov[own, own] = self.cycle_var / (1 - damping.square()) * torch.eye(2, dtype=cov.dtype)
