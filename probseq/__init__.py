@@ -25,6 +25,7 @@ from probseq.models.lds import LDS
 from probseq.models.nonlinear import NonlinearGaussian
 from probseq.models.particle_filter import Estimate, ParticleFilter
 from probseq.models.rnn import RNN
+from probseq.models.structural import Structural
 from probseq.ops.linearise import Cubature, ExtendedKalman, GaussHermite, UnscentedTransform
 from probseq.sequences import Sequences
 
@@ -37,6 +38,7 @@ __all__ = [
     "NonlinearGaussian",
     "ParticleFilter",
     "RNN",
+    "Structural",
     "Labeller",
     # the contract
     "Filtered",

@@ -74,6 +74,8 @@ class StateSpaceModel(Parametric, abc.ABC, Generic[BeliefT]):
     fit_methods: ClassVar[tuple[str, ...]] = ("gradient",)
     #: what climbs the gradient unless `fit(optimizer=...)` says otherwise
     optimizer: ClassVar[Literal["lbfgs", "adam"]] = "lbfgs"
+    #: where it stops unless `fit(tolerance=...)` says otherwise, in nats per observed step
+    gradient_tolerance: ClassVar[float] = 1e-6
     #: whether EM extrapolates its steps
     em_accelerates: ClassVar[bool] = False
     #: the share of the data that `fit` holds back by default

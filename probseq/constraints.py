@@ -8,6 +8,8 @@
 | `simplex`       | log p                       | softmax            | zeros are kept, with zero gradient    |
 | `semidefinite`  | L, lower triangular         | L L'               | any rank                              |
 | `definite`      | L with a log diagonal       | L L'               | none                                  |
+| `Interval`      | log-odds of the share       | low + share width  | none                                  |
+| `stationary_..` | atanh partial correlations  | AR coefficients    | none                                  |
 """
 
 from __future__ import annotations
@@ -130,12 +132,60 @@ class _Definite(_Semidefinite):
         return f"smallest eigenvalue {smallest:.4g}" if smallest <= 0 else None
 
 
+class Interval(Constraint):
+    """Numbers strictly between two ends."""
+
+    def __init__(self, low: float, high: float) -> None:
+        self.low, self.width = low, high - low
+        self.words = f"strictly between {low:.6g} and {high:.6g}"
+
+    def forward(self, raw: Tensor) -> Tensor:
+        return self.low + self.width * raw.sigmoid()
+
+    def inverse(self, value: Tensor) -> Tensor:
+        return torch.logit((value - self.low) / self.width)
+
+    def complaint(self, value: Tensor) -> str | None:
+        bad = (value <= self.low) | (value >= self.low + self.width)
+        return f"found {value[bad][0]:.6g}" if bad.any() else None
+
+
+class _StationaryCoefficients(Constraint):
+    """Coefficients of a stationary autoregression, by its partial autocorrelations (Monahan 1984, Biometrika 71)."""
+
+    words = "the coefficients of a stationary autoregression"
+
+    def forward(self, raw: Tensor) -> Tensor:
+        coefficients = raw[:0]
+        for partial in raw.tanh().split(1):
+            coefficients = torch.cat([coefficients - partial * coefficients.flip(0), partial])
+        return coefficients
+
+    def inverse(self, value: Tensor) -> Tensor:
+        return self.partial(value).atanh()
+
+    def complaint(self, value: Tensor) -> str | None:
+        partial = self.partial(value)
+        bad = ~(partial.abs() < 1)
+        return f"it has a partial autocorrelation of {partial[bad][-1]:.6g}" if bad.any() else None
+
+    def partial(self, value: Tensor) -> Tensor:
+        """The partial autocorrelations; beyond the last one of modulus 1 or more they mean nothing."""
+        found: list[Tensor] = []
+        while len(value):
+            last = value[-1:]
+            found.append(last)
+            value = (value[:-1] + last * value[:-1].flip(0)) / (1 - last.square())
+        return torch.cat(found[::-1]) if found else value
+
+
 real = Constraint()
 nonnegative = _Nonnegative()
 probability = _Probability()
 simplex = _Simplex()
 semidefinite = _Semidefinite()
 definite = _Definite()
+stationary_coefficients = _StationaryCoefficients()
 
 
 def psd_factor(cov: Tensor) -> Tensor:

@@ -7,6 +7,7 @@
 | `viterbi_ribbon`   | the most probable path as a coloured ribbon                        | HMM, HSMM      |
 | `activity_heatmap` | the hidden activities h_t, units upwards, time to the right        | RNN            |
 | `forecast_fan`     | the end of the data and central intervals of p(y_{T+h} given y)    | every family   |
+| `components`       | the additive parts with central intervals, a panel each            | Structural     |
 | `fit_history`      | log p(y) gained per iteration, training and validation, in nats    | every family   |
 | `series`           | the data as dots                                                   |                |
 
@@ -34,6 +35,7 @@ from probseq.models.hmm import HMM
 from probseq.models.hsmm import HSMM, Elapsed
 from probseq.models.linear_gaussian import LinearGaussianModel
 from probseq.models.rnn import RNN
+from probseq.plot_components import components as components
 from probseq.plot_style import ACTIVITY_MAP, INK, PALETTE, PROBABILITY_MAP, SMALL, End
 from probseq.sequences import Sequences
 
@@ -329,8 +331,9 @@ def _moments(belief: Gaussian | GaussianFactor) -> tuple[Tensor, Tensor]:
 def _signal(model: LinearGaussianModel, y: Any, u: Any, kind: Kind) -> tuple[Tensor, Tensor]:
     """Mean (T, m) and covariance (T, m, m) of C z_t + offset."""
     belief = _belief(model, y, u, kind)
-    matrix = model.system_at(belief.step).emission_matrix
-    offset = model.emission_offset_at(Sequences.of(y, u).inputs, belief.step)
+    inputs = Sequences.of(y, u).inputs
+    matrix = model.system_at(belief.step, inputs).emission_matrix
+    offset = model.emission_offset_at(inputs, belief.step)
     mean = (matrix @ belief.mean.unsqueeze(-1)).squeeze(-1)
     cov = matrix @ belief.cov @ matrix.mT
     diffuse = None if belief.diffuse_cov is None else matrix @ belief.diffuse_cov @ matrix.mT

@@ -608,8 +608,8 @@ def law_14(row: Row, case: Case) -> None:
     future = None if u is None else u[:2]
     assert model.sample(0, u=no_inputs).shape == (0, row.dim)
     if row.improper:
-        refuses_density(lambda: model.forecast(nothing, 2, no_inputs))
-        refuses_density(lambda: model.sample(1))
+        refuses_density(lambda: model.forecast(nothing, 2, no_inputs, future_u=future))
+        refuses_density(lambda: model.sample(1, u=given(u, slice(1))))
     else:
         assert model.forecast(nothing, 2, no_inputs, future_u=future, n_samples=2, seed=0).steps == 2
         assert model.sample(1, u=given(u, slice(1)), seed=0).shape == (1, row.dim)
@@ -677,7 +677,7 @@ def law_15_fit(row: Row, case: Case) -> None:
                     part.prior = part.prior.rescale(torch.full((row.dim,), s).double(), torch.zeros(row.dim).double())
             options = {"max_iterations": 3, "seed": case.seed, "method": method}
             quietly(lambda m=model, s=s, o=options: m.fit(s * y, u, **o))
-            jacobian = float((~y.isnan()).sum()) * math.log(s)
+            jacobian = (float((~y.isnan()).sum()) - len(y) * row.diffuse_in_unit) * math.log(s)
             fits.append((model, s, model.log_prob(s * y, u).sum().item() + jacobian))
         for model, s, value in fits:
             near_log(value, fits[1][2], f"{method} in units of {s:g}", 1e-8)

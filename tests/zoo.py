@@ -56,6 +56,8 @@ class Row:
     fit_methods: tuple[str, ...] = ()
     #: functions that were given tie the model to one unit of the data, so that a fit from sizes depends on it
     own_unit: bool = False
+    #: diffuse elements in the unit of the data: a fit from sizes moves by -(n - these) log s, not by -n log s
+    diffuse_in_unit: int = 0
     #: log_prob has a gradient
     differentiable: bool = True
     #: the log-likelihood is one of the compiled ops: no second derivative, no forward mode
@@ -107,6 +109,8 @@ class Row:
         return self.joint(model, len(y), u).condition(y.numpy())
 
     def joint(self, model: Any, steps: int, u: Tensor | None) -> reference.Joint:
+        if isinstance(model, ps.Structural):
+            return reference.joint_of_lds(regression_twin(model, steps, u), steps)
         model = linear_twin(model) if isinstance(model, ps.NonlinearGaussian) else model
         unroll = reference.joint_of_ar if isinstance(model, ps.AR) else reference.joint_of_lds
         return unroll(model, steps, None if u is None else u.numpy())
@@ -626,6 +630,33 @@ def lds_regression(seed: int) -> ps.LDS:
     )
 
 
+def quarterly(seed: int) -> ps.Structural:
+    """A level, four seasons and a regressor whose coefficient nobody knows."""
+    values = np.random.default_rng([seed, 16]).uniform(0.3, 2.0, size=3)
+    names = ("level_var", "seasonal_var", "emission_var")
+    return ps.Structural(seasonal=4, regressors=1, **dict(zip(names, values, strict=True)))
+
+
+def regression_twin(model: Any, steps: int, u: Tensor | None) -> ps.LDS:
+    """The model of `quarterly` with the textbook's matrices, the regressor in the emission matrix of its step."""
+    matrix = np.zeros((5, 5))
+    matrix[0, 0] = matrix[4, 4] = matrix[2, 1] = matrix[3, 2] = 1.0
+    matrix[1, 1:4] = -1.0
+    emission = np.zeros((steps, 1, 5))
+    emission[:, 0, :2] = 1.0
+    emission[:, :, 4] = reference.array(u)
+    unit = model.unit.item()
+    noise = [model.level_var.item(), model.seasonal_var.item(), 0.0, 0.0, 0.0]
+    return ps.LDS(
+        transition_matrix=matrix,
+        transition_cov=np.diag(noise) / unit**2,
+        emission_matrix=unit * emission,
+        emission_cov=reference.array(model.emission_var).reshape(1, 1),
+        emission_offset=model.origin,
+        initial="diffuse",
+    )
+
+
 def lds_stationary(seed: int) -> ps.LDS:
     parts = {name: value for name, value in lds_parts(seed, 2, 2).items() if not name.startswith("initial")}
     return ps.LDS(**parts, initial="stationary", transition_offset=[0.5, -0.2])
@@ -670,6 +701,16 @@ LINEAR_ROWS = [
     linear_row("lds-square-root", lambda s: ps.LDS(**lds_parts(s, 2, 2), numerics="square_root"), 2),
     linear_row("lds-varying", lds_varying, 2, fit_methods=()),
     linear_row("lds-regression", lds_regression, 1, improper=True, path_density=False, fit_methods=()),
+    linear_row(
+        "structural-quarterly",
+        quarterly,
+        1,
+        input_dim=1,
+        improper=True,
+        diffuse_in_unit=5,
+        path_density=False,
+        fit_methods=("gradient",),
+    ),
     linear_row("lds-stationary", lds_stationary, 2, fit_methods=("gradient",)),
     ar_row("ar-1", lambda s: ar(s, 1, 1), 1),
     ar_row("ar-2", lambda s: ar(s, 2, 1), 1),

@@ -60,8 +60,9 @@ def fit(
 ) -> None:
     """Learn `model` in place from validated sequences and set `model.history`.
 
-    `tolerance` is in nats per observed step, 1e-5 for EM and 1e-6 for the gradient unless given. Raises ValueError
-    for a method the family does not have, data without a single observation, or unknown names in `fixed`.
+    `tolerance` is in nats per observed step, 1e-5 for EM and the model's `gradient_tolerance` for L-BFGS unless given.
+    Raises ValueError for a method the family does not have, data without a single observation, or unknown names in
+    `fixed`.
     """
     method = _method(model, method)
     whole_number("n_restarts", n_restarts)
@@ -166,6 +167,7 @@ def _one(
 ) -> Run:
     """One run: start from the values there are (restart 0) or from the data, then climb."""
     _begin(model, problem, restart, seed)
+    precision = model.gradient_tolerance if tolerance is None else tolerance
     with freeze(model, model._unidentified(problem.train)):
         if method == "em":
             with one_thread():
@@ -173,14 +175,14 @@ def _one(
                 run = run_em(model, problem, limit, 1e-5 if tolerance is None else tolerance)
                 if model.em_accelerates and run.reason in (SETTLED, LOST):
                     left = min(POLISH, limit - len(run.objective) + 1)
-                    run.extend(run_lbfgs(model, problem, left, 1e-6 if tolerance is None else tolerance))
+                    run.extend(run_lbfgs(model, problem, left, precision))
                 return run
         if method == "gradient" and optimizer == "adam":
             return run_adam(model, problem, 500 if max_iterations is None else max_iterations, seed=seed, **options)
         if method == "gradient":
             with one_thread():
                 limit = 500 if max_iterations is None else max_iterations
-                return run_lbfgs(model, problem, limit, 1e-6 if tolerance is None else tolerance)
+                return run_lbfgs(model, problem, limit, precision)
     run = Run(model)
     run.record(problem.train_score(), model.snapshot(), problem.validation_score())
     run.settled(True, "closed form")

@@ -88,8 +88,11 @@ class LinearGaussianModel(LatentStateModel[Gaussian]):
     def emission_offset_at(self, u: Tensor | None, step: Tensor | None = None) -> Tensor | None:
         """What is added to C z at `step` with input u, (*batch, m), or None for nothing."""
 
-    def system_at(self, step: Tensor | None) -> System:
-        """The matrices at some steps (*batch,), with these axes in front of those that vary. ValueError beyond them."""
+    def system_at(self, step: Tensor | None, u: Tensor | None = None) -> System:
+        """The matrices at some steps (*batch,), with these axes in front of those that vary. ValueError beyond them.
+
+        A family whose emission matrix depends on the inputs u (*batch, p) reads it off them.
+        """
         system = self.system()
         if not self.varying or step is None:
             return system
@@ -131,7 +134,7 @@ class LinearGaussianModel(LatentStateModel[Gaussian]):
         """Condition on the observed coordinates of y. Satisfies update(b, y)[1] == emit(b).log_prob(y)."""
         if is_diffuse(belief):
             return self._update_diffuse(belief, y, observed, u)
-        system = self.system_at(belief.step)
+        system = self.system_at(belief.step, u)
         seen = torch.ones_like(y) if observed is None else observed.to(y.dtype)
         emission = seen.unsqueeze(-1) * system.emission_matrix
         noise = seen.unsqueeze(-1) * system.emission_cov * seen.unsqueeze(-2)
@@ -151,7 +154,7 @@ class LinearGaussianModel(LatentStateModel[Gaussian]):
         self, belief: Gaussian, y: Tensor, observed: Tensor | None, u: Tensor | None
     ) -> tuple[Gaussian, Tensor]:
         """`update` while a member of the batch is diffuse: one by one."""
-        system, offset, batch = self.system_at(belief.step), self.emission_offset_at(u, belief.step), y.shape[:-1]
+        system, offset, batch = self.system_at(belief.step, u), self.emission_offset_at(u, belief.step), y.shape[:-1]
         assert belief.diffuse_cov is not None
         values = [
             (belief.mean, 1),
@@ -179,12 +182,12 @@ class LinearGaussianModel(LatentStateModel[Gaussian]):
                 "the belief is still diffuse, so the next observation has no density yet: observe more steps (every "
                 "diffuse element of the state needs one), or give the model a proper start"
             )
-        system = self.system_at(belief.step)
+        system = self.system_at(belief.step, u)
         cov = system.emission_matrix @ belief.cov @ system.emission_matrix.mT + system.emission_cov
         return MultivariateNormal(self._expected(belief, u), scale_tril=psd_factor(symmetric(cov)), validate_args=False)
 
     def _expected(self, belief: Gaussian, u: Tensor | None) -> Tensor:
-        mean = (self.system_at(belief.step).emission_matrix @ belief.mean.unsqueeze(-1)).squeeze(-1)
+        mean = (self.system_at(belief.step, u).emission_matrix @ belief.mean.unsqueeze(-1)).squeeze(-1)
         offset = self.emission_offset_at(u, belief.step)
         return mean if offset is None else mean + offset
 
@@ -196,7 +199,7 @@ class LinearGaussianModel(LatentStateModel[Gaussian]):
         """What the compiled filter reads: system, y less its offset, observed, lengths, diffuse part, numerics."""
         u, step = sequences.inputs, self._steps(sequences, initial)
         system, moved, offset = (
-            self.system_at(step),
+            self.system_at(step, u),
             self.transition_offset_at(u, step),
             self.emission_offset_at(u, step),
         )
@@ -259,7 +262,7 @@ class LinearGaussianModel(LatentStateModel[Gaussian]):
     def _path_log_prob(self, states: Tensor, sequences: Sequences) -> Tensor:
         """log p(z, y) where Q, P0 and R have full rank; unobserved coordinates of y are integrated out."""
         u, step, inside = sequences.inputs, self._steps(sequences, None), sequences.inside
-        system, into = self.system_at(step), self.system_at(None if step is None else step[1:])
+        system, into = self.system_at(step, u), self.system_at(None if step is None else step[1:])
         own, got = tuple(system.initial_mean.shape), tuple(states.shape[2:])
         if got != own:
             raise ValueError(f"states must be vectors of shape {own} at every step, got shape {got}")
