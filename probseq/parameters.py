@@ -174,8 +174,10 @@ class Parametric(nn.Module):
 
     def stored(self, *names: str) -> list[Any] | None:
         """The stored numbers as arrays, for kernels; None where they are overridden or watched by torch."""
-        raw = [type(self)._declared[name].raw(self) for name in names]
-        return None if self.overrides or not untracked(*raw) else [array_of(tensor) for tensor in raw]
+        if self.overrides or self.unset or torch.is_grad_enabled():
+            return None
+        raw: list[Any] = [self._parameters[f"raw_{name}"] for name in names]
+        return [array_of(tensor) for tensor in raw] if untracked(*raw) else None
 
     def declare(self, **values: Any) -> None:
         """Make room for every declared parameter and assign those values that are not None."""
@@ -235,11 +237,13 @@ class Parametric(nn.Module):
     def restore(self, snapshot: Snapshot) -> None:
         """Put back what `snapshot` took."""
         with torch.no_grad():
-            for name, tensor in self.state_dict().items():
+            for name, tensor in self.state_dict(keep_vars=True).items():
                 tensor.copy_(snapshot.tensors[name])
         for path, module in parametric_modules(self):
-            module.unset = set(snapshot.unset[path])
-        self.started = snapshot.started
+            if frozenset(module.unset) != snapshot.unset[path]:
+                module.unset = set(snapshot.unset[path])
+        if self.started != snapshot.started:
+            self.started = snapshot.started
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)  # type: ignore[arg-type]

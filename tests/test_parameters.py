@@ -126,3 +126,32 @@ def test_copies_are_independent():
     other = copy.deepcopy(toy)
     other.matrix = torch.zeros(2, 2)
     assert torch.equal(toy.matrix, torch.tensor(VALUES["matrix"]).double())
+
+
+def test_stored_numbers_are_arrays_only_where_nothing_watches():
+    toy = Toy(**VALUES)
+    assert toy.stored("matrix") is None
+    with torch.no_grad():
+        stored = toy.stored("matrix", "rows")
+        assert stored is not None
+        np.testing.assert_array_equal(stored[0], VALUES["matrix"])
+        with P.overriding(toy, {"matrix": torch.zeros(2, 2)}):
+            assert toy.stored("matrix") is None
+        assert Toy().stored("matrix") is None
+
+
+def test_rows_from_counts():
+    toy = Toy(**VALUES)
+    kept = toy.rows[1].detach().clone()
+    toy.store_rows("rows", torch.tensor([[3.0, 1.0], [0.0, 0.0]], dtype=torch.float64))
+    torch.testing.assert_close(toy.rows[0].detach(), torch.tensor([0.75, 0.25], dtype=torch.float64))
+    torch.testing.assert_close(toy.rows[1].detach(), kept)
+    toy.store_rows("rows", torch.tensor([[1.0, 0.0], [1.0, 1.0]], dtype=torch.float64))
+    assert toy.raw_rows[0, 1] == -torch.inf
+    toy.held_entries["rows"] = torch.tensor([[True, True], [False, False]])
+    toy.store_rows("rows", torch.tensor([[1.0, 1.0], [1.0, 3.0]], dtype=torch.float64))
+    expected = torch.tensor([[1.0, 0.0], [0.25, 0.75]], dtype=torch.float64)
+    torch.testing.assert_close(toy.rows.detach(), expected)
+    with P.freeze(toy, ["rows"]):
+        toy.store_rows("rows", torch.ones(2, 2, dtype=torch.float64))
+    torch.testing.assert_close(toy.rows.detach(), expected)

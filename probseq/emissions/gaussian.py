@@ -147,13 +147,15 @@ class Gaussian(Emission):
         return factor_of(self)
 
     def log_prob(self, values: Tensor, observed: Tensor | None = None) -> Tensor:
+        complete = observed is None or bool(observed.all())
+        stored = self.stored("means", "covs") if complete and untracked(values) else None
+        if stored is not None:
+            return gaussian.table_of(values, stored[0], stored[1], self.is_diagonal)
         rows, seen = rows_of(values, observed)
-        if seen is not None and not bool(seen.all()):
-            table = self._marginal_log_prob(rows, seen, self.factor())
-        elif untracked(rows) and (stored := self.stored("means", "covs")) is not None:
-            table = gaussian.table_of(rows, stored[0], stored[1], self.is_diagonal)
-        else:
+        if complete or seen is None:
             table = _log_normal(rows, self.means, self.factor(), self.is_diagonal)
+        else:
+            table = self._marginal_log_prob(rows, seen, self.factor())
         return table.reshape(*values.shape[:-1], self.n_states)
 
     def _marginal_log_prob(self, rows: Tensor, seen: Tensor, factor: Tensor) -> Tensor:

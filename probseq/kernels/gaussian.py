@@ -163,20 +163,6 @@ def average(rows, weights, mass, means):
 
 
 @njit(**_OPTIONS)
-def column_variances(rows):
-    """The variance of every column, (D,)."""
-    n_rows, dim = rows.shape
-    centre, total = np.zeros(dim), np.zeros(dim)
-    for n in range(n_rows):
-        for d in range(dim):
-            centre[d] += rows[n, d] / n_rows
-    for n in range(n_rows):
-        for d in range(dim):
-            total[d] += (rows[n, d] - centre[d]) ** 2
-    return total / n_rows
-
-
-@njit(**_OPTIONS)
 def _factorise(matrix, lower):
     """Write the Cholesky factor; False where a pivot is not positive."""
     for i in range(matrix.shape[0]):
@@ -194,24 +180,39 @@ def _factorise(matrix, lower):
 
 
 @njit(**_OPTIONS)
-def store_factors(total, mass, floor, stored):
-    """Write the factors of total / mass with log diagonals, (S, D, D); of states without mass they stay.
+def _least(total, mass, means, share):
+    """`share` of the variances of the rows, (D,), when the weights of a row sum to 1."""
+    centre, variance = np.zeros(means.shape[1]), np.zeros(means.shape[1])
+    for k in range(means.shape[0]):
+        centre += mass[k] / mass.sum() * means[k]
+    for k in range(means.shape[0]):
+        for d in range(means.shape[1]):
+            variance[d] += (total[k, d, d] + mass[k] * (means[k, d] - centre[d]) ** 2) / mass.sum()
+    return share * variance
 
-    False, and unfinished factors, where an eigenvalue in units of the floor (D,) is below 1: where the Cholesky
-    factor of total / mass less the floor does not exist.
+
+@njit(**_OPTIONS)
+def store_factors(total, mass, means, share, stored):
+    """Write the factors of total / mass with log diagonals (K, D, D), or (1, D, D) that of their sums.
+
+    A state without mass keeps its own. False, and unfinished factors, where an eigenvalue in units of the floor, which
+    is `share` of the variances of the rows, is below 1: total / mass less the floor has no factor then.
     """
-    dim = total.shape[1]
-    lower, cov = np.zeros((dim, dim)), np.empty((dim, dim))
-    for s in range(total.shape[0]):
-        if not mass[s] > 0:
+    dim, tied = total.shape[1], stored.shape[0] < total.shape[0]
+    floor, lower, cov = _least(total, mass, means, share), np.zeros((dim, dim)), np.zeros((dim, dim))
+    for s in range(stored.shape[0]):
+        weight = mass.sum() if tied else mass[s]
+        if not weight > 0:
             continue
-        cov[:] = total[s] / mass[s]
+        cov[:] = total[s] / weight
+        for k in range(1, total.shape[0] if tied else 1):
+            cov += total[k] / weight
         for d in range(dim):
             cov[d, d] -= floor[d]
-        if not _factorise(cov, lower):
+        if not (floor.min() > 0 and _factorise(cov, lower)):
             return False
         for d in range(dim):
-            cov[d, d] = total[s, d, d] / mass[s]
+            cov[d, d] += floor[d]
         if not _factorise(cov, lower):
             return False
         for i in range(dim):

@@ -206,7 +206,7 @@ class HMM(LatentStateModel[Categorical]):
         log_transition = self._log_moves(sequences.inputs if sequences.n_steps else None)
         if log_transition.ndim == 2:
             log_transition = log_transition.reshape(1, 1, self.n_states, self.n_states)
-        return first.expand(len(sequences.values), self.n_states), log_transition, table, sequences.lengths
+        return first.expand(sequences.values.shape[0], self.n_states), log_transition, table, sequences.lengths
 
     def _log_prob(self, sequences: Sequences) -> Tensor:
         return hmm.log_prob(*self._arguments(sequences))
@@ -342,8 +342,8 @@ class HMM(LatentStateModel[Categorical]):
         refuse_impossible(posterior.impossible_at, sequences)
         gamma = posterior.gamma  # 0 in padding
         objective = posterior.log_prob.sum() + self.log_prior()
-        table = gamma.flatten(0, 1)
-        if bool((table.new_ones(len(table)) @ table < 1e-8).any()):
+        table = gamma.numpy().reshape(-1, self.n_states)
+        if (np.ones(len(table)) @ table < 1e-8).any():
             say("empty state", EMPTY_STATE)
         plain = sequences.inputs is None and not self._remembers
         says = self.emission if plain else self._says(sequences, self._windows(sequences), sequences.inside)
@@ -353,13 +353,14 @@ class HMM(LatentStateModel[Categorical]):
 
     def _maximise_chain(self, first: Tensor, pairs: Tensor, u: Tensor | None) -> None:
         """The M-step of start and transitions, from expected first states (K,) and moves (B, R, K, K)."""
-        if self.initial == "free":
-            prior = self.initial_prior
-            extra = 0.0 if prior is None else dirichlet.extra_counts(prior, self.initial_probs)
-            self.store_rows("initial_probs", first + extra, T.NO_COUNT)
-        ties = self.tied_rows
-        rows = T.mean_of_groups(self.transition_matrix, ties)
+        ties, free = self.tied_rows, self.initial == "free"
+        if free:
+            self._store_rows("initial_probs", first, self.initial_prior)
         prior = None if self.transition_prior is None else T.mean_of_groups(self.transition_prior, ties)
+        if free and (u is None or not self.n_drivers):
+            self._store_rows("transition_matrix", T.sum_of_groups(pairs.sum((0, 1)), ties), prior)
+            return
+        rows = T.mean_of_groups(self.transition_matrix, ties)
         extra = dirichlet.extra_counts(prior, rows)
         held = (self.is_frozen("transition_matrix"), self.is_frozen("transition_weights"))
         if self.n_drivers and u is not None:
@@ -375,11 +376,15 @@ class HMM(LatentStateModel[Categorical]):
             self.assign(transition_weights=T.spread(weights, ties))
             return
         counts = T.sum_of_groups(pairs.sum((0, 1)), ties) + extra
-        if self.initial == "free":
-            self.store_rows("transition_matrix", counts, T.NO_COUNT)
-        elif not held[0]:
+        if not held[0]:
             rows = T.maximise_rows_and_start(rows, ties, counts, first)
             self.assign(transition_matrix=T.spread(rows, ties))
+
+    def _store_rows(self, name: str, counts: Tensor, prior: Tensor | None) -> None:
+        """Relative frequencies, with those of a prior, as the rows of a parameter or of its groups."""
+        if prior is not None:
+            counts = counts + dirichlet.extra_counts(prior, self.params()[name].raw(self).exp())
+        self.store_rows(name, counts, T.NO_COUNT)
 
 
 EMPTY_STATE = "a state explains no data any more and keeps its last parameters; fewer states may be enough"

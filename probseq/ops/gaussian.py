@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -31,10 +32,11 @@ def log_prob(
 
 
 def table_of(rows: Tensor, means: Any, stored: Any, diagonal: bool) -> Tensor:
-    """`log_prob` without derivatives, from arrays: means (K, D) and covariances as `Gaussian` emissions store them."""
+    """`log_prob` of rows (*batch, D) without derivatives; means (K, D) and covariances as `Gaussian` stores them."""
     whitener = np.empty((*means.shape, means.shape[1]))
     (kernel.invert_variances if diagonal else kernel.invert_factors)(stored, whitener)
-    return torch.from_numpy(_table(array_of(rows), means, whitener, diagonal))
+    table = _table(array_of(rows).reshape(-1, means.shape[1]), means, whitener, diagonal)
+    return torch.from_numpy(table.reshape(*rows.shape[:-1], len(means)))
 
 
 @torch.no_grad()
@@ -51,11 +53,14 @@ def scatter(
 
 def _moments(rows: Tensor, seen: Tensor | None, means: Tensor, weights: Tensor, diagonal: bool) -> tuple[Any, Any, Any]:
     """Sums over n of w, w (x - mu) and w (x - mu)(x - mu)': (K,), (K, D), (K, D, D); in threads over the rows."""
-    mask = np.zeros((0, 0)) if seen is None else array_of(seen.to(torch.float64))
-    return _sums(array_of(rows), mask, array_of(means), array_of(weights), diagonal)
+    mask = _ALL_SEEN if seen is None else array_of(seen.to(torch.float64))
+    sums = _sums(array_of(rows), mask, array_of(means), array_of(weights), diagonal)
+    mass, away_sum, total = (one.sum(0) for one in sums)
+    return mass, away_sum, total + np.tril(total, -1).swapaxes(-1, -2)
 
 
 def _sums(data: Any, mask: Any, centres: Any, w: Any, diagonal: bool) -> tuple[Any, Any, Any]:
+    """The parts of `_moments` by group of rows, the last one's lower triangle alone."""
     n, (k, d), groups = data.shape[0], centres.shape, n_groups(data.shape[0])
     sums = np.zeros((groups, k)), np.zeros((groups, k, d)), np.zeros((groups, k, d, d))
 
@@ -64,8 +69,7 @@ def _sums(data: Any, mask: Any, centres: Any, w: Any, diagonal: bool) -> tuple[A
         kernel.scatter_groups(first, last, groups, data, mask, centres, w, diagonal, *sums)
 
     over_blocks(run, n, n * k * d * (d + 1) // 2)
-    mass, away_sum, total = (one.sum(0) for one in sums)
-    return mass, away_sum, total + np.tril(total, -1).swapaxes(-1, -2)
+    return sums
 
 
 def maximise(rows: Tensor, weights: Tensor, means: Any, stored: Any, share: float) -> tuple[Any, Any] | None:
@@ -73,17 +77,14 @@ def maximise(rows: Tensor, weights: Tensor, means: Any, stored: Any, share: floa
 
     A state without mass keeps those given. None where a variance would fall below `share` of that of the rows.
     """
-    data, w, tied = array_of(rows), array_of(weights), len(stored) < len(means)
+    data, w = array_of(rows), array_of(weights)
     mass, means, stored = np.empty(len(means)), means.copy(), stored.copy()
     kernel.average(data, w, mass, means)
-    total = _sums(data, np.zeros((0, 0)), means, w, False)[2]
-    if tied:
-        total, mass = total.sum(0, keepdims=True), mass.sum(keepdims=True)
-    variances = kernel.column_variances(data)
-    fine = (variances > 0).all() and kernel.store_factors(total, mass, share * variances, stored)
-    return (means, stored) if fine else None
+    total = _sums(data, _ALL_SEEN, means, w, False)[2].sum(0)
+    return (means, stored) if kernel.store_factors(total, mass, means, share, stored) else None
 
 
+_ALL_SEEN = np.zeros((0, 0))
 _INPUTS = "Tensor rows, Tensor means, Tensor whitener, bool diagonal, bool pulls_rows"
 
 
@@ -100,12 +101,12 @@ def _value(rows: Tensor, means: Tensor, whitener: Tensor, diagonal: bool, pulls_
 def _table(rows: Any, means: Any, whitener: Any, diagonal: bool) -> Any:
     n, (k, d) = rows.shape[0], means.shape
     table = np.empty((n, k))
-
-    def run(block: slice) -> None:
-        kernel.forward(rows[block], means, whitener, diagonal, table[block])
-
-    over_blocks(run, n, n * k * d * (d + 1) // 2)
+    over_blocks(partial(_fill, rows, means, whitener, diagonal, table), n, n * k * d * (d + 1) // 2)
     return table
+
+
+def _fill(rows: Any, means: Any, whitener: Any, diagonal: bool, table: Any, block: slice) -> None:
+    kernel.forward(rows[block], means, whitener, diagonal, table[block])
 
 
 def _shapes_of_adjoint(weight: Tensor, *arguments: Any) -> tuple[Tensor, ...]:

@@ -169,7 +169,6 @@ def _undifferentiated(*inputs: Tensor) -> Problem:
     return _problem(*inputs)
 
 
-@torch.no_grad()
 def filter(
     log_initial: Float[Tensor, "batch state"],
     log_transition: Float[Tensor, "sets times state state"],
@@ -192,7 +191,6 @@ def filter(
     return Filtered(*(torch.from_numpy(array) for array in (log_predicted, log_updated, forward.log_steps)))
 
 
-@torch.no_grad()
 def posterior(
     log_initial: Float[Tensor, "batch state"],
     log_transition: Float[Tensor, "sets times state state"],
@@ -209,7 +207,6 @@ def posterior(
     return Posterior(_total(forward), *map(torch.from_numpy, made))
 
 
-@torch.no_grad()
 def expectations(
     log_initial: Float[Tensor, "batch state"],
     log_transition: Float[Tensor, "sets times state state"],
@@ -242,7 +239,6 @@ def _both(problem: Problem, *, logarithms: bool, places: Any) -> tuple[Forward, 
     return forward, arrays.run_backward(problem, forward, ones, logarithms=logarithms, places=places)
 
 
-@torch.no_grad()
 def viterbi(
     log_initial: Float[Tensor, "batch state"],
     log_transition: Float[Tensor, "sets times state state"],
@@ -270,7 +266,6 @@ def viterbi(
     return Path(torch.from_numpy(states), torch.from_numpy(score))
 
 
-@torch.no_grad()
 def sample_paths(
     log_initial: Float[Tensor, "batch state"],
     log_transition: Float[Tensor, "sets times state state"],

@@ -48,8 +48,8 @@ def over_blocks(run: Callable[[slice], Any], n_members: int, n_operations: int) 
 
     No two blocks share a group. Everything runs here where there is one thread or little to do.
     """
-    n_threads = min(torch.get_num_threads(), n_groups(n_members))
-    if n_threads <= 1 or n_operations < WORTHWHILE:
+    n_threads = 1 if n_operations < WORTHWHILE else min(torch.get_num_threads(), n_groups(n_members))
+    if n_threads <= 1:
         return [run(slice(0, n_members))]
     ends = [first_of(n_groups(n_members) * i // n_threads, n_members) for i in range(n_threads + 1)]
     blocks = [slice(begin, end) for begin, end in itertools.pairwise(ends)]

@@ -108,3 +108,48 @@ def test_an_empty_state_keeps_its_parameters():
     emission.maximise(rows, seen, torch.tensor([[1.0, 0.0]]).double().expand(30, 2))
     torch.testing.assert_close(emission.means[1], means[1])
     torch.testing.assert_close(emission.covs[1], covs[1], rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("covariance", TYPES)
+def test_the_table_without_gradients_is_the_same(covariance):
+    emission = random_emission(covariance)
+    rows, _ = random_rows(150)
+    with torch.no_grad():
+        plain = emission.log_prob(rows.reshape(3, 50, 3))
+    torch.testing.assert_close(plain.flatten(0, 1), emission.log_prob(rows).detach(), rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("empty", [False, True])
+@pytest.mark.parametrize("covariance", ["full", "tied"])
+def test_the_m_step_in_kernels_is_the_general_one(covariance, empty, monkeypatch):
+    rows, seen = random_rows(300)
+    weights = torch.rand(300, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    weights[:, 0] *= 0.0 if empty else 1.0
+    weights = weights / weights.sum(-1, keepdim=True)
+    quick, general = random_emission(covariance), random_emission(covariance)
+    with torch.no_grad():
+        assert quick._maximise_stored(rows, seen, weights)
+        monkeypatch.setattr(Gaussian, "_maximise_stored", lambda *_: False)
+        general.maximise(rows, seen, weights)
+        torch.testing.assert_close(quick.means, general.means, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(quick.covs, general.covs, rtol=1e-12, atol=1e-12)
+
+
+@torch.no_grad()
+def test_the_m_step_in_kernels_leaves_collapse_and_holding_to_the_general_one():
+    rows, seen = random_rows(300)
+    weights = torch.zeros(300, 2, dtype=torch.float64)
+    weights[:, 1] = 1.0
+    weights[:2] = torch.tensor([1.0, 0.0], dtype=torch.float64)
+    emission = random_emission("full")
+    assert not emission._maximise_stored(rows, seen, weights)  # two rows span no space
+    weights[:150] = weights[0]
+    assert emission._maximise_stored(rows, seen, weights)
+    assert not emission._maximise_stored(torch.ones_like(rows), seen, weights)
+    before = emission.covs.clone()
+    emission.raw_covs.requires_grad_(False)
+    emission.maximise(2 * rows, seen, weights)
+    torch.testing.assert_close(emission.covs, before, rtol=0, atol=0)
+    torch.testing.assert_close(emission.means[0], 2 * rows[:150].mean(0), rtol=1e-12, atol=1e-12)
+    emission.raw_means.requires_grad_(False)
+    assert not emission._maximise_stored(rows, seen, weights)
