@@ -30,21 +30,16 @@ def add_outer(rows, columns, n_rows, out):
     """out += rows[:n_rows].T @ columns[:n_rows]; a full set of RANK rows is added in one pass over `out`."""
     n = out.shape[0]
     if n_rows == RANK:
-        for i in range(0, n - 1, 2):  # two rows at once: every column is read for both
-            k = i + 1
+        for i in range(n):
             r0, r1, r2, r3 = rows[0, i], rows[1, i], rows[2, i], rows[3, i]
             r4, r5, r6, r7 = rows[4, i], rows[5, i], rows[6, i], rows[7, i]
-            s0, s1, s2, s3 = rows[0, k], rows[1, k], rows[2, k], rows[3, k]
-            s4, s5, s6, s7 = rows[4, k], rows[5, k], rows[6, k], rows[7, k]
             for j in range(n):
-                c0, c1, c2, c3 = columns[0, j], columns[1, j], columns[2, j], columns[3, j]
-                c4, c5, c6, c7 = columns[4, j], columns[5, j], columns[6, j], columns[7, j]
-                out[i, j] += ((r0 * c0 + r1 * c1) + (r2 * c2 + r3 * c3)) + ((r4 * c4 + r5 * c5) + (r6 * c6 + r7 * c7))
-                out[k, j] += ((s0 * c0 + s1 * c1) + (s2 * c2 + s3 * c3)) + ((s4 * c4 + s5 * c5) + (s6 * c6 + s7 * c7))
-        if n % 2 == 0:
-            return
+                out[i, j] += ((r0 * columns[0, j] + r1 * columns[1, j]) + (r2 * columns[2, j] + r3 * columns[3, j])) + (
+                    (r4 * columns[4, j] + r5 * columns[5, j]) + (r6 * columns[6, j] + r7 * columns[7, j])
+                )
+        return
     for q in range(n_rows):
-        for i in range(n - 1 if n_rows == RANK else 0, n):
+        for i in range(n):
             r0 = rows[q, i]
             for j in range(n):
                 out[i, j] += r0 * columns[q, j]
