@@ -238,7 +238,7 @@ def test_a_stable_step_stops_at_the_circle():
 def test_stable_matrices_have_exact_gradients():
     model = ps.LDS(**random_parts(np.random.default_rng(2), 3, 1, 0, ("full", "full")), stable=True)
     outside = torch.tensor(np.random.default_rng(3).normal(size=(3, 3)) * 2, requires_grad=True)
-    param = type(model).params()["transition_matrix"]
+    param = model.params()["transition_matrix"]
     assert float(spectral_radius(param.forward(model, outside.detach()))) < 1
     assert torch.autograd.gradcheck(lambda raw: param.forward(model, raw), (outside,))
 
@@ -275,7 +275,8 @@ def test_a_strong_prior_decides():
     y = ps.LDS(**parts).sample(50, seed=0)
     priors = {"transition_matrix": Normal(0.3, 1e-4), "emission_cov": InverseWishart(1e6 * 0.7, 1e6)}
     for method in ("em", "gradient"):
-        model = ps.LDS(**parts, priors=priors).fit(y, method=method)
+        # with a held start and a free emission matrix the likelihood rises for ever as the state's unit shrinks
+        model = ps.LDS(**parts, priors=priors).fit(y, method=method, fixed={"emission_matrix"})
         assert float(model.transition_matrix.detach()) == pytest.approx(0.3, abs=1e-3)
         assert float(model.emission_cov.detach()) == pytest.approx(0.7, rel=1e-2)
 
