@@ -8,11 +8,11 @@ which they could lose a state that matters comes back with status CAREFUL and is
 alone; one without any path that explains it gets status IMPOSSIBLE. Symbols and shapes are those of the kernels and of
 `probseq.ops.hmm`.
 
-A forward pass keeps e_t and u_t for the backward pass, unless these are more than `KEPT` numbers each, in memory that is
-used again by the next call once nothing refers to it (fresh pages cost more than the recursions). Else only u at every
-sqrt(T)-th step is kept, or rarer where segments would have fewer than `SEGMENT` entries, and the segments between are
-filtered again, last to first, while the backward pass goes through them (checkpointing, O(sqrt(T) W) memory beside the
-table and its result). Many sequences with few states go through `hmm_lanes` first, several side by side.
+A forward pass keeps e_t and u_t for the backward pass, unless these are more than `KEPT` numbers each, in memory that
+is used again by the next call once nothing refers to it (fresh pages cost more than the recursions). Else only u at
+every sqrt(T)-th step is kept, or rarer where segments would have fewer than `SEGMENT` entries, and the segments between
+are filtered again, last to first, while the backward pass goes through them (checkpointing, O(sqrt(T) W) memory beside
+the table and its result). Many sequences with few states go through `hmm_lanes` first, several side by side.
 """
 
 from __future__ import annotations
@@ -164,11 +164,15 @@ def _workspace(shape: tuple[int, int, int]) -> Array:
     return room[:size].reshape((2, *shape))
 
 
+def many_alike(n_sequences: int, n_sets: int, n_times: int, n_states: int) -> bool:
+    """Whether several sequences may go side by side: few states, and one transition matrix for all of them."""
+    return n_states <= lanes.WIDTH and n_sets == n_times == 1 and 2 * n_sequences >= lanes.LANES
+
+
 def in_lanes(problem: Problem) -> bool:
-    """Whether the recursions over many sequences at once may go first: one dense transition matrix, few states."""
-    b, k = problem.log_initial.shape
-    dense = problem.transition.shape[:3] == (1, 1, lanes.WIDTH) and 2 * b >= lanes.LANES
-    return dense and bool(problem.transition[0, 0, :k, :k].min() > 0)
+    """Whether they may in the scaled recursions, which would have to look at every step after a zero."""
+    (b, k), (sets, times, _, _) = problem.log_initial.shape, problem.transition.shape
+    return many_alike(b, sets, times, k) and bool(problem.transition[0, 0, :k, :k].min() > 0)
 
 
 def run_forward(problem: Problem, keep: bool) -> Forward:
