@@ -150,7 +150,7 @@ def statsmodels(problem: Problem, **options: Any) -> Calls:
 
         def gradient() -> Any:
             value = free.loglike(start, transformed=True)
-            return value, free.score(start, transformed=True) * free.nobs
+            return value, free.score(start, transformed=True)
 
         if np.isfinite(free.loglike(start)):
             calls["gradient"] = gradient
@@ -401,6 +401,6 @@ def trend_gradients(y: np.ndarray) -> Calls:
 
     def other(exact: bool) -> Callable[[], Any]:
         rival = UnobservedComponents(y, "lltrend", use_exact_diffuse=exact)
-        return lambda: (rival.loglike(ones), rival.score(ones) * rival.nobs)
+        return lambda: (rival.loglike(ones), rival.score(ones))
 
     return {"probseq": gradient, "statsmodels exact diffuse": other(True)}
