@@ -167,7 +167,7 @@ def dynamax(problem: Problem, parallel: bool) -> Calls:
     if np.isnan(problem.y).any():
         raise ValueError("no missing data")
     n, m = problem.sizes
-    model = LinearGaussianSSM(n, m, has_dynamics_bias=False, has_emissions_bias=False)
+    model = LinearGaussianSSM(n, m, has_dynamics_bias=parallel, has_emissions_bias=parallel)  # zero
     parameters, properties = model.initialize(
         jax.random.PRNGKey(0), initial_mean=jnp.zeros(n), initial_covariance=jnp.asarray(problem.P0),
         dynamics_weights=jnp.asarray(problem.A), dynamics_covariance=jnp.asarray(problem.Q),
@@ -191,7 +191,7 @@ def dynamax(problem: Problem, parallel: bool) -> Calls:
 
     def iterate(p: Any, y: Any) -> Any:
         statistics, _ = over(model.e_step)(p, y)
-        statistics = jax.tree.map(lambda leaf: leaf[None], statistics) if one else statistics
+        statistics = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], statistics) if one else statistics
         found, _ = model.m_step(p, properties, statistics, state)
         return found.dynamics.weights, found.dynamics.cov, found.emissions.weights, found.emissions.cov
 
