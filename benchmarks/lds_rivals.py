@@ -313,7 +313,7 @@ def pyro(problem: Problem) -> Calls:
 
     if np.isnan(problem.y).any():
         raise ValueError("no missing data")
-    n, m = problem.sizes
+    n, _ = problem.sizes
     leaves, y = [torch.tensor(leaf) for leaf in problem.leaves], torch.tensor(problem.y)
 
     def normal(factor: torch.Tensor) -> Any:
@@ -346,6 +346,9 @@ RIVALS: dict[str, Callable[[Problem], Calls]] = {
 }
 
 
+trend_words: Any = "lltrend"
+
+
 def trend_data(t: int = 1_000) -> np.ndarray:
     """A local linear trend: variances 1 (level), 0.01 (slope), 1 (noise)."""
     draws = np.random.default_rng(0)
@@ -375,8 +378,9 @@ def trend_fits(y: np.ndarray) -> Calls:
         def run() -> list[float]:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                model = UnobservedComponents(y, "lltrend", use_exact_diffuse=exact)
-                return list(model.fit(disp=0).params)
+                model: Any = UnobservedComponents(y, trend_words, use_exact_diffuse=exact)
+                fitted: Any = model.fit(disp=0)
+                return list(fitted.params)
 
         return run
 
@@ -400,7 +404,7 @@ def trend_gradients(y: np.ndarray) -> Calls:
         return value.detach(), torch.cat([part.ravel() for part in torch.autograd.grad(value, leaves)])
 
     def other(exact: bool) -> Callable[[], Any]:
-        rival = UnobservedComponents(y, "lltrend", use_exact_diffuse=exact)
+        rival: Any = UnobservedComponents(y, trend_words, use_exact_diffuse=exact)
         return lambda: (rival.loglike(ones), rival.score(ones))
 
     return {"probseq": gradient, "statsmodels exact diffuse": other(True)}
