@@ -224,7 +224,7 @@ def one_by_one(
                             M[k] += factor * P[i, k]
                 for i in range(n):
                     F += C[j, i] * M[i]
-                sharp = r[j] < SHARE * F or F < SHARE * n * terms
+                sharp = r[j] < SHARE * F or SHARE * n * terms > F
                 if sharp or not (SMALLEST_NORMAL <= F < np.inf and abs(v) < np.inf):
                     return False
                 if SMALL < F < LARGE:
