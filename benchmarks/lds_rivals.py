@@ -136,7 +136,7 @@ def statsmodels(problem: Problem, **options: Any) -> Calls:
     class Free(MLEModel):
         """Its score is numerical, by complex steps: statsmodels has no other of a general system."""
 
-        def update(self, params: Any, **_: Any) -> None:
+        def update(self, params: Any, **_: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
             a, q, c, r = np.split(params, ends)
             factor, noise = np.zeros((n, n), params.dtype), np.zeros((m, m), params.dtype)
             factor[lower], noise[lower_noise] = q, r
@@ -254,7 +254,8 @@ def filterpy(problem: Problem) -> Calls:
     if problem.y.shape[0] * problem.y.shape[1] > 20_000:
         raise ValueError("half a minute")
     n, m = problem.sizes
-    gaps, rows = np.isnan(problem.y).any(-1), problem.y[..., None]
+    gaps: Any = np.isnan(problem.y).any(-1)
+    rows = problem.y[..., None]
 
     def make() -> Any:
         model = KalmanFilter(n, m)
