@@ -136,7 +136,7 @@ def statsmodels(problem: Problem, **options: Any) -> Calls:
     class Free(MLEModel):
         """Its score is numerical, by complex steps: statsmodels has no other of a general system."""
 
-        def update(self, params: Any, **_: Any) -> None:
+        def update(self, params: Any, **_: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
             a, q, c, r = np.split(params, ends)
             factor, noise = np.zeros((n, n), params.dtype), np.zeros((m, m), params.dtype)
             factor[lower], noise[lower_noise] = q, r
@@ -150,7 +150,7 @@ def statsmodels(problem: Problem, **options: Any) -> Calls:
 
         def gradient() -> Any:
             value = free.loglike(start, transformed=True)
-            return value, free.score(start, transformed=True) * free.nobs
+            return value, free.score(start, transformed=True)
 
         if np.isfinite(free.loglike(start)):
             calls["gradient"] = gradient
@@ -167,7 +167,7 @@ def dynamax(problem: Problem, parallel: bool) -> Calls:
     if np.isnan(problem.y).any():
         raise ValueError("no missing data")
     n, m = problem.sizes
-    model = LinearGaussianSSM(n, m, has_dynamics_bias=False, has_emissions_bias=False)
+    model = LinearGaussianSSM(n, m, has_dynamics_bias=parallel, has_emissions_bias=parallel)  # zero
     parameters, properties = model.initialize(
         jax.random.PRNGKey(0), initial_mean=jnp.zeros(n), initial_covariance=jnp.asarray(problem.P0),
         dynamics_weights=jnp.asarray(problem.A), dynamics_covariance=jnp.asarray(problem.Q),
@@ -191,7 +191,7 @@ def dynamax(problem: Problem, parallel: bool) -> Calls:
 
     def iterate(p: Any, y: Any) -> Any:
         statistics, _ = over(model.e_step)(p, y)
-        statistics = jax.tree.map(lambda leaf: leaf[None], statistics) if one else statistics
+        statistics = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], statistics) if one else statistics
         found, _ = model.m_step(p, properties, statistics, state)
         return found.dynamics.weights, found.dynamics.cov, found.emissions.weights, found.emissions.cov
 
@@ -254,7 +254,8 @@ def filterpy(problem: Problem) -> Calls:
     if problem.y.shape[0] * problem.y.shape[1] > 20_000:
         raise ValueError("half a minute")
     n, m = problem.sizes
-    gaps, rows = np.isnan(problem.y).any(-1), problem.y[..., None]
+    gaps: Any = np.isnan(problem.y).any(-1)
+    rows = problem.y[..., None]
 
     def make() -> Any:
         model = KalmanFilter(n, m)
@@ -313,7 +314,7 @@ def pyro(problem: Problem) -> Calls:
 
     if np.isnan(problem.y).any():
         raise ValueError("no missing data")
-    n, m = problem.sizes
+    n, _ = problem.sizes
     leaves, y = [torch.tensor(leaf) for leaf in problem.leaves], torch.tensor(problem.y)
 
     def normal(factor: torch.Tensor) -> Any:
@@ -346,6 +347,9 @@ RIVALS: dict[str, Callable[[Problem], Calls]] = {
 }
 
 
+trend_words: Any = "lltrend"
+
+
 def trend_data(t: int = 1_000) -> np.ndarray:
     """A local linear trend: variances 1 (level), 0.01 (slope), 1 (noise)."""
     draws = np.random.default_rng(0)
@@ -375,8 +379,9 @@ def trend_fits(y: np.ndarray) -> Calls:
         def run() -> list[float]:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                model = UnobservedComponents(y, "lltrend", use_exact_diffuse=exact)
-                return list(model.fit(disp=0).params)
+                model: Any = UnobservedComponents(y, trend_words, use_exact_diffuse=exact)
+                fitted: Any = model.fit(disp=0)
+                return list(fitted.params)
 
         return run
 
@@ -400,7 +405,7 @@ def trend_gradients(y: np.ndarray) -> Calls:
         return value.detach(), torch.cat([part.ravel() for part in torch.autograd.grad(value, leaves)])
 
     def other(exact: bool) -> Callable[[], Any]:
-        rival = UnobservedComponents(y, "lltrend", use_exact_diffuse=exact)
-        return lambda: (rival.loglike(ones), rival.score(ones) * rival.nobs)
+        rival: Any = UnobservedComponents(y, trend_words, use_exact_diffuse=exact)
+        return lambda: (rival.loglike(ones), rival.score(ones))
 
     return {"probseq": gradient, "statsmodels exact diffuse": other(True)}

@@ -150,7 +150,8 @@ def one_by_one(
 ):  # fmt: skip
     """Write log p(y_begin, ...) (B,) of sequences with patterns of their own; `seen` (B, T, m) or (1, 0, m).
 
-    m0 and P0 are the predicted moments of step `begin`. With workspaces (see `kalman.py`, a group for each sequence) what the adjoint reads is written too.
+    m0 and P0 are the predicted moments of step `begin`. With workspaces (see `kalman.py`, a
+    group for each sequence) what the adjoint reads is written too.
     """
     n, m, keep = extent(size), C.shape[0], cov.shape[1] > 0
     gains, U, weights, errors = np.empty((m, n)), np.empty((m, m)), np.empty(m), np.empty(m)
@@ -223,7 +224,8 @@ def one_by_one(
                             M[k] += factor * P[i, k]
                 for i in range(n):
                     F += C[j, i] * M[i]
-                if not (r[j] >= SHARE * F and F >= SHARE * n * terms and 0.0 < F < np.inf and abs(v) < np.inf):
+                sharp = r[j] < SHARE * F or SHARE * n * terms > F
+                if sharp or not (SMALLEST_NORMAL <= F < np.inf and abs(v) < np.inf):
                     return False
                 if SMALL < F < LARGE:
                     factors *= F

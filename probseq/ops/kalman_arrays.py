@@ -167,9 +167,7 @@ def run_behind_head(
     return space
 
 
-def run_sequential(
-    parameters: list[Any], y: Any, pattern: Any, ends: Any, space: Workspace, begin: int = 0
-) -> bool:
+def run_sequential(parameters: list[Any], y: Any, pattern: Any, ends: Any, space: Workspace, begin: int = 0) -> bool:
     """Take independent sensors one by one; False where an update may lose digits.
 
     m0 and P0 are those of step `begin`, where the densities that are added up begin.
@@ -207,9 +205,7 @@ def summed(call: Callable[[slice, list[Any]], Any], gradients: list[Any], batch:
         results: list[tuple[Any, list[Any]]] = []
         for g in range(group(block.start, batch), group(block.stop - 1, batch) + 1):
             members = slice(first_of(g, batch), first_of(g + 1, batch))
-            parts = [
-                part[members] if i in by_member else np.zeros_like(part) for i, part in enumerate(gradients)
-            ]
+            parts = [part[members] if i in by_member else np.zeros_like(part) for i, part in enumerate(gradients)]
             results.append((call(members, parts), parts))
         return results
 

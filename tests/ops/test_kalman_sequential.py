@@ -187,7 +187,7 @@ def test_unit_equivariance(batch: int, s: float) -> None:
         transition_cov=s * s * system.transition_cov, transition_offset=s * system.transition_offset,
         emission_cov=s * s * system.emission_cov,
     )  # fmt: skip
-    moved = kalman.log_prob(scaled, s * y, observed, all_seen(y)) + observed.sum((1, 2)) * math.log(s)
+    moved = kalman.log_prob(scaled, s * y, observed, all_seen(y)) + observed.double().sum((1, 2)) * math.log(s)
     close(moved, kalman.log_prob(system, y, observed, all_seen(y)))
 
 
