@@ -121,8 +121,8 @@ for month in [*lost, outlier]:
 # ## The picture
 #
 # Left the parts with bands of 90 %: the level with the data, the season, and the break; the line in green is level and
-# break together. In the gap of 2003 the band of the level opens a little. Right the auxiliary residuals, where both accidents stand out from the rest, and a forecast
-# of two years.
+# break together. In the gap of 2003 the band of the level opens a little. Right the auxiliary residuals, where both
+# accidents stand out from the rest, and a forecast of two years.
 
 # %%
 figure = plt.figure(figsize=(11, 7), layout="constrained")
