@@ -682,7 +682,8 @@ def law_15_fit(row: Row, case: Case) -> None:
         for model, s, value in fits:
             near_log(value, fits[1][2], f"{method} in units of {s:g}", 1e-8)
             back = copy.deepcopy(model).rescale(1 / s)
-            near_log(back.log_prob(y, u), fits[1][0].log_prob(y, u), f"{method}, mapped back from {s:g}", 1e-8)
+            mapped = back.log_prob(y, u) - row.diffuse_in_unit * math.log(s)
+            near_log(mapped, fits[1][0].log_prob(y, u), f"{method}, mapped back from {s:g}", 1e-8)
 
 
 def law_15_relabel(row: Row, case: Case) -> None:

@@ -121,16 +121,16 @@ for month in [*lost, outlier]:
 # ## The picture
 #
 # Left the parts with bands of 90 %: the level with the data, the season, and the break; the line in green is level and
-# break together. In the gap of 2003 the band of the level opens a little. Right the auxiliary residuals, where both accidents stand out from the rest, and a forecast
-# of two years.
+# break together. In the gap of 2003 the band of the level opens a little. Right the auxiliary residuals, where both
+# accidents stand out from the rest, and a forecast of two years.
 
 # %%
 figure = plt.figure(figsize=(11, 7), layout="constrained")
 left, right = figure.subfigures(1, 2, width_ratios=(1.15, 1))
 panels = plot.components(parts, clean, left.subplots(3, 1, sharex=True, height_ratios=(2, 1.2, 1)))
-whole = parts.level.mean + parts.regression.mean
-panels[0].plot(clean.index, whole, color=plot.PALETTE[2], linewidth=1.2)
-panels[0].annotate("level and break", (clean.index[-1], 442), color=plot.PALETTE[2], ha="right", fontsize="small")
+whole = pd.Series(parts.level.mean + parts.regression.mean, clean.index)[broken:]
+panels[0].plot(whole, color=plot.PALETTE[2], linewidth=1.2)
+panels[0].annotate("level and break", (clean.index[-1], 434), color=plot.PALETTE[2], ha="right", fontsize="small")
 panels[0].set_ylabel("100 log turnover")
 panels[2].set_title("regression: the break", loc="left", fontsize="medium", color=panels[2].lines[-1].get_color())
 upper, middle, lower = right.subplots(3, 1, height_ratios=(1, 1, 1.6))
@@ -198,8 +198,8 @@ print(
 # ## Reading the numbers
 #
 # The largest outlier is the month whose digits we swapped, and the largest break is January 2009, when orders for
-# machines collapsed after the financial crisis. Nobody told the model of either. The interpolated months lie within
-# two per cent of what was reported, and within their bands.
+# machines collapsed after the financial crisis. Nobody told the model of either. The interpolated months lie
+# within little more than two per cent of what was reported, and within their bands.
 #
 # A month ahead the model's error is less than half of the naive one's, since it knows where the level is now and the
 # naive rule only where it was a year ago. At twelve months the advantage is gone: a level that walks at random is a
