@@ -29,4 +29,4 @@ def leave(result: Any, sequences: Sequences, *, unwrap: bool = False, samples: i
             return open_up(B.map_tensors(lambda field, _: field[i][(*cut, slice(0, length))], result))
 
         return [own(i, length) for i, length in enumerate(sequences.lengths.tolist())]
-    return open_up(B.reshape_batch(result, 1, sequences.batch_shape))
+    return open_up(result if sequences.lengths.ndim == 1 else B.reshape_batch(result, 1, sequences.batch_shape))
