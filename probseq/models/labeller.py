@@ -37,6 +37,7 @@ class Labeller(SequenceLabeller):
 
     fit_methods: ClassVar[tuple[str, ...]] = ("gradient",)
     optimizer: ClassVar[Literal["lbfgs", "adam"]] = "adam"
+    gradient_tolerance: ClassVar[float] = 1e-6
     real_valued: ClassVar[bool] = False
 
     def __init__(

@@ -228,7 +228,7 @@ def run_small_adjoint(
     """
     (m, n), slot = c.shape[1:], space[3]
     times = len(a), len(c), gradients[3].shape[0], gradients[4].shape[:2][-1], gradients[6].shape[0]
-    if max(n, m) > KNOWN_STATES or slot.shape[0] != len(lengths) or max(times) > 1:
+    if max(n, m) > KNOWN_STATES or slot.shape[0] != len(lengths) or max(times) > 1 or min(times[:2]) == 0:
         return None
     adjoint = kernels("kalman_adjoint_small").small_adjoint
 
