@@ -21,6 +21,8 @@ Jaeger, H. (2012). Long short-term memory in echo state networks: details of a s
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -98,7 +100,7 @@ def _marked(n: int, length: int, seed: int | None, *, binary: bool) -> Arrays:
     return u, np.stack([values[rows, first], values[rows, second]], -1)
 
 
-def _last(answer: NDArray[np.float64], length: int) -> NDArray[np.float64]:
+def _last(answer: NDArray[Any], length: int) -> NDArray[np.float64]:
     """Targets (n, length, 1) that are known at the last step only."""
     y = np.full((len(answer), length, 1), np.nan)
     y[:, -1, 0] = answer
