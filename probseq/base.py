@@ -292,8 +292,7 @@ class StateSpaceModel(Parametric, abc.ABC, Generic[BeliefT]):
         if length == 0:
             return torch.zeros(*sample_shape, 0, *self.event_shape, dtype=torch.float64)
         with seeded(seed):
-            belief = self.initial_belief(tuple(sample_shape), step_input(inputs, 0, axis=len(sample_shape)))
-            return self._simulate(belief, length, inputs)[0]
+            return self._draw(tuple(sample_shape), length, inputs)
 
     def fit(
         self,
@@ -427,6 +426,11 @@ class StateSpaceModel(Parametric, abc.ABC, Generic[BeliefT]):
         last = B.at(self._filter(flat, None).updated, (flat.lengths - 1).clamp(min=0))
         beyond = self.predict(last, u)
         return beyond if bool((flat.lengths > 0).all()) else B.where(flat.lengths > 0, beyond, fresh)
+
+    def _draw(self, sample_shape: tuple[int, ...], length: int, inputs: Tensor | None) -> Tensor:
+        """Draws (*sample_shape, length, *event) from the start; a family of latent paths may draw those first."""
+        belief = self.initial_belief(sample_shape, step_input(inputs, 0, axis=len(sample_shape)))
+        return self._simulate(belief, length, inputs)[0]
 
     def _simulate(self, belief: BeliefT, steps: int, u: Tensor | None) -> tuple[Tensor, BeliefT]:
         """Ancestral draws (*batch, steps, *event) from a predicted belief, and the predicted beliefs on the way."""

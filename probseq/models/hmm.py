@@ -28,6 +28,7 @@ observation sequence, IEEE Trans. Information Theory 51.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, ClassVar, Literal, Self, cast
 
 import numpy as np
@@ -44,6 +45,7 @@ from probseq.checks import whole_number
 from probseq.emissions.autoregressive import Autoregressive
 from probseq.emissions.base import Emission, Says, shared_inputs
 from probseq.errors import ImpossibleSequence, say
+from probseq.models.ancestral import draw_rows
 from probseq.models.hmmlearn_bridge import arguments_from, to_hmmlearn
 from probseq.models.windows import rising_step, start_windows, windows_of
 from probseq.ops import hmm
@@ -250,6 +252,10 @@ class HMM(LatentStateModel[Categorical]):
         refuse_impossible(hmm.posterior(*arguments).impossible_at, sequences)
         uniforms = torch.rand((n_samples, *sequences.values.shape[:2]), dtype=torch.float64, generator=randomness)
         return hmm.sample_paths(*arguments, uniforms)
+
+    def _draw(self, sample_shape: tuple[int, ...], length: int, inputs: Tensor | None) -> Tensor:
+        draw = super()._draw if self._remembers else partial(draw_rows, self)
+        return draw(sample_shape, length, inputs)
 
     def _path_log_prob(self, states: Tensor, sequences: Sequences) -> Tensor:
         """log pi(z_0) + sum log A(z_{t-1}, z_t) + sum log b_t(z_t)."""
