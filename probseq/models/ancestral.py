@@ -10,19 +10,27 @@ rows.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from probseq.sequences import Sequences
 
-if TYPE_CHECKING:
-    from probseq.models.hmm import HMM
-    from probseq.models.hsmm import HSMM
+
+class Chain(Protocol):
+    """What is asked of a model: its states, its emission, draws of its paths."""
+
+    emission: Any
+    n_states: int
+
+    @property
+    def event_shape(self) -> torch.Size: ...
+
+    def _sample_states(self, sequences: Sequences, n_samples: int, randomness: torch.Generator) -> Tensor: ...
 
 
-def draw_rows(model: HMM | HSMM, sample_shape: tuple[int, ...], length: int, inputs: Tensor | None) -> Tensor:
+def draw_rows(model: Chain, sample_shape: tuple[int, ...], length: int, inputs: Tensor | None) -> Tensor:
     """(*sample_shape, length, *event) from torch's global generator; inputs (*sample_shape, length, P) or None."""
     n = math.prod(sample_shape)
     flat = None if inputs is None else inputs.reshape(n, length, inputs.shape[-1])
