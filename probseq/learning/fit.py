@@ -183,6 +183,7 @@ def _one(
             with one_thread():
                 limit = 500 if max_iterations is None else max_iterations
                 return run_lbfgs(model, problem, limit, precision)
+    model._solve(problem.train, seed)
     run = Run(model)
     run.record(problem.train_score(), model.snapshot(), problem.validation_score())
     run.settled(True, "closed form")
