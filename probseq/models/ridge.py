@@ -10,8 +10,8 @@
 
 Given the data, W is matrix normal with mean Y'X A^-1, S over rows and A^-1 over columns, so that a new target is
 predicted by N(W x, (1 + x' A^-1 x) S): the second term is what is not known of the weights. The evidence integrates W
-out, log p(Y) = -1/2 (D log |I + X X' / penalty| + N log |2 pi S| + tr(S^-1 C)) with C = Y'(I + X X' / penalty)^-1 Y. It is
-largest at S = C / N, and along the penalty it is searched, a grid first, for it may have several maxima.
+out, log p(Y) = -1/2 (D log |I + X X' / penalty| + N log |2 pi S| + tr(S^-1 C)) with C = Y'(I + X X' / penalty)^-1 Y.
+It is largest at S = C / N, and along the penalty it is searched, a grid first, for it may have several maxima.
 
 With the singular values s_i of X and B = U'Y all of it costs next to nothing once they are known:
 C = sum_i b_i b_i' / (1 + s_i^2 / penalty) + the part of Y'Y outside the range of X. They come from one QR

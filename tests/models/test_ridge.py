@@ -27,7 +27,7 @@ def test_weights_and_evidence(n, n_features, dim):
     found = fit_ridge(x, y)
     peer = Ridge(alpha=found.penalty, fit_intercept=False, solver="svd").fit(x.numpy(), y.numpy())
     np.testing.assert_allclose(found.weights, peer.coef_.reshape(dim, -1), rtol=1e-9, atol=1e-12)
-    gram = x.mT @ x + found.penalty * torch.eye(n_features)
+    gram = x.mT @ x + found.penalty * torch.eye(n_features, dtype=torch.float64)
     np.testing.assert_allclose(found.root @ found.root.mT, torch.linalg.inv(gram), rtol=1e-8, atol=1e-12)
     rows = np.eye(n) + (x @ x.mT).numpy() / found.penalty
     joint = multivariate_normal(cov=np.kron(rows, found.noise_cov.numpy()))  # row after row of y
