@@ -80,6 +80,13 @@ class Emission(Parametric, abc.ABC):
     def log_prob(self, values: Tensor, observed: Tensor | None = None) -> Tensor:
         """log p(y | z = k) of rows (*batch, dim) over their observed coordinates, (*batch, K)."""
 
+    def compact(self) -> tuple[Any, ...] | None:
+        """The stored parameters as arrays for `probseq.ops.hmm_few`, which makes the table itself; None without that.
+
+        To be overridden together with `log_prob`.
+        """
+        return None
+
     @abc.abstractmethod
     def distribution(self) -> Distribution:
         """p(y | z = k): batch shape (K,), event shape (dim,)."""

@@ -68,6 +68,10 @@ class Categorical(Emission):
         chosen = log_probs.mT[values.squeeze(-1).detach().long()]
         return chosen if observed is None else torch.where(observed, chosen, 0.0)
 
+    def compact(self) -> tuple[Any, ...] | None:
+        stored = self.stored("probs")
+        return None if stored is None else tuple(stored)
+
     def distribution(self) -> D.Distribution:
         return D.Independent(D.Categorical(probs=self.probs.unsqueeze(-2), validate_args=False), 1)
 

@@ -30,6 +30,8 @@ from probseq.parameters import Param, Parametric
 from probseq.priors import NormalInverseGamma, NormalInverseWishart, Prior, accept
 
 Covariance = Literal["full", "diag", "tied", "spherical"]
+#: columns up to which a row's densities are best computed within the recursion over the steps
+WIDEST = 8
 
 
 class _Covs(Param):
@@ -157,6 +159,10 @@ class Gaussian(Emission):
         else:
             table = self._marginal_log_prob(rows, seen, self.factor())
         return table.reshape(*values.shape[:-1], self.n_states)
+
+    def compact(self) -> tuple[Any, ...] | None:
+        stored = self.stored("means", "covs") if self.dim <= WIDEST else None
+        return None if stored is None else tuple(stored)
 
     def _marginal_log_prob(self, rows: Tensor, seen: Tensor, factor: Tensor) -> Tensor:
         """Rows grouped by what they show; each group has its own marginal covariance."""

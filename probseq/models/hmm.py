@@ -49,7 +49,9 @@ from probseq.models.ancestral import draw_rows
 from probseq.models.hmmlearn_bridge import arguments_from, to_hmmlearn
 from probseq.models.windows import rising_step, start_windows, windows_of
 from probseq.ops import hmm
+from probseq.ops import hmm_few as few
 from probseq.ops.hmm_entropy import path_entropy
+from probseq.ops.modes import array_of, untracked
 from probseq.randomness import generator
 from probseq.sequences import Sequences
 from probseq.stationary import stationary_law
@@ -210,8 +212,24 @@ class HMM(LatentStateModel[Categorical]):
             log_transition = log_transition.reshape(1, 1, self.n_states, self.n_states)
         return first.expand(sequences.values.shape[0], self.n_states), log_transition, table, sequences.lengths
 
+    def _stored(self, sequences: Sequences) -> few.Stored | None:
+        """What the kernels for few states read; None where the model, the data or the call is not as plain as that."""
+        if self.n_states > few.MOST_STATES or sequences.inputs is not None or self._remembers:
+            return None
+        chain = self.stored("initial_probs", "transition_matrix")
+        if chain is None or not untracked(sequences.values):
+            return None
+        if self.initial != "free" or self.tied_rows is not None:
+            chain = [array_of(self._log_initial()), array_of(self._log_transition())]
+        emission, values = self.emission.compact() if sequences.complete else None, sequences.values
+        if emission is None:
+            emission, values = (), self.emission.log_prob(values, None if sequences.complete else sequences.observed)
+        return few.Stored(chain[0], chain[1], emission, array_of(values), array_of(sequences.lengths))
+
     def _log_prob(self, sequences: Sequences) -> Tensor:
-        return hmm.log_prob(*self._arguments(sequences))
+        stored = self._stored(sequences)
+        result = None if stored is None else few.log_prob(stored)
+        return hmm.log_prob(*self._arguments(sequences)) if result is None else result
 
     def _windows(self, sequences: Sequences, initial: Categorical | None = None) -> Tensor | None:
         """The rows that an AR-HMM reads at every step, and after the last, (B, T + 1, order, D)."""
@@ -237,10 +255,18 @@ class HMM(LatentStateModel[Categorical]):
         return posterior
 
     def _smooth(self, sequences: Sequences) -> Categorical:
+        stored = self._stored(sequences)
+        log_gamma = None if stored is None else few.log_gamma(stored)
+        if log_gamma is not None:
+            return Categorical(log_gamma)
         windows = self._windows(sequences)
         return Categorical(self._posterior(sequences).log_gamma, None if windows is None else windows[:, 1:])
 
     def _decode(self, sequences: Sequences) -> Tensor:
+        stored = self._stored(sequences)
+        path = None if stored is None else few.viterbi(stored)
+        if path is not None:
+            return path.states
         arguments = self._arguments(sequences)
         states, score = hmm.viterbi(*arguments)
         if score.numpy().min(initial=0.0) == -np.inf:
@@ -344,8 +370,11 @@ class HMM(LatentStateModel[Categorical]):
         return rising_step(self, sequences) if moving else self._plain_em_step(sequences)
 
     def _plain_em_step(self, sequences: Sequences) -> Tensor:
-        posterior = hmm.expectations(*self._arguments(sequences))
-        refuse_impossible(posterior.impossible_at, sequences)
+        stored = self._stored(sequences)
+        posterior = None if stored is None else few.expectations(stored)
+        if posterior is None:
+            posterior = hmm.expectations(*self._arguments(sequences))
+            refuse_impossible(posterior.impossible_at, sequences)
         gamma = posterior.gamma  # 0 in padding
         objective = posterior.log_prob.sum() + self.log_prior()
         table = gamma.numpy().reshape(-1, self.n_states)
