@@ -244,7 +244,7 @@ class LinearGaussianModel(LatentStateModel[Gaussian]):
         return Filtered(predicted, updated, moments.log_prob)
 
     def _smooth(self, sequences: Sequences) -> Gaussian:
-        smoothed = kalman.smooth(*self._arguments(sequences))
+        smoothed = kalman.smooth(*self._arguments(sequences), lag_one=False)
         step = self._steps(sequences, None)
         step = None if step is None else step.expand(sequences.values.shape[0], -1)
         return Gaussian(smoothed.mean, smoothed.cov, smoothed.diffuse, step)
