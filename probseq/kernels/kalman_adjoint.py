@@ -37,7 +37,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from probseq.kernels.kalman import LANES, mean_steps
+from probseq.kernels.kalman import LANES, TILE, gather_tile, mean_steps, scatter_tile
 from probseq.kernels.kalman_covariance import STEADY, clear, close_loop, copy, settled
 from probseq.kernels.linalg import product, product_left_transposed, product_right_transposed, symmetrise, unchanged
 
@@ -282,6 +282,7 @@ def mean_adjoint_lanes(
     varying = max(grad_A.shape[0], grad_Q.shape[0], grad_d.shape[1], grad_C.shape[0], grad_R.shape[0]) > 1
     r, p, z, e = np.empty((n, LANES)), np.empty((n, LANES)), np.empty((n, LANES)), np.empty((m, LANES))
     load, ones = np.empty(LANES), np.ones((1, LANES))
+    of_mean, of_weighted, of_y = np.empty((TILE, n, LANES)), np.empty((TILE, m, LANES)), np.empty((TILE, m, LANES))
     sum_A, sum_Q, sum_d = np.zeros((n, n, LANES)), np.zeros((n, n, LANES)), np.zeros((1, n, LANES))
     sum_C, sum_R = np.zeros((m, n, LANES)), np.zeros((m, m, LANES))
     for origin in range(0, batch, LANES):
@@ -299,12 +300,16 @@ def mean_adjoint_lanes(
         for t in range(last - 1, until - 1, -1):
             s = slot[t]
             a, c = t + 1 if A.shape[0] > 1 and t + 1 < last else 0, t if C.shape[0] > 1 else 0
-            for b in range(width):
-                inside = t < lengths[origin + b]
-                for j in range(m):
-                    e[j, b] = weighted[origin + b, t, j] if inside else 0.0
-                for i in range(n):
-                    z[i, b] = mean[origin + b, t, i] if inside else 0.0
+            own = t % TILE
+            if own == TILE - 1 or t + 1 == last:
+                gather_tile(weighted, origin, width, t - own, t + 1, lengths, of_weighted)
+                gather_tile(mean, origin, width, t - own, t + 1, lengths, of_mean)
+            for j in range(m):
+                for b in range(LANES):
+                    e[j, b] = of_weighted[own, j, b]
+            for i in range(n):
+                for b in range(LANES):
+                    z[i, b] = of_mean[own, i, b]
             for i in range(n):
                 for b in range(LANES):
                     p[i, b] = 0.0
@@ -328,13 +333,17 @@ def mean_adjoint_lanes(
                     for b in range(LANES):
                         z[i, b] += factor * p[j, b]
             if moments:
-                for b in range(width):
-                    for i in range(n):
-                        smoothed[origin + b, t, i] = z[i, b]
+                for i in range(n):
+                    for b in range(LANES):
+                        of_mean[own, i, b] = z[i, b]
+                if own == 0 or t == until:
+                    scatter_tile(of_mean[own:], t, min(t - own + TILE, last), smoothed, origin, width)
             if wanted:
-                for b in range(width):
-                    for j in range(m):
-                        grad_y[origin + b, t, j] = -load[b] * e[j, b]
+                for j in range(m):
+                    for b in range(LANES):
+                        of_y[own, j, b] = -load[b] * e[j, b]
+                if own == 0 or t == until:
+                    scatter_tile(of_y[own:], t, min(t - own + TILE, last), grad_y, origin, width)
                 multiply_lanes(r, z, sum_A)
                 multiply_lanes(e, z, sum_C)
                 multiply_lanes(e, e, sum_R)

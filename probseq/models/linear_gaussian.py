@@ -36,7 +36,7 @@ from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import MultivariateNormal
 
 from probseq.base import Filtered, LatentStateModel
@@ -234,6 +234,19 @@ class LinearGaussianModel(LatentStateModel[Gaussian]):
 
     def _log_prob(self, sequences: Sequences) -> Tensor:
         return kalman.log_prob(*self._arguments(sequences))
+
+    def _value_and_gradient(
+        self, sequences: Sequences, parameters: list[nn.Parameter]
+    ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+        """The gradient in the system by its kernels at once; only what makes the system is left to torch."""
+        with torch.enable_grad():
+            system, y, *others = self._arguments(sequences)
+            prior = self.log_prior()
+        value, gradients = kalman.value_and_gradient(system, y, *others)
+        pairs = zip((*system, y, prior), (*gradients, torch.ones_like(prior)), strict=True)
+        outputs = {one: gradient for one, gradient in pairs if one.requires_grad}
+        found = torch.autograd.grad(list(outputs), parameters, list(outputs.values()), allow_unused=True)
+        return value.sum() + prior.detach(), found
 
     def _filter(self, sequences: Sequences, initial: Gaussian | None) -> Filtered[Gaussian]:
         moments = kalman.filter(*self._arguments(sequences, initial))

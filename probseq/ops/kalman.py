@@ -7,6 +7,7 @@
 
     quantity                                    function        gradient
     log p(y_0, ..., y_{length-1})               log_prob        exact, by the smoothing recursion; first order only
+    the same and its gradient, without torch    value_and_gradient
     p(z_t | y_<t), p(z_t | y_<=t)               filter          none
     p(z_t | y), Cov(z_{t+1}, z_t | y)           smooth          none
     draws from p(z_0, ..., z_{length-1} | y)    sample_paths    none
@@ -55,6 +56,7 @@ __all__ = [
     "sample_paths",
     "semidefinite_root",
     "smooth",
+    "value_and_gradient",
 ]
 
 
@@ -98,6 +100,21 @@ def log_prob(
         space = arrays.run_forward(system, y, observed, lengths, lead, diffuse, numerics, keep=False)
         return torch.from_numpy(space.log_prob)
     return differentiable(*system, y, observed, lengths, lead, diffuse, numerics)[0]
+
+
+@torch.no_grad()
+def value_and_gradient(
+    system: LinearGaussianSystem,
+    y: Tensor,
+    observed: Tensor | None,
+    lengths: Tensor,
+    diffuse: Tensor | None = None,
+    numerics: str = "auto",
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """log p(y) (B,), and the gradient of its sum in the parts of the system and y; equals those of `log_prob`."""
+    check(system, y, observed, lengths, diffuse)
+    lead = shared_lead(system, observed, lengths, diffuse)
+    return differentiable.value_and_gradient(*system, y, observed, lengths, lead, diffuse, numerics)
 
 
 @torch.no_grad()
