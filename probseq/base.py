@@ -147,6 +147,14 @@ class StateSpaceModel(Parametric, abc.ABC, Generic[BeliefT]):
         """
         raise ValueError(f"truncate is for recurrent networks, got a {type(self).__name__}")
 
+    def _value_and_gradient(
+        self, sequences: Sequences, parameters: list[nn.Parameter]
+    ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+        """Speed hook: log p(y) of a flat batch plus log prior, and its gradient; None where nothing depends on one."""
+        with torch.enable_grad():
+            value = self._log_prob(sequences).sum() + self.log_prior()
+            return value.detach(), torch.autograd.grad(value, parameters, allow_unused=True)
+
     def _outside(self, values: Tensor) -> tuple[Tensor, str] | None:
         """Marks the entries that no emission could produce, with the support in words; None if all are fine."""
         return None

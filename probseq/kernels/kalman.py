@@ -49,6 +49,31 @@ CHUNK = 256
 LANES = 128
 """Sequences that run side by side in the innermost loops."""
 
+TILE = 8
+"""Steps that are brought from the sequences' own order into that of the lanes, and back, at a time."""
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def gather_tile(source, origin, width, begin, stop, lengths, tile):
+    """tile[t - begin, i, b] = source[origin + b, t, i], and 0 past the end of a sequence and beyond `width` of them."""
+    for b in range(tile.shape[2]):
+        end = min(stop, lengths[origin + b]) if b < width else begin
+        for t in range(begin, end):
+            for i in range(tile.shape[1]):
+                tile[t - begin, i, b] = source[origin + b, t, i]
+        for t in range(max(begin, end), stop):
+            for i in range(tile.shape[1]):
+                tile[t - begin, i, b] = 0.0
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def scatter_tile(tile, begin, stop, target, origin, width):
+    """target[origin + b, t, i] = tile[t - begin, i, b]."""
+    for b in range(width):
+        for t in range(begin, stop):
+            for i in range(tile.shape[1]):
+                target[origin + b, t, i] = tile[t - begin, i, b]
+
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def mean_steps(
@@ -133,6 +158,7 @@ def mean_lanes(m0, A, d, C, y, seen, lengths, gain, whitener, log_norm, slot, me
     partial, keep = seen.shape[0] > 0, mean.shape[1] > 0
     v, w, square, total = np.zeros((m, LANES)), np.empty((m, LANES)), np.empty(LANES), np.empty(LANES)
     state, following = np.empty((n, LANES)), np.empty((n, LANES))
+    of_mean, of_weighted = np.empty((TILE, n, LANES)), np.empty((TILE, m, LANES))
     for origin in range(0, batch, LANES):
         width = min(LANES, batch - origin)
         values, ends = y[origin : origin + width], lengths[origin : origin + width]
@@ -145,7 +171,7 @@ def mean_lanes(m0, A, d, C, y, seen, lengths, gain, whitener, log_norm, slot, me
             for i in range(n):
                 state[i, b] = m0[origin + b, i] if b < width else 0.0
         for t in range(last):
-            s = slot[t]
+            s, own = slot[t], t % TILE
             c = t if C.shape[0] > 1 else 0
             for j in range(m):
                 if partial and not seen[t, j]:
@@ -181,14 +207,19 @@ def mean_lanes(m0, A, d, C, y, seen, lengths, gain, whitener, log_norm, slot, me
                         total[b] -= 0.5 * square[b]
                     square[b] = 0.0
             if keep:
-                for b in range(width):
-                    for i in range(n):
-                        mean[origin + b, t, i] = state[i, b]
-                    for j in range(m):
-                        weight = 0.0
-                        for k in range(j, m):
-                            weight += whitener[s, k, j] * w[k, b]
-                        weighted[origin + b, t, j] = weight
+                for i in range(n):
+                    for b in range(LANES):
+                        of_mean[own, i, b] = state[i, b]
+                for j in range(m):
+                    for b in range(LANES):
+                        of_weighted[own, j, b] = whitener[s, j, j] * w[j, b]
+                    for k in range(j + 1, m):
+                        factor = whitener[s, k, j]
+                        for b in range(LANES):
+                            of_weighted[own, j, b] += factor * w[k, b]
+                if own == TILE - 1 or t + 1 == last:
+                    scatter_tile(of_mean, t - own, t + 1, mean, origin, width)
+                    scatter_tile(of_weighted, t - own, t + 1, weighted, origin, width)
             for j in range(m):
                 for i in range(n):
                     factor = gain[s, j, i]

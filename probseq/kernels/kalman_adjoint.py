@@ -37,7 +37,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from probseq.kernels.kalman import LANES, mean_steps
+from probseq.kernels.kalman import LANES, TILE, gather_tile, mean_steps, scatter_tile
 from probseq.kernels.kalman_covariance import STEADY, clear, close_loop, copy, settled
 from probseq.kernels.linalg import product, product_left_transposed, product_right_transposed, symmetrise, unchanged
 
@@ -59,7 +59,7 @@ def covariance_adjoint(
     grad_P0, grad_A, grad_Q, grad_C, grad_R, smoothed, lagged, edge, spent, blas,
 ):  # fmt: skip
     """Run N_t backward for every group; add the matrix terms of the gradients, write V_t (H, T, n, n) and the lag-one
-    covariances (H, T - 1, n, n).  A share of a variance up to `spent` counts as none.
+    covariances (H, T - 1, n, n), each where it has steps.  A share of a variance up to `spent` counts as none.
 
     It stops at step `until` (G,), 0 unless the start is diffuse, and leaves N there in `edge` (H, n, n). Where the
     forward covariances and N_t have both settled, steps repeat: they are counted and added at once.  Returns whether
@@ -67,7 +67,7 @@ def covariance_adjoint(
     """
     lost = False
     m, n = C.shape[1], C.shape[2]
-    wanted, moments = grad_A.shape[0] > 0, smoothed.shape[1] > 0
+    wanted, moments, lagging = grad_A.shape[0] > 0, smoothed.shape[1] > 0, lagged.shape[1] > 0
     N, earlier, D, inverse = np.empty((n, n)), np.empty((n, n)), np.empty((m, m)), np.empty((m, m))
     L, H, LP, HP, square = np.empty((n, n)), np.empty((n, n)), np.empty((n, n)), np.empty((n, n)), np.empty((n, n))
     AK, NAK, WC, X, Z = np.empty((m, n)), np.empty((m, n)), np.empty((m, n)), np.empty((m, n)), np.empty((m, n))
@@ -88,42 +88,45 @@ def covariance_adjoint(
                     product_left_transposed(W, W, inverse, blas)
                     product(inverse, C[c], WC, blas)
                     close_loop(A[a], C[c], gain[g, s], AK, L, blas)
-                    product(L, P, LP, blas)
+                    if lagging:
+                        product(L, P, LP, blas)
                 if inner:
                     product(N, L, H, blas)
-                    product_right_transposed(AK, N, NAK, blas)
-                    product(AK, H, X, blas)
-                    product_right_transposed(NAK, AK, D, blas)
                     product_left_transposed(L, H, earlier, blas)
                 else:
                     clear(H)
-                    clear(X)
-                    clear(D)
                     clear(earlier)
                 product_left_transposed(C[c], WC, square, blas)
                 for i in range(n):
                     for j in range(n):
                         earlier[i, j] += square[i, j]
                 symmetrise(earlier)
-                product(H, P, HP, blas)
-                for j in range(m):
-                    for k in range(m):
-                        D[j, k] += inverse[j, k]
-                    for i in range(n):
-                        X[j, i] = WC[j, i] - X[j, i]
-                symmetrise(D)
-                product(X, P, Z, blas)
+                if wanted or lagging:
+                    product(H, P, HP, blas)
+                if wanted:
+                    product_right_transposed(AK, N, NAK, blas)  # N is that of the step after, and 0 after the last
+                    product_right_transposed(NAK, AK, D, blas)
+                    product(AK, H, X, blas)
+                    for j in range(m):
+                        for k in range(m):
+                            D[j, k] += inverse[j, k]
+                        for i in range(n):
+                            X[j, i] = WC[j, i] - X[j, i]
+                    symmetrise(D)
+                    product(X, P, Z, blas)
+                if lagging and inner:
+                    lag_one(cov[g, slot[g, t + 1]], HP, LP, square, lagged[h, t], blas)
                 if moments:
-                    if inner:
-                        lag_one(cov[g, slot[g, t + 1]], HP, LP, square, lagged[h, t], blas)
                     lost = smooth_covariance(earlier, P, square, smoothed[h, t], spent, blas) or lost
                 steps += 1
                 quiet = quiet + 1 if unchanged(earlier, N, STEADY) else 0
                 repeating = settled(quiet, steps)
                 copy(earlier, N)
-            elif moments:
-                copy(lagged[h, t + 1], lagged[h, t])
-                copy(smoothed[h, t + 1], smoothed[h, t])
+            else:
+                if lagging:
+                    copy(lagged[h, t + 1], lagged[h, t])
+                if moments:
+                    copy(smoothed[h, t + 1], smoothed[h, t])
             if wanted:
                 if inner:
                     add(-load, HP, grad_A, a)
@@ -165,7 +168,7 @@ def lag_one(later, HP, LP, scratch, out, blas):
 @njit(cache=True, nogil=True, error_model="numpy")
 def mean_adjoint(
     A, C, cov, gain, slot, spaces, until, lengths, mean, weighted, weights,
-    grad_m0, grad_P0, grad_A, grad_Q, grad_d, grad_C, grad_R, grad_y, smoothed, edge,
+    grad_m0, grad_P0, grad_A, grad_Q, grad_d, grad_C, grad_R, grad_y, smoothed, edge, blas,
 ):  # fmt: skip
     """Run r_t backward for every sequence; add the vector terms of the gradients, write zhat_t (B, T, n).
 
@@ -183,11 +186,14 @@ def mean_adjoint(
             s = slot[g, t]
             inner = t + 1 < last
             a, c = t + 1 if A.shape[0] > 1 and inner else 0, t if C.shape[0] > 1 else 0
-            for i in range(n):
-                p[i] = 0.0
-            for j in range(n):
+            if blas is not None:
+                np.dot(A[a].T, r, p)
+            else:
                 for i in range(n):
-                    p[i] += A[a, j, i] * r[j]
+                    p[i] = 0.0
+                for j in range(n):
+                    for i in range(n):
+                        p[i] += A[a, j, i] * r[j]
             for j in range(m):
                 total = weighted[b, t, j]
                 for i in range(n):
@@ -196,11 +202,16 @@ def mean_adjoint(
             for j in range(m):
                 for i in range(n):
                     p[i] += C[c, j, i] * e[j]
-            for i in range(n):
-                total = mean[b, t, i]
-                for j in range(n):
-                    total += cov[g, s, i, j] * p[j]
-                z[i] = total
+            if blas is not None:
+                np.dot(cov[g, s], p, z)
+                for i in range(n):
+                    z[i] += mean[b, t, i]
+            else:
+                for i in range(n):
+                    total = mean[b, t, i]
+                    for j in range(n):
+                        total += cov[g, s, i, j] * p[j]
+                    z[i] = total
             if moments:
                 for i in range(n):
                     smoothed[b, t, i] = z[i]
@@ -271,6 +282,7 @@ def mean_adjoint_lanes(
     varying = max(grad_A.shape[0], grad_Q.shape[0], grad_d.shape[1], grad_C.shape[0], grad_R.shape[0]) > 1
     r, p, z, e = np.empty((n, LANES)), np.empty((n, LANES)), np.empty((n, LANES)), np.empty((m, LANES))
     load, ones = np.empty(LANES), np.ones((1, LANES))
+    of_mean, of_weighted, of_y = np.empty((TILE, n, LANES)), np.empty((TILE, m, LANES)), np.empty((TILE, m, LANES))
     sum_A, sum_Q, sum_d = np.zeros((n, n, LANES)), np.zeros((n, n, LANES)), np.zeros((1, n, LANES))
     sum_C, sum_R = np.zeros((m, n, LANES)), np.zeros((m, m, LANES))
     for origin in range(0, batch, LANES):
@@ -288,12 +300,16 @@ def mean_adjoint_lanes(
         for t in range(last - 1, until - 1, -1):
             s = slot[t]
             a, c = t + 1 if A.shape[0] > 1 and t + 1 < last else 0, t if C.shape[0] > 1 else 0
-            for b in range(width):
-                inside = t < lengths[origin + b]
-                for j in range(m):
-                    e[j, b] = weighted[origin + b, t, j] if inside else 0.0
-                for i in range(n):
-                    z[i, b] = mean[origin + b, t, i] if inside else 0.0
+            own = t % TILE
+            if own == TILE - 1 or t + 1 == last:
+                gather_tile(weighted, origin, width, t - own, t + 1, lengths, of_weighted)
+                gather_tile(mean, origin, width, t - own, t + 1, lengths, of_mean)
+            for j in range(m):
+                for b in range(LANES):
+                    e[j, b] = of_weighted[own, j, b]
+            for i in range(n):
+                for b in range(LANES):
+                    z[i, b] = of_mean[own, i, b]
             for i in range(n):
                 for b in range(LANES):
                     p[i, b] = 0.0
@@ -317,13 +333,17 @@ def mean_adjoint_lanes(
                     for b in range(LANES):
                         z[i, b] += factor * p[j, b]
             if moments:
-                for b in range(width):
-                    for i in range(n):
-                        smoothed[origin + b, t, i] = z[i, b]
+                for i in range(n):
+                    for b in range(LANES):
+                        of_mean[own, i, b] = z[i, b]
+                if own == 0 or t == until:
+                    scatter_tile(of_mean[own:], t, min(t - own + TILE, last), smoothed, origin, width)
             if wanted:
-                for b in range(width):
-                    for j in range(m):
-                        grad_y[origin + b, t, j] = -load[b] * e[j, b]
+                for j in range(m):
+                    for b in range(LANES):
+                        of_y[own, j, b] = -load[b] * e[j, b]
+                if own == 0 or t == until:
+                    scatter_tile(of_y[own:], t, min(t - own + TILE, last), grad_y, origin, width)
                 multiply_lanes(r, z, sum_A)
                 multiply_lanes(e, z, sum_C)
                 multiply_lanes(e, e, sum_R)

@@ -254,14 +254,10 @@ class LDS(LinearGaussianModel):
         return _plus(offset, None if u is None else u @ self.emission_input_matrix.mT)
 
     def _rescale(self, scale: Tensor, shift: Tensor) -> None:
-        if "emission_matrix" not in self.unset:
-            self.emission_matrix = scale.unsqueeze(-1) * self.emission_matrix
-        if "emission_cov" not in self.unset:
-            self.emission_cov = scale.unsqueeze(-1) * self.emission_cov * scale
-        if self.input_dim and "emission_input_matrix" not in self.unset:
-            self.emission_input_matrix = scale.unsqueeze(-1) * self.emission_input_matrix
-        if "emission_offset" not in self.unset:
-            self.emission_offset = scale * self.emission_offset + shift
+        self._scale("emission_matrix", scale.unsqueeze(-1))
+        self._scale("emission_input_matrix", scale.unsqueeze(-1))
+        self._scale("emission_cov", scale)
+        self._scale("emission_offset", scale, shift)
         rows = scale.unsqueeze(-1)
         self._rescale_priors(emission_matrix=rows, emission_input_matrix=rows, emission_cov=scale)
         self._rescale_priors({"emission_offset": shift}, emission_offset=scale)
@@ -291,21 +287,29 @@ class LDS(LinearGaussianModel):
         self._rescale_states(factor)
         return lambda: self._rescale_states(1 / factor)
 
+    def _scale(self, name: str, factor: Tensor, shift: Any = 0.0) -> None:
+        """Make a parameter factor * value + shift, or a covariance factor * cov * factor', in its stored numbers."""
+        stored = self._parameters[f"raw_{name}"]
+        if stored is None or name in self.unset:
+            return
+        param, raw = self.params()[name], stored.detach()
+        if param.constraint is not P.semidefinite:
+            raw.mul_(factor).add_(shift)
+        elif isinstance(param, CovarianceParam) and param.kind(self) != "full":  # logarithms of variances
+            raw.add_(2 * factor.abs().log()[: len(raw)])
+        else:
+            raw.mul_(factor.unsqueeze(-1))
+
     def _rescale_states(self, factor: Tensor) -> None:
         """Make the state factor * z, in the same law of y."""
         column = factor.unsqueeze(-1)
-        with torch.no_grad():
-            self.transition_matrix = column * self.transition_matrix / factor
-            self.emission_matrix = self.emission_matrix / factor
-            self.transition_cov = column * self.transition_cov * factor
-            self.initial_cov = column * self.initial_cov * factor
-            self.initial_mean = factor * self.initial_mean
-            if "diffuse_scale" in self._buffers:
-                self.get_buffer("diffuse_scale").mul_(factor)
-            if "transition_offset" not in self.unset:
-                self.transition_offset = factor * self.transition_offset
-            if self.input_dim and "transition_input_matrix" not in self.unset:
-                self.transition_input_matrix = column * self.transition_input_matrix
+        self._scale("transition_matrix", column / factor)
+        self._scale("emission_matrix", 1 / factor)
+        for name in ("transition_cov", "initial_cov", "initial_mean", "transition_offset"):
+            self._scale(name, factor)
+        self._scale("transition_input_matrix", column)
+        if "diffuse_scale" in self._buffers:
+            self.get_buffer("diffuse_scale").mul_(factor)
         self._rescale_priors(
             transition_matrix=column / factor,
             emission_matrix=1 / factor,

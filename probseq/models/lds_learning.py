@@ -18,6 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -190,50 +191,72 @@ def _best_cov(model: LDS, name: str, scatter: Tensor, count: int) -> Tensor:
 
 
 def _transition(sequences: Sequences, mean: Tensor, cov: Tensor, lag_one: Tensor) -> Regression:
-    rows = sequences.inside[:, 1:]
-    design, design_cov = _design(mean[:, :-1][rows], cov[:, :-1][rows].sum(0), _inputs(sequences, rows, 1))
-    cross = _pad_columns(lag_one[rows].sum(0), design.shape[1])
-    return Regression(design, design_cov, mean[:, 1:][rows], cross, cov[:, 1:][rows].sum(0))
+    rows = None if sequences.rectangular else sequences.inside[:, 1:]
+    before = _rows(mean[:, :-1], rows)
+    design, design_cov = _design(before, _total(cov[:, :-1], rows), _inputs(sequences, rows, 1))
+    cross = _pad_columns(_total(lag_one, rows), design.shape[1])
+    return Regression(design, design_cov, _rows(mean[:, 1:], rows), cross, _total(cov[:, 1:], rows))
 
 
 def _emission(model: LDS, sequences: Sequences, mean: Tensor, cov: Tensor) -> Regression:
     """Rows with nothing observed say nothing and are left out."""
-    rows = sequences.seen
-    inputs, spread = _inputs(sequences, rows), cov[rows]
-    design, design_cov = _design(mean[rows], spread.sum(0), inputs)
-    y = sequences.values[rows]
-    if sequences.complete:
+    rows = None if sequences.complete and sequences.rectangular else sequences.seen
+    inputs, y, mean = _inputs(sequences, rows), _rows(sequences.values, rows), _rows(mean, rows)
+    design, design_cov = _design(mean, _total(cov, rows), inputs)
+    observed = None if rows is None else sequences.observed[rows]
+    if observed is None or bool(observed.all()):
         none = y.new_zeros(y.shape[1], design.shape[1])
         return Regression(design, design_cov, y, none, y.new_zeros(y.shape[1], y.shape[1]))
-    y, gain, own = _complete(model, y, sequences.observed[rows], mean[rows], inputs)
-    reach = gain @ spread
-    return Regression(
-        design, design_cov, y, _pad_columns(reach.sum(0), design.shape[1]), (reach @ gain.mT + own).sum(0)
-    )
+    y, gain, own = _complete(model, y, observed, mean, inputs)
+    reach = gain @ _rows(cov, rows)
+    moved = _pad_columns(reach.sum(0), design.shape[1])
+    return Regression(design, design_cov, y, moved, torch.einsum("tik,tjk->ij", reach, gain) + own)
 
 
 def _complete(model: LDS, y: Tensor, observed: Tensor, mean: Tensor, u: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """E[y_t | z_t = mean, observed y_t], its derivative in z_t, and the covariance left, per row."""
-    gain, own = y.new_zeros(*y.shape, model.state_dim), y.new_zeros(*y.shape, model.obs_dim)
+    """E[y_t | z_t = mean, observed y_t], its derivative in z_t per row, and the covariance left, summed over rows."""
     offset = model.emission_offset_at(u)
     matrix, noise = model.emission_matrix, model.emission_cov
     expected = mean @ matrix.mT + (0.0 if offset is None else offset)
-    y = y.clone()
-    for pattern in torch.unique(observed, dim=0):
-        rows = (observed == pattern).all(-1).nonzero().squeeze(-1)
+    y = torch.where(observed, y, expected)
+    gain = torch.where(observed.unsqueeze(-1), 0.0, matrix)
+    if bool((noise == torch.diag(noise.diagonal())).all()):  # then what is observed says nothing about what is not
+        return y, gain, torch.diag(noise.diagonal() * (~observed).sum(0))
+    own = torch.zeros_like(noise)
+    for rows in _by_pattern(observed):
+        pattern = observed[rows[0]]
         o, h = pattern.nonzero().squeeze(-1), (~pattern).nonzero().squeeze(-1)
         if not len(h):
             continue
         slope = noise[h][:, o] @ torch.linalg.pinv(noise[o][:, o], hermitian=True)
-        seen = y[rows][:, o] - expected[rows][:, o]
-        y[rows.unsqueeze(-1), h] = expected[rows][:, h] + seen @ slope.mT
-        gain[rows.unsqueeze(-1), h] = matrix[h] - slope @ matrix[o]
-        own[rows.reshape(-1, 1, 1), h.reshape(-1, 1), h] = noise[h][:, h] - slope @ noise[o][:, h]
+        y[rows.unsqueeze(-1), h] += (y[rows][:, o] - expected[rows][:, o]) @ slope.mT
+        gain[rows.unsqueeze(-1), h] -= slope @ matrix[o]
+        own[h.unsqueeze(-1), h] += len(rows) * (noise[h][:, h] - slope @ noise[o][:, h])
     return y, gain, own
 
 
-def _inputs(sequences: Sequences, rows: Tensor, first: int = 0) -> Tensor | None:
-    return None if sequences.inputs is None else sequences.inputs[:, first:][rows]
+def _by_pattern(observed: Tensor) -> list[Tensor]:
+    """The rows (N, m) in groups with the same entries."""
+    packed = np.packbits(observed.numpy(), axis=1)
+    _, group, counts = np.unique(packed, axis=0, return_inverse=True, return_counts=True)
+    order = torch.from_numpy(np.argsort(group.reshape(-1), kind="stable"))
+    return list(order.split(counts.tolist()))
+
+
+def _rows(values: Tensor, rows: Tensor | None) -> Tensor:
+    """The marked steps (B, T) of values (B, T, ...), or all of them, as (N, ...)."""
+    return values.flatten(0, 1) if rows is None else values[rows]
+
+
+def _total(values: Tensor, rows: Tensor | None) -> Tensor:
+    """The sum of the marked steps of values (B, T, ...), or of all of them; a batch may share them (a stride of 0)."""
+    if rows is not None:
+        return values[rows].sum(0)
+    return values[0].sum(0) * len(values) if len(values) and values.stride(0) == 0 else values.sum((0, 1))
+
+
+def _inputs(sequences: Sequences, rows: Tensor | None, first: int = 0) -> Tensor | None:
+    return None if sequences.inputs is None else _rows(sequences.inputs[:, first:], rows)
 
 
 def _design(mean: Tensor, cov: Tensor, inputs: Tensor | None) -> tuple[Tensor, Tensor]:

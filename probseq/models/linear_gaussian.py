@@ -36,7 +36,7 @@ from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import MultivariateNormal
 
 from probseq.base import Filtered, LatentStateModel
@@ -235,6 +235,19 @@ class LinearGaussianModel(LatentStateModel[Gaussian]):
     def _log_prob(self, sequences: Sequences) -> Tensor:
         return kalman.log_prob(*self._arguments(sequences))
 
+    def _value_and_gradient(
+        self, sequences: Sequences, parameters: list[nn.Parameter]
+    ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+        """The gradient in the system by its kernels at once; only what makes the system is left to torch."""
+        with torch.enable_grad():
+            system, y, *others = self._arguments(sequences)
+            prior = self.log_prior()
+        value, gradients = kalman.value_and_gradient(system, y, *others)
+        pairs = zip((*system, y, prior), (*gradients, torch.ones_like(prior)), strict=True)
+        outputs = {one: gradient for one, gradient in pairs if one.requires_grad}
+        found = torch.autograd.grad(list(outputs), parameters, list(outputs.values()), allow_unused=True)
+        return value.sum() + prior.detach(), found
+
     def _filter(self, sequences: Sequences, initial: Gaussian | None) -> Filtered[Gaussian]:
         moments = kalman.filter(*self._arguments(sequences, initial))
         step = self._steps(sequences, initial)
@@ -244,7 +257,7 @@ class LinearGaussianModel(LatentStateModel[Gaussian]):
         return Filtered(predicted, updated, moments.log_prob)
 
     def _smooth(self, sequences: Sequences) -> Gaussian:
-        smoothed = kalman.smooth(*self._arguments(sequences))
+        smoothed = kalman.smooth(*self._arguments(sequences), lag_one=False)
         step = self._steps(sequences, None)
         step = None if step is None else step.expand(sequences.values.shape[0], -1)
         return Gaussian(smoothed.mean, smoothed.cov, smoothed.diffuse, step)

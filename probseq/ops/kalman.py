@@ -7,6 +7,7 @@
 
     quantity                                    function        gradient
     log p(y_0, ..., y_{length-1})               log_prob        exact, by the smoothing recursion; first order only
+    the same and its gradient, without torch    value_and_gradient
     p(z_t | y_<t), p(z_t | y_<=t)               filter          none
     p(z_t | y), Cov(z_{t+1}, z_t | y)           smooth          none
     draws from p(z_0, ..., z_{length-1} | y)    sample_paths    none
@@ -55,6 +56,7 @@ __all__ = [
     "sample_paths",
     "semidefinite_root",
     "smooth",
+    "value_and_gradient",
 ]
 
 
@@ -98,6 +100,21 @@ def log_prob(
         space = arrays.run_forward(system, y, observed, lengths, lead, diffuse, numerics, keep=False)
         return torch.from_numpy(space.log_prob)
     return differentiable(*system, y, observed, lengths, lead, diffuse, numerics)[0]
+
+
+@torch.no_grad()
+def value_and_gradient(
+    system: LinearGaussianSystem,
+    y: Tensor,
+    observed: Tensor | None,
+    lengths: Tensor,
+    diffuse: Tensor | None = None,
+    numerics: str = "auto",
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """log p(y) (B,), and the gradient of its sum in the parts of the system and y; equals those of `log_prob`."""
+    check(system, y, observed, lengths, diffuse)
+    lead = shared_lead(system, observed, lengths, diffuse)
+    return differentiable.value_and_gradient(*system, y, observed, lengths, lead, diffuse, numerics)
 
 
 @torch.no_grad()
@@ -147,19 +164,22 @@ def smooth(
     lengths: Tensor,
     diffuse: Tensor | None = None,
     numerics: str = "auto",
+    *,
+    lag_one: bool = True,
 ) -> SmoothedMoments:
     """The posterior moments of the states: mean = m + P r and cov = P - P N P with the r, N that are the gradient.
 
-    Where y does not resolve a diffuse start, `diffuse` says in which directions; mean and cov hold in the others.
+    Without `lag_one` the lag-one covariances, which take longest, have no steps. Where y does not resolve a diffuse start, `diffuse` says in which directions; mean and cov hold in the others.
     """
     adjoint = arrays.kernels("kalman_adjoint")
     given = Given.of(system, y, observed, lengths, diffuse, numerics)
     system, space = given.system, given.space
     (batch, steps, _), states = y.shape, system.initial_mean.shape[-1]
     spaces, spans, group_spaces, group_of = arrays.groups(array_of(lengths), space.slot.shape[0])
-    mean = y.new_zeros(batch, steps, states)
-    cov = y.new_zeros(len(spans), steps, states, states)
-    lagged = y.new_zeros(len(spans), max(steps - 1, 0), states, states)
+    mean, cov = y.new_empty(batch, steps, states), y.new_empty(len(spans), steps, states, states)
+    if not given.until.any():  # a step is predicted before it is smoothed: both in one place
+        mean = torch.from_numpy(space.mean)
+    lagged = y.new_zeros(len(spans), max(steps - 1, 0) if lag_one else 0, states, states)
     none, unused = arrays.no_gradients(), (np.empty((0, states, states)), np.empty((0, states)))
     a, c, until = array_of(system.transition_matrix), array_of(system.emission_matrix), given.until
     ends, rounding = array_of(lengths), arrays.spent(system.emission_cov, states)
@@ -173,7 +193,7 @@ def smooth(
             np.ones(len(spans)), *none[1:4], *none[5:7], *moments[1:], unused[0], rounding, arrays.blas(states),
         )  # fmt: skip
     if lost and numerics == "auto":
-        return smooth(system, y, observed, lengths, diffuse, "square_root")
+        return smooth(system, y, observed, lengths, diffuse, "square_root", lag_one=lag_one)
     if not joint:
         arrays.run_mean_adjoint(
             a, c, space.cov, space.gain, space.slot, spaces, until, ends, space.mean, space.weighted,

@@ -295,8 +295,9 @@ def run_mean_adjoint(
     adjoint, batch = kernels("kalman_adjoint"), len(lengths)
     if not (slot.shape[0] == 1 and batch >= MANY_SEQUENCES):
         adjoint.mean_adjoint(
-            a, c, cov, gain, slot, spaces, until, lengths, mean, weighted, weights, *gradients, smoothed, edge
-        )
+            a, c, cov, gain, slot, spaces, until, lengths, mean, weighted, weights, *gradients, smoothed, edge,
+            blas(a.shape[1]),
+        )  # fmt: skip
         return
 
     def run(members: slice, parts: list[Any]) -> None:

@@ -133,7 +133,7 @@ class Given:
         until = self.space.until
         n, steps = self.space.cov.shape[-1], self.space.slot.shape[1]
         _, spans, group_spaces, group_of = arrays.groups(self.lengths, len(until))
-        cov, lagged = np.zeros((len(spans), steps, n, n)), np.zeros((len(spans), max(steps - 1, 0), n, n))
+        cov, lagged = np.zeros((len(spans), steps, n, n)), np.zeros((len(spans), 0, n, n))
         improper = np.zeros_like(cov)
         self.smooth_covariances(spans, group_spaces, cov, improper, lagged)
         bad = np.any(improper != 0, axis=(1, 2, 3), keepdims=True).reshape(-1)[group_of]

@@ -67,6 +67,11 @@ class OnceDifferentiable:
             return self.value.dispatched(*arguments)
         return (_Value if torch._C._are_functorch_transforms_active() else _Plain).apply(self, *arguments)
 
+    def value_and_gradient(self, *arguments: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The first output and the gradients of its sum in the inputs, by the kernels alone: nothing may watch."""
+        value, *workspaces = self.value.run(*arguments)
+        return value, self.adjoint.run(torch.ones_like(value), *(arguments[i] for i in self.kept), *workspaces)
+
     def save(self, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         workspaces = output[1:] if isinstance(output, tuple) else ()
         ctx.mark_non_differentiable(*workspaces)
