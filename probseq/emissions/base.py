@@ -103,6 +103,10 @@ class Emission(Parametric, abc.ABC):
     def maximise(self, values: Tensor, observed: Tensor, weights: Tensor) -> None:
         """The M-step: maximise sum_nk weights[n, k] log p(y_n | k) over the free parameters."""
 
+    def maximise_compact(self, values: Any, weights: Any) -> bool:
+        """`maximise` over complete rows as arrays, where it is as plain as that; else False, and nothing done."""
+        return False
+
     def log_prior(self) -> Tensor:
         """log density of the parameters under `prior`, 0 without one."""
         return torch.zeros((), dtype=torch.float64)

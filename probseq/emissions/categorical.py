@@ -19,6 +19,7 @@ from torch.nn.functional import logsigmoid
 from probseq import parameters as P
 from probseq.emissions.base import Emission, cluster, leading_size, positive, rows_of
 from probseq.kernels import symbols as kernel
+from probseq.kernels.simplex import maximise_rows
 from probseq.ops.modes import array_of, untracked
 from probseq.parameters import Param
 from probseq.priors import Beta, Dirichlet, Prior, accept
@@ -97,6 +98,16 @@ class Categorical(Emission):
         if isinstance(self.prior, Dirichlet):
             counts = counts + self.prior.counts(self.probs)
         self.store_rows("probs", counts)
+
+    def maximise_compact(self, values: Any, weights: Any) -> bool:
+        stored = self.stored("probs") if self.prior is None else None
+        if stored is None:
+            return False
+        rows, counts = stored[0].copy(), np.zeros(stored[0].shape)
+        kernel.count(values.reshape(-1), _EVERY, weights, counts)
+        maximise_rows(counts, 0.0, rows)
+        self.store(probs=rows)
+        return True
 
 
 class Bernoulli(Emission):

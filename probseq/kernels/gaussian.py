@@ -146,20 +146,27 @@ def scatter_groups(first, last, n_groups, rows, seen, means, weights, diagonal, 
 
 
 @njit(**_OPTIONS)
-def average(rows, weights, mass, means):
-    """Write the mass of every state (K,), and the weighted means (K, D) of those that have one."""
-    n_states, dim = means.shape
-    sums = np.zeros((n_states, dim))
-    mass[:] = 0.0
-    for n in range(rows.shape[0]):
-        for k in range(n_states):
-            mass[k] += weights[n, k]
-            for d in range(dim):
-                sums[k, d] += weights[n, k] * rows[n, d]
-    for k in range(n_states):
-        if mass[k] > 0:
-            for d in range(dim):
-                means[k, d] = sums[k, d] / mass[k]
+def recentre(mass, away_sum, total, means):
+    """Add up groups of moments about `means` into the first, and move these and the means to the weighted means.
+
+    mass (G, K), away_sum (G, K, D), total (G, K, D, D), its lower triangle. S - a a' / m loses digits where the means
+    move far, in units of what is left: False then, with the means moved and the scatter to be found again.
+    """
+    fine = True
+    for g in range(1, mass.shape[0]):
+        mass[0] += mass[g]
+        away_sum[0] += away_sum[g]
+        total[0] += total[g]
+    for k in range(means.shape[0]):
+        if mass[0, k] > 0:
+            for i in range(means.shape[1]):
+                for j in range(i + 1):
+                    moved = away_sum[0, k, i] * away_sum[0, k, j] / mass[0, k]
+                    total[0, k, i, j] -= moved
+                fine &= total[0, k, i, i] >= 0.125 * moved
+            for i in range(means.shape[1]):
+                means[k, i] += away_sum[0, k, i] / mass[0, k]
+    return fine
 
 
 @njit(**_OPTIONS)

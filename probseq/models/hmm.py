@@ -44,6 +44,7 @@ from probseq.checks import whole_number
 from probseq.emissions.autoregressive import Autoregressive
 from probseq.emissions.base import Emission, Says, shared_inputs
 from probseq.errors import ImpossibleSequence, say
+from probseq.kernels.simplex import maximise_chain
 from probseq.models.hmmlearn_bridge import arguments_from, to_hmmlearn
 from probseq.models.windows import rising_step, start_windows, windows_of
 from probseq.ops import hmm
@@ -365,19 +366,42 @@ class HMM(LatentStateModel[Categorical]):
 
     def _plain_em_step(self, sequences: Sequences) -> Tensor:
         stored = self._stored(sequences)
-        posterior = None if stored is None else few.expectations(stored)
-        if posterior is None:
-            posterior = hmm.expectations(*self._arguments(sequences))
-            refuse_impossible(posterior.impossible_at, sequences)
-        gamma = posterior.gamma  # 0 in padding
-        objective = posterior.log_prob.sum() + self.log_prior()
-        table = gamma.numpy().reshape(-1, self.n_states)
-        if (np.ones(len(table)) @ table < 1e-8).any():
+        found = None if stored is None else few.expectations(stored)
+        if stored is not None and found is not None and self._is_plain(sequences):
+            return self._compact_em_step(sequences, stored, *found)
+        if found is not None:
+            log_prob, gamma, xi_sum = map(torch.from_numpy, (*found[:2], found[2].sum(0)[None, None]))
+        else:
+            log_prob, gamma, xi_sum, impossible_at = hmm.expectations(*self._arguments(sequences))
+            refuse_impossible(impossible_at, sequences)
+        objective = log_prob.sum() + self.log_prior()
+        table = gamma.numpy().reshape(-1, self.n_states)  # 0 in padding
+        if (np.ones(len(table)) @ table < NO_MASS).any():
             say("empty state", EMPTY_STATE)
         plain = sequences.inputs is None and not self._remembers
         says = self.emission if plain else self._says(sequences, self._windows(sequences), sequences.inside)
-        self._maximise_chain(gamma[:, 0].sum(0), posterior.xi_sum, sequences.inputs)
+        self._maximise_chain(gamma[:, 0].sum(0), xi_sum, sequences.inputs)
         says.maximise(*sequences.rows(sequences.values, sequences.observed, gamma))
+        return objective
+
+    def _is_plain(self, sequences: Sequences) -> bool:
+        """Whether the M-step is relative frequencies of complete sequences of one length."""
+        priors = self.initial_prior is not None or self.transition_prior is not None
+        plain = self.initial == "free" and self.tied_rows is None and not priors
+        return plain and sequences.complete and sequences.rectangular
+
+    def _compact_em_step(
+        self, sequences: Sequences, stored: few.Stored, log_prob: Any, gamma: Any, xi: Any
+    ) -> Tensor:
+        """An iteration on arrays alone, the parameters read and written once."""
+        objective = torch.from_numpy(log_prob).sum() + self.log_prior()
+        chain = stored.log_initial[None].copy(), stored.log_transition.copy()
+        if maximise_chain(gamma, xi, T.NO_COUNT, *chain) < NO_MASS:
+            say("empty state", EMPTY_STATE)
+        values, observed, weights = sequences.rows(sequences.values, sequences.observed, torch.from_numpy(gamma))
+        if not self.emission.maximise_compact(array_of(values), array_of(weights)):
+            self.emission.maximise(values, observed, weights)
+        self.store(initial_probs=chain[0][0], transition_matrix=chain[1])
         return objective
 
     def _maximise_chain(self, first: Tensor, pairs: Tensor, u: Tensor | None) -> None:
@@ -416,6 +440,8 @@ class HMM(LatentStateModel[Categorical]):
         self.store_rows(name, counts, T.NO_COUNT)
 
 
+#: expected steps below which a state is empty
+NO_MASS = 1e-8
 EMPTY_STATE = "a state explains no data any more and keeps its last parameters; fewer states may be enough"
 
 

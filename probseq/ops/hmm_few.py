@@ -18,7 +18,7 @@ from torch import Tensor
 
 from probseq.kernels import hmm_few as kernel
 from probseq.kernels.rows import width_of
-from probseq.ops.hmm import Expectations, Path
+from probseq.ops.hmm import Path
 from probseq.ops.threads import groups_of, n_groups, over_blocks
 
 Array = NDArray[np.float64]
@@ -110,18 +110,12 @@ def log_gamma(stored: Stored) -> Tensor | None:
     return None if found is None else torch.from_numpy(found[1])
 
 
-def expectations(stored: Stored, weights: Array | None = None) -> Expectations | None:
-    """What EM needs, as `probseq.ops.hmm.expectations`; gamma and xi_sum times `weights` (B,)."""
+def expectations(stored: Stored, weights: Array | None = None) -> tuple[Array, Array, Array] | None:
+    """What EM needs: log p(y) (B,), gamma (B, T, K), 0 in padding, and parts of sum_t xi (G, K, K), times `weights`."""
     b, k = len(stored.lengths), len(stored.log_initial)
-    xi = np.zeros((n_groups(b), k, k))
-    found = _posterior(stored, False, np.ones(b) if weights is None else weights, groups_of(b), xi)
-    if found is None:
-        return None
-    log_probs, gamma = map(torch.from_numpy, found)
-    return Expectations(log_probs, gamma, torch.from_numpy(xi.sum(0)[None, None]), _POSSIBLE.expand(b))
-
-
-_POSSIBLE = torch.full((1,), -1, dtype=torch.int64)
+    xi, ones = np.zeros((n_groups(b), k, k)), np.ones(b) if weights is None else weights
+    found = _posterior(stored, False, ones, groups_of(b), xi)
+    return None if found is None else (*found, xi)
 
 
 def viterbi(stored: Stored) -> Path | None:
