@@ -80,12 +80,16 @@ class Emission(Parametric, abc.ABC):
     def log_prob(self, values: Tensor, observed: Tensor | None = None) -> Tensor:
         """log p(y | z = k) of rows (*batch, dim) over their observed coordinates, (*batch, K)."""
 
-    def compact(self) -> tuple[Any, ...] | None:
+    def compact(self, watched: bool = False) -> tuple[Any, ...] | None:
         """The stored parameters as arrays for `probseq.ops.hmm_few`, which makes the table itself; None without that.
 
-        To be overridden together with `log_prob`.
+        To be overridden together with `log_prob`; `watched` as for `stored`.
         """
         return None
+
+    def pull_compact(self, values: Any, weights: Any) -> tuple[Any, ...]:
+        """The derivatives of sum(weights * table) over complete rows in what `compact` returns."""
+        raise NotImplementedError
 
     @abc.abstractmethod
     def distribution(self) -> Distribution:

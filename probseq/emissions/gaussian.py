@@ -160,9 +160,14 @@ class Gaussian(Emission):
             table = self._marginal_log_prob(rows, seen, self.factor())
         return table.reshape(*values.shape[:-1], self.n_states)
 
-    def compact(self) -> tuple[Any, ...] | None:
-        stored = self.stored("means", "covs") if self.dim <= WIDEST else None
+    def compact(self, watched: bool = False) -> tuple[Any, ...] | None:
+        narrow = self.dim <= WIDEST and not (watched and self.is_diagonal)
+        stored = self.stored("means", "covs", watched=watched) if narrow else None
         return None if stored is None else tuple(stored)
+
+    def pull_compact(self, values: Any, weights: Any) -> tuple[Any, ...]:
+        means, covs = (array_of(self._parameters[name]) for name in ("raw_means", "raw_covs"))  # type: ignore[arg-type]
+        return gaussian.pull_stored(values, weights, means, covs)
 
     def _marginal_log_prob(self, rows: Tensor, seen: Tensor, factor: Tensor) -> Tensor:
         """Rows grouped by what they show; each group has its own marginal covariance."""

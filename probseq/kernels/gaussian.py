@@ -271,3 +271,41 @@ def scatter(rows, seen, means, weights, diagonal, mass, away_sum, total):
                     for r in range(BLOCK):
                         one += weighted[r] * away[j, r]
                     total[k, d, j] += one
+
+
+@njit(**_OPTIONS)
+def pull_stored(mass, away_sum, total, stored, into_means, into_stored):
+    """The derivative of sum(weight * table) in means and factors with log diagonals (K or 1, D, D), from moments.
+
+    With W = L^-1: W'W a in a mean, and tril(W' (W S W')) - diag(m W) in L. mass (G, K), away_sum (G, K, D) and
+    total (G, K, D, D), its lower triangle, are added up in the first; into_stored is added to.
+    """
+    n_states, dim = into_means.shape
+    for g in range(1, mass.shape[0]):
+        mass[0] += mass[g]
+        away_sum[0] += away_sum[g]
+        total[0] += total[g]
+    whitener, half, white = np.empty((n_states, dim, dim)), np.zeros((dim, dim)), np.empty(dim)
+    invert_factors(stored, whitener)
+    for k in range(n_states):
+        w, s = whitener[k], (k if stored.shape[0] > 1 else 0)
+        for i in range(dim):
+            white[i] = 0.0
+            for j in range(i + 1):
+                white[i] += w[i, j] * away_sum[0, k, j]
+            for j in range(dim):
+                half[i, j] = 0.0
+                for m in range(i + 1):
+                    half[i, j] += w[i, m] * total[0, k, max(m, j), min(m, j)]
+        for i in range(dim):
+            into_means[k, i] = 0.0
+            for m in range(i, dim):
+                into_means[k, i] += w[m, i] * white[m]
+            for j in range(i + 1):
+                pulled = 0.0
+                for m in range(i, dim):
+                    square = 0.0
+                    for q in range(j + 1):
+                        square += half[m, q] * w[j, q]
+                    pulled += w[m, i] * square
+                into_stored[s, i, j] += pulled / w[i, i] - mass[0, k] if i == j else pulled

@@ -45,3 +45,31 @@ def maximise_chain(gamma, xi, share, initial, transition):
     maximise_rows(first, share, initial)
     maximise_rows(moves, share, transition)
     return least
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def pull_rows(counts, stored, out):
+    """out = counts - mass p, p = softmax(stored): the derivative of sum(counts * log p) in what is stored, by rows."""
+    for r in range(stored.shape[0]):
+        top, mass, total = -np.inf, 0.0, 0.0
+        for j in range(stored.shape[1]):
+            top = max(top, stored[r, j])
+            mass += counts[r, j]
+        for j in range(stored.shape[1]):
+            out[r, j] = math.exp(stored[r, j] - top)
+            total += out[r, j]
+        for j in range(stored.shape[1]):
+            out[r, j] = counts[r, j] - mass * (out[r, j] / total)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def pull_chain(gamma, xi, initial, transition, into_initial, into_transition):
+    """`pull_rows` of the start (K,) and the transitions (K, K); gamma and xi as for `maximise_chain`."""
+    first, moves = np.zeros((1, initial.shape[0])), np.zeros(transition.shape)
+    for b in range(gamma.shape[0]):
+        for k in range(initial.shape[0]):
+            first[0, k] += gamma[b, 0, k]
+    for g in range(xi.shape[0]):
+        moves += xi[g]
+    pull_rows(first, initial.reshape(1, -1), into_initial.reshape(1, -1))
+    pull_rows(moves, transition, into_transition)

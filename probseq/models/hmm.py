@@ -50,7 +50,7 @@ from probseq.models.windows import rising_step, start_windows, windows_of
 from probseq.ops import hmm
 from probseq.ops import hmm_few as few
 from probseq.ops.hmm_entropy import path_entropy
-from probseq.ops.modes import array_of, untracked
+from probseq.ops.modes import array_of, derivatives_wanted, untracked
 from probseq.randomness import generator
 from probseq.sequences import Sequences
 from probseq.stationary import stationary_law
@@ -211,24 +211,48 @@ class HMM(LatentStateModel[Categorical]):
             log_transition = log_transition.reshape(1, 1, self.n_states, self.n_states)
         return first.expand(sequences.values.shape[0], self.n_states), log_transition, table, sequences.lengths
 
-    def _stored(self, sequences: Sequences) -> few.Stored | None:
-        """What the kernels for few states read; None where the model, the data or the call is not as plain as that."""
+    def _stored(self, sequences: Sequences, watched: bool = False) -> few.Stored | None:
+        """What the kernels for few states read; None where the model, the data or the call is not as plain as that.
+
+        With `watched` derivatives in the parameters are wanted, and the data have none.
+        """
         if self.n_states > few.MOST_STATES or sequences.inputs is not None or self._remembers:
             return None
-        chain = self.stored("initial_probs", "transition_matrix")
-        if chain is None or not untracked(sequences.values):
+        chain = self.stored("initial_probs", "transition_matrix", watched=watched)
+        if chain is None or not (watched or untracked(sequences.values)):
             return None
         if self.initial != "free" or self.tied_rows is not None:
             chain = [array_of(self._log_initial()), array_of(self._log_transition())]
-        emission, values = self.emission.compact() if sequences.complete else None, sequences.values
+        emission, values = self.emission.compact(watched) if sequences.complete else None, sequences.values
         if emission is None:
             emission, values = (), self.emission.log_prob(values, None if sequences.complete else sequences.observed)
         return few.Stored(chain[0], chain[1], emission, array_of(values), array_of(sequences.lengths))
 
     def _log_prob(self, sequences: Sequences) -> Tensor:
         stored = self._stored(sequences)
-        result = None if stored is None else few.log_prob(stored)
-        return hmm.log_prob(*self._arguments(sequences)) if result is None else result
+        result = self._derived(sequences) if stored is None else few.log_prob(stored)
+        return self._table_log_prob(sequences) if result is None else result
+
+    def _table_log_prob(self, sequences: Sequences) -> Tensor:
+        return hmm.log_prob(*self._arguments(sequences))
+
+    def _derived(self, sequences: Sequences) -> Tensor | None:
+        """log p(y) and its gradient in the parameters, where these are all that is watched, and plain."""
+        if self.initial != "free" or self.tied_rows is not None or sequences.values.requires_grad:
+            return None
+        emission, own = self.emission, self._parameters
+        leaves = [own["raw_initial_probs"], own["raw_transition_matrix"], *emission._parameters.values()]
+        if not derivatives_wanted(sequences.values, *leaves):  # type: ignore[arg-type]
+            return None
+        stored = self._stored(sequences, watched=True)
+        if stored is None or not stored.emission:
+            return None
+        rows = stored.values.reshape(-1, stored.values.shape[-1])
+
+        def pull(gamma: Any) -> tuple[Any, ...]:
+            return emission.pull_compact(rows, gamma.reshape(-1, self.n_states))
+
+        return few.differentiable(stored, tuple(leaves), pull, lambda: self._table_log_prob(sequences))  # type: ignore[arg-type]
 
     def _windows(self, sequences: Sequences, initial: Categorical | None = None) -> Tensor | None:
         """The rows that an AR-HMM reads at every step, and after the last, (B, T + 1, order, D)."""

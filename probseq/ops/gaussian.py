@@ -86,6 +86,13 @@ def maximise(data: Any, w: Any, means: Any, stored: Any, share: float) -> tuple[
     return (means, stored) if kernel.store_factors(total[0], mass[0], means, share, stored) else None
 
 
+def pull_stored(data: Any, w: Any, means: Any, stored: Any) -> tuple[Any, Any]:
+    """The derivatives of sum(w * table) in means and factors as emissions store them."""
+    into_means, into_stored = np.empty(means.shape), np.zeros(stored.shape)
+    kernel.pull_stored(*_sums(data, _ALL_SEEN, means, w, False), stored, into_means, into_stored)
+    return into_means, into_stored
+
+
 _ALL_SEEN = np.zeros((0, 0))
 _INPUTS = "Tensor rows, Tensor means, Tensor whitener, bool diagonal, bool pulls_rows"
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,11 +18,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from probseq.kernels import hmm_few as kernel
+from probseq.kernels import simplex
 from probseq.kernels.rows import width_of
 from probseq.ops.hmm import Path
+from probseq.ops.modes import array_of, run_adjoint
 from probseq.ops.threads import groups_of, n_groups, over_blocks
 
 Array = NDArray[np.float64]
+Pull = Callable[[Array], tuple[Array, ...]]
 
 #: states up to which a row fits in the registers
 MOST_STATES = 16
@@ -128,3 +132,49 @@ def viterbi(stored: Stored) -> Path | None:
         return kernel.decode(*leading, values[rows], lengths[rows], room, states[rows], score[rows])
 
     return Path(torch.from_numpy(states), torch.from_numpy(score)) if stored.over_blocks(run) else None
+
+
+# ---------------------------------------------------------------------------------------------- gradient
+
+WORDS = "HMM log-likelihood"
+
+
+def differentiable(stored: Stored, leaves: tuple[Tensor, ...], pull: Pull, otherwise: Callable[[], Tensor]) -> Any:
+    """log p(y) (B,), once differentiable in `leaves`: start, transitions, and the emission's stored tensors or table.
+
+    pull(gamma (B, T, K)) returns the derivatives of sum(gamma * table) in the emission's. `otherwise` computes log p(y)
+    by other means, for a gradient that would not do here. None where the value would not.
+    """
+    value = log_prob(stored)
+    return None if value is None else _LogProb.apply(_Question(stored, pull, otherwise), value, *leaves)
+
+
+class _Question(NamedTuple):
+    stored: Stored
+    pull: Pull
+    otherwise: Callable[[], Tensor]
+
+    def gradients(self, gradient: Tensor, *leaves: Tensor) -> tuple[Tensor, ...]:
+        """Of sum(gradient * log p(y)) in the leaves."""
+        found = expectations(self.stored, array_of(gradient))
+        if found is None:
+            with torch.enable_grad():
+                return torch.autograd.grad(self.otherwise(), leaves, gradient, allow_unused=True)
+        _, gamma, xi = found
+        pulled = np.empty_like(self.stored.log_initial), np.empty_like(self.stored.log_transition)
+        simplex.pull_chain(gamma, xi, self.stored.log_initial, self.stored.log_transition, *pulled)
+        return tuple(map(torch.from_numpy, (*pulled, *self.pull(gamma))))
+
+
+class _LogProb(torch.autograd.Function):
+    """The value is known already; this ties it to its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, question: _Question, value: Tensor, *leaves: Tensor) -> Tensor:
+        ctx.question = question
+        ctx.save_for_backward(*leaves)
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        return (None, None, *run_adjoint(WORDS, ctx.question.gradients, gradients[0], *ctx.saved_tensors))
