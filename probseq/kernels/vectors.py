@@ -251,7 +251,9 @@ def store_part(typing, array, place, n, x):
         end = builder.add(arguments[1], context.get_constant(types.intp, width))
         with builder.if_else(builder.icmp_signed("<=", end, size)) as (whole, part):
             with whole:
-                builder.store(arguments[3], builder.bitcast(pointer, ir.VectorType(DOUBLE, width).as_pointer()), align=8)
+                builder.store(
+                    arguments[3], builder.bitcast(pointer, ir.VectorType(DOUBLE, width).as_pointer()), align=8
+                )
             with part:
                 for i in range(width):
                     place = context.get_constant(types.intp, i)

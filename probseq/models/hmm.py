@@ -414,9 +414,7 @@ class HMM(LatentStateModel[Categorical]):
         plain = self.initial == "free" and self.tied_rows is None and not priors
         return plain and sequences.complete and sequences.rectangular
 
-    def _compact_em_step(
-        self, sequences: Sequences, stored: few.Stored, log_prob: Any, gamma: Any, xi: Any
-    ) -> Tensor:
+    def _compact_em_step(self, sequences: Sequences, stored: few.Stored, log_prob: Any, gamma: Any, xi: Any) -> Tensor:
         """An iteration on arrays alone, the parameters read and written once."""
         objective = torch.from_numpy(log_prob).sum() + self.log_prior()
         chain = stored.log_initial[None].copy(), stored.log_transition.copy()

@@ -44,7 +44,7 @@ class Stored(NamedTuple):
     lengths: NDArray[np.int64]  # (B,)
 
     @property
-    def leading(self) -> tuple[Any, ...]:
+    def leading(self) -> tuple[Any, Any, Array, Array, tuple[Array, ...]]:
         """What every kernel takes first."""
         width = width_of(len(self.log_initial))
         return (_ZEROS[:width], _ZEROS[: len(self.emission)], self.log_initial, self.log_transition, self.emission)
