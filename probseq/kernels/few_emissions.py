@@ -1,16 +1,16 @@
 """What a hidden state says about one row of data, for `hmm_few`: log-densities of W states in the registers.
 
-    relative(size, kind, entries, centres, tops, values, b, t) = log p(y_t given z_t) - shift, shift     largest entry 0
+    relative(size, kind, entries, centres, tops, values, b, t) = log p(y_t given z_t) - shift, shift     largest is 0
     emitted (size, kind, entries, centres, tops, values, b, t) = e_t = exp of that, shift
 
-| len(kind) | emission    | entries (P, W)              | centres       | tops                                          |
-|-----------|-------------|-----------------------------|---------------|-----------------------------------------------|
-| 0         | a table     |                             |               | (K,), of which only the size is read          |
-| 1         | symbols     | exp(log p - top), or log p -| (0, W)        | (M,) the largest log p of each symbol         |
-|           |             | top, a row for each symbol  |               |                                               |
-| 2         | Gaussian    | the lower triangles (or, P =| (D + 1, W) the| (1,)                                          |
-|           |             | D, diagonals) of whiteners  | means, and    |                                               |
-|           |             | W_k, row by row             | log W_k - ..  |                                               |
+| len(kind) | emission | entries (P, W)              | centres                      | tops                          |
+|-----------|----------|-----------------------------|------------------------------|-------------------------------|
+| 0         | a table  | none                        | none                         | (K,), for its size            |
+| 1         | symbols  | log p - top of each, or the | none                         | (M,), the largest log p of a  |
+|           |          | exponential; P = M          |                              | symbol                        |
+| 2         | Gaussian | whiteners W_k, their lower  | (D + 1, W), means, and the   | none                          |
+|           |          | triangles row by row, or    | density's logarithm at them  |                               |
+|           |          | (P = D) their diagonals     |                              |                               |
 
 Each is one sequence of instructions, since a call between compiled functions with arrays among its arguments counts
 references, 5 ns for each of them. Entries behind the last state are -inf, and e_t there 0.

@@ -1,8 +1,8 @@
 """Hidden Markov models of few states, one compiled call per question: parameters and data in, the answer out.
 
 With few states a step costs less than the arrays it would leave for the next kernel, and a call less than its
-arguments. So everything happens in one place: stored parameters become probabilities, a row of data becomes e_t in the registers
-(`vectors`), and **the filter and its adjoint run side by side**,
+arguments. So everything happens in one place: stored parameters become probabilities, a row of data becomes e_t in the
+registers (`vectors`, `few_emissions`), and **the filter and its adjoint run side by side**,
 
     w_t = u_t * e_t,   u_{t+1} = A' w_t / sum(w_t)        from the first step on
     v_t = h_t * e_t,   h_{t-1} = A  v_t / sum(v_t)        from the last step back
@@ -16,13 +16,14 @@ first. Logarithms of the normalisers are not taken one by one: exponents are add
 
 | array          | shape     |                                                                                     |
 |----------------|-----------|-------------------------------------------------------------------------------------|
-| size           | W zeros   | a tuple whose length is the width of a row, so that the compiler knows it           |
+| size, kind     | W, 0 .. 2 | tuples of zeros, whose lengths the compiler knows: the width of a row in memory,    |
+|                | zeros     | the kind of emission                                                                |
 | log_initial    | (K,)      | up to a constant                                                                    |
 | log_transition | (K, K)    | up to a constant per row; the same at every step of every sequence                  |
-| emission       | tuple     | () where `values` is the table (B, T, K) of log p(y_t given z_t), else what         |
-|                |           | `prepare` turns into one: (means, covariances) or (log_probs,) as emissions store it|
+| emission       | of arrays | () where `values` is the table (B, T, K) of log p(y_t given z_t), else parameters   |
+|                |           | as emissions store them: (log_probs,) of symbols, (means, covariances) of Gaussians |
 | values         | (B, T, D) | the data                                                                            |
-| room           | (n,)      | scratch; `room_for` says how much                                                   |
+| room           |           | scratch                                                                             |
 
 **Nothing is decided here.** All entries of A are at least SMALLEST_MOVE, or the call returns False at once. Then no
 entry of u or h is smaller (each is a mean of entries of A), no state can be lost in them, and it suffices that every

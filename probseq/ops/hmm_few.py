@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,11 +18,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from probseq.kernels import hmm_few as kernel
+from probseq.kernels import simplex
 from probseq.kernels.rows import width_of
-from probseq.ops.hmm import Expectations, Path
+from probseq.ops.hmm import Path
+from probseq.ops.modes import array_of, run_adjoint
 from probseq.ops.threads import groups_of, n_groups, over_blocks
 
 Array = NDArray[np.float64]
+Pull = Callable[[Array], tuple[Array, ...]]
 
 #: states up to which a row fits in the registers
 MOST_STATES = 16
@@ -40,7 +44,7 @@ class Stored(NamedTuple):
     lengths: NDArray[np.int64]  # (B,)
 
     @property
-    def leading(self) -> tuple[Any, ...]:
+    def leading(self) -> tuple[Any, Any, Array, Array, tuple[Array, ...]]:
         """What every kernel takes first."""
         width = width_of(len(self.log_initial))
         return (_ZEROS[:width], _ZEROS[: len(self.emission)], self.log_initial, self.log_transition, self.emission)
@@ -110,18 +114,12 @@ def log_gamma(stored: Stored) -> Tensor | None:
     return None if found is None else torch.from_numpy(found[1])
 
 
-def expectations(stored: Stored, weights: Array | None = None) -> Expectations | None:
-    """What EM needs, as `probseq.ops.hmm.expectations`; gamma and xi_sum times `weights` (B,)."""
+def expectations(stored: Stored, weights: Array | None = None) -> tuple[Array, Array, Array] | None:
+    """What EM needs: log p(y) (B,), gamma (B, T, K), 0 in padding, and parts of sum_t xi (G, K, K), times `weights`."""
     b, k = len(stored.lengths), len(stored.log_initial)
-    xi = np.zeros((n_groups(b), k, k))
-    found = _posterior(stored, False, np.ones(b) if weights is None else weights, groups_of(b), xi)
-    if found is None:
-        return None
-    log_probs, gamma = map(torch.from_numpy, found)
-    return Expectations(log_probs, gamma, torch.from_numpy(xi.sum(0)[None, None]), _POSSIBLE.expand(b))
-
-
-_POSSIBLE = torch.full((1,), -1, dtype=torch.int64)
+    xi, ones = np.zeros((n_groups(b), k, k)), np.ones(b) if weights is None else weights
+    found = _posterior(stored, False, ones, groups_of(b), xi)
+    return None if found is None else (*found, xi)
 
 
 def viterbi(stored: Stored) -> Path | None:
@@ -134,3 +132,49 @@ def viterbi(stored: Stored) -> Path | None:
         return kernel.decode(*leading, values[rows], lengths[rows], room, states[rows], score[rows])
 
     return Path(torch.from_numpy(states), torch.from_numpy(score)) if stored.over_blocks(run) else None
+
+
+# ---------------------------------------------------------------------------------------------- gradient
+
+WORDS = "HMM log-likelihood"
+
+
+def differentiable(stored: Stored, leaves: tuple[Tensor, ...], pull: Pull, otherwise: Callable[[], Tensor]) -> Any:
+    """log p(y) (B,), once differentiable in `leaves`: start, transitions, and the emission's stored tensors or table.
+
+    pull(gamma (B, T, K)) returns the derivatives of sum(gamma * table) in the emission's. `otherwise` computes log p(y)
+    by other means, for a gradient that would not do here. None where the value would not.
+    """
+    value = log_prob(stored)
+    return None if value is None else _LogProb.apply(_Question(stored, pull, otherwise), value, *leaves)
+
+
+class _Question(NamedTuple):
+    stored: Stored
+    pull: Pull
+    otherwise: Callable[[], Tensor]
+
+    def gradients(self, gradient: Tensor, *leaves: Tensor) -> tuple[Tensor, ...]:
+        """Of sum(gradient * log p(y)) in the leaves."""
+        found = expectations(self.stored, array_of(gradient))
+        if found is None:
+            with torch.enable_grad():
+                return torch.autograd.grad(self.otherwise(), leaves, gradient, allow_unused=True)
+        _, gamma, xi = found
+        pulled = np.empty_like(self.stored.log_initial), np.empty_like(self.stored.log_transition)
+        simplex.pull_chain(gamma, xi, self.stored.log_initial, self.stored.log_transition, *pulled)
+        return tuple(map(torch.from_numpy, (*pulled, *self.pull(gamma))))
+
+
+class _LogProb(torch.autograd.Function):
+    """The value is known already; this ties it to its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, question: _Question, value: Tensor, *leaves: Tensor) -> Tensor:
+        ctx.question = question
+        ctx.save_for_backward(*leaves)
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        return (None, None, *run_adjoint(WORDS, ctx.question.gradients, gradients[0], *ctx.saved_tensors))
