@@ -169,7 +169,8 @@ def smooth(
 ) -> SmoothedMoments:
     """The posterior moments of the states: mean = m + P r and cov = P - P N P with the r, N that are the gradient.
 
-    Without `lag_one` the lag-one covariances, which take longest, have no steps. Where y does not resolve a diffuse start, `diffuse` says in which directions; mean and cov hold in the others.
+    Where y does not resolve a diffuse start, `diffuse` says in which directions; mean and cov hold in the others.
+    Without `lag_one` there are no steps of the lag-one covariances, which take as long as all else.
     """
     adjoint = arrays.kernels("kalman_adjoint")
     given = Given.of(system, y, observed, lengths, diffuse, numerics)
