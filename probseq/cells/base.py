@@ -10,7 +10,7 @@ its memory activities, a stack those of its layers. `output` is (*batch, output_
 
 Two ways of running over time share the parameters. `step` is the specification. `sequence` runs whole sequences,
 compiled where there is a kernel; it equals the loop over `step` up to rounding. `states` gives the full state after
-every step.
+every step; so does `unrolled`, of torch's own operations alone, for derivatives beyond the first in reverse mode.
 
 Cells are made without the width of their inputs and get their parameters when a network binds them (`bind`).
 All draws are made in float64 from the seed alone, so both precisions start at the same place. Dropout acts in
@@ -156,12 +156,24 @@ class Cell(nn.Module, abc.ABC):
         states = self._whole(flat, start) if flat.numel() else self._no_steps(flat, start)
         return states.reshape(*batch_shape, *states.shape[1:])
 
+    def unrolled(
+        self, inputs: Float[Tensor, "*batch time input"], state: Float[Tensor, "*batch state"]
+    ) -> Float[Tensor, "*batch time state"]:
+        """`states` without compiled kernels: differentiable as often as one likes, and in forward mode."""
+        flat, start, batch_shape = self._flatten(inputs, state)
+        states = self._unroll(flat, start) if flat.numel() else self._no_steps(flat, start)
+        return states.reshape(*batch_shape, *states.shape[1:])
+
     @abc.abstractmethod
     def _fused(self, inputs: Tensor, state: Tensor) -> Tensor:
         """Outputs (B, T, output_size) from inputs (B, T, input_size), T > 0, B > 0, and the state (B, state_size)."""
 
     def _whole(self, inputs: Tensor, state: Tensor) -> Tensor:
         """States (B, T, state_size), likewise."""
+        return self._unroll(inputs, state)
+
+    def _unroll(self, inputs: Tensor, state: Tensor) -> Tensor:
+        """The same by the loop over `step`, or as plain."""
         states: list[Tensor] = []
         for x in inputs.unbind(1):
             state = self.step(x, state)

@@ -81,7 +81,7 @@ class Elman(GatedCell):
 
     def _compiled(self, inputs: Tensor, state: Tensor) -> Tensor:
         if self.activation == "logistic":  # torch has no kernel; this loop costs less than its tanh kernel
-            return self._loop(inputs, state)
+            return self._unroll(inputs, state)
         run = torch.rnn_tanh if self.activation == "tanh" else torch.rnn_relu
         start = state.unsqueeze(0).contiguous()
         return run(inputs, start, self._torch_weights(), True, 1, 0.0, self.training, False, True)[0]

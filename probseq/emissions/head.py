@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import abc
 import math
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,18 @@ from torch.distributions import Distribution
 
 from probseq.parameters import allow
 from probseq.randomness import generator
+
+
+class Activities(NamedTuple):
+    """What a network does with a flat batch, by torch's own operations: twice differentiable.
+
+    The head reads `outputs` (B, T, H), to say `values` (B, T, D) where `observed`; the cells are in `states` (B, T, S).
+    """
+
+    outputs: Tensor
+    values: Tensor
+    observed: Tensor
+    states: Tensor
 
 
 class Head(nn.Module, abc.ABC):

@@ -31,7 +31,7 @@ from probseq.base import Filtered, StateSpaceModel
 from probseq.beliefs import Point
 from probseq.cells import Bidirectional, Cell
 from probseq.checks import whole_number
-from probseq.emissions.heads import Head
+from probseq.emissions.head import Activities, Head
 from probseq.randomness import spawn
 from probseq.sequences import Sequences
 
@@ -170,6 +170,14 @@ class RNN(StateSpaceModel[Point]):
         observed = None if sequences.complete and sequences.rectangular else sequences.observed
         outputs = self.cell.sequence(self._inputs(sequences), self._first(sequences))
         return self.head.log_prob(outputs, values, observed).sum(-1)
+
+    def _unrolled(self, sequences: Sequences) -> Activities:
+        """What the network does with a flat batch, twice differentiable; for curvature."""
+        if self.feedback and not _seen_first(sequences):
+            states = super()._filter(sequences, None).predicted.state
+        else:
+            states = self.cell.unrolled(self._inputs(sequences), self._first(sequences))
+        return Activities(self.cell.output(states), sequences.values, sequences.observed, states)
 
     def _filter(self, sequences: Sequences, initial: Point | None) -> Filtered[Point]:
         if not sequences.complete or sequences.n_steps == 0:
