@@ -4,13 +4,16 @@
 
 A head is made without sizes, bound to those of a network (`bind`), told the units of the data (`standardise`) and
 started at their marginal distribution (`start_from`). Symbols and shapes are those of `probseq.emissions.heads`.
+
+What the outputs a_t mean is said by functions of a_t and the units alone (`_say`, `_log_density`, ...), without any
+parameter, so that heads can stand side by side on one linear layer (`heads.Product`).
 """
 
 from __future__ import annotations
 
 import abc
 import math
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -35,9 +38,9 @@ class Activities(NamedTuple):
 
 
 class Head(nn.Module, abc.ABC):
-    """To write: the abstract methods below.  You get: bind, starts, units, fill."""
+    """To write: the abstract methods below.  You get: bind, starts, units, fill, distribution, log_prob."""
 
-    real_valued: ClassVar[bool]
+    real_valued: bool = False
     weights: nn.Parameter
     bias: nn.Parameter
     shift: Tensor
@@ -94,7 +97,7 @@ class Head(nn.Module, abc.ABC):
         """
         uniform = torch.rand(self.weights.shape, generator=generator(seed), dtype=torch.float64)
         self.weights.copy_(0.1 * (2.0 * uniform - 1.0) / math.sqrt(self.weights.shape[1]))
-        self.bias.copy_(self._neutral_bias())
+        self.bias.copy_(self._neutral_bias(len(self.shift)))
 
     @torch.no_grad()
     def standardise(self, shift: Float[Tensor, " coord"], scale: Float[Tensor, " coord"]) -> None:
@@ -110,18 +113,59 @@ class Head(nn.Module, abc.ABC):
         self.scale.copy_(scale)
 
     @torch.no_grad()
-    def start_from(self, values: Tensor, observed: Tensor | None = None) -> None:
-        """Set the bias so that the head says the marginal of `values` (*batch, D) when its weights are zero."""
+    def start_from(self, values: Tensor, observed: Tensor | None = None, seed: int = 0) -> None:
+        """Set the bias so that the head says the marginal of `values` (*batch, D) when its weights are zero.
+
+        A head that is not `real_valued` but has units (counts, mixed columns) takes them from the values too. Mixtures
+        start from clusters that depend on `seed`.
+        """
         values = values.to(torch.float64).reshape(-1, values.shape[-1])
         seen = ~values.isnan() if observed is None else observed.reshape(values.shape)
-        if bool(seen.any()):
-            self.bias.copy_(self._marginal_bias(values, seen))
+        if not bool(seen.any()):
+            return
+        values = torch.where(seen, values, 0.0)
+        if not self.real_valued:
+            shift, scale = self._own_units(values, seen)
+            self.shift.copy_(shift)
+            self.scale.copy_(scale)
+        self.bias.copy_(self._marginal_bias(values, seen, self.units, seed))
 
     def fill(self, output: Tensor, encoded: Tensor, observed: Tensor | None = None) -> Tensor:
         """The next input: `encoded` y (*batch, width) where observed (*batch, D), `expected_input` elsewhere."""
         if observed is None or bool(observed.all()):
             return encoded
-        return torch.where(observed, encoded, self.expected_input(output))
+        return torch.where(self._read(observed), encoded, self.expected_input(output))
+
+    # ---- the head as a function of activities
+
+    @property
+    def units(self) -> Units:
+        """y = shift + scale * standardised y, (D,) each."""
+        return Units(self.shift, self.scale)
+
+    @property
+    def input_width(self) -> int:
+        """The number of inputs that one encoded observation takes."""
+        return self._input_width(self.shift.shape[0])
+
+    def encode(self, y: Float[Tensor, "*batch coord"]) -> Float[Tensor, "*batch width"]:
+        """What the network reads for an observation, in its precision; NaN stays NaN or becomes zeros."""
+        return self._encode(y, self.units).to(self.weights.dtype)
+
+    def expected_input(self, output: Float[Tensor, "*batch hidden"]) -> Float[Tensor, "*batch width"]:
+        """The expectation of `encode(y)` under `distribution(output)`."""
+        return self._expect(self._outputs(output), len(self.shift))
+
+    def distribution(self, output: Float[Tensor, "*batch hidden"]) -> Distribution:
+        """p(y_t | h_t) in the units of the data, float64; batch shape (*batch,), event shape (D,)."""
+        return self._say(self._outputs(output).to(torch.float64), self.units)
+
+    def log_prob(self, output: Tensor, y: Tensor, observed: Tensor | None = None) -> Tensor:
+        """Log-density of the observed coordinates of y (*batch, D), float64; `output` is (*batch, H).
+
+        Satisfies, all observed, log_prob(h, y) == distribution(h).log_prob(y). Batch shapes broadcast.
+        """
+        return self._log_density(self._outputs(output).to(torch.float64), y, observed, self.units)
 
     def _outputs(self, hidden: Tensor) -> Tensor:
         """V h + c, (*batch, n_outputs), in the network's precision."""
@@ -129,10 +173,7 @@ class Head(nn.Module, abc.ABC):
             raise RuntimeError(f"this {type(self).__name__} head is not bound: call bind(hidden_size, obs_dim)")
         return F.linear(hidden, self.weights, self.bias)
 
-    @property
-    @abc.abstractmethod
-    def input_width(self) -> int:
-        """The number of inputs that one encoded observation takes."""
+    # ---- what a family of heads says
 
     @property
     @abc.abstractmethod
@@ -144,34 +185,50 @@ class Head(nn.Module, abc.ABC):
         """Entries outside the support; NaN is outside, so mask with `observed`."""
 
     @abc.abstractmethod
-    def encode(self, y: Float[Tensor, "*batch coord"]) -> Float[Tensor, "*batch width"]:
-        """What the network reads for an observation, in its precision; NaN stays NaN or becomes zeros."""
+    def _n_outputs(self, dim: int) -> int:
+        """The number of outputs for D coordinates. Raises ValueError where the family cannot have so many."""
 
     @abc.abstractmethod
-    def expected_input(self, output: Float[Tensor, "*batch hidden"]) -> Float[Tensor, "*batch width"]:
-        """The expectation of `encode(y)` under `distribution(output)`."""
+    def _say(self, raw: Tensor, units: Units) -> Distribution:
+        """The distribution of outputs (*batch, n_outputs)."""
 
     @abc.abstractmethod
-    def distribution(self, output: Float[Tensor, "*batch hidden"]) -> Distribution:
-        """p(y_t | h_t) in the units of the data, float64; batch shape (*batch,), event shape (D,)."""
+    def _log_density(self, raw: Tensor, y: Tensor, observed: Tensor | None, units: Units) -> Tensor:
+        """The log-density of the observed coordinates, (*batch,)."""
 
     @abc.abstractmethod
-    def log_prob(
-        self,
-        output: Float[Tensor, "*batch hidden"],
-        y: Float[Tensor, "*batch coord"],
-        observed: Bool[Tensor, "*batch coord"] | None = None,
-    ) -> Float[Tensor, "*batch"]:
-        """Log-density of the observed coordinates, float64. Satisfies, all observed, distribution(.).log_prob(y)."""
+    def _expect(self, raw: Tensor, dim: int) -> Tensor:
+        """The expectation of an encoded observation, (*batch, width)."""
 
     @abc.abstractmethod
-    def _n_outputs(self, obs_dim: int) -> int: ...
+    def _neutral_bias(self, dim: int) -> Tensor:
+        """Outputs that say the neutral thing, (n_outputs,) float64."""
 
     @abc.abstractmethod
-    def _neutral_bias(self) -> Tensor: ...
+    def _marginal_bias(self, values: Tensor, seen: Tensor, units: Units, seed: int) -> Tensor:
+        """Outputs that say the marginal of rows (N, D), zero where unseen; (n_outputs,) float64."""
 
-    @abc.abstractmethod
-    def _marginal_bias(self, values: Tensor, seen: Tensor) -> Tensor: ...
+    def _encode(self, y: Tensor, units: Units) -> Tensor:
+        """What is read for an observation: standardised, which is y itself where there are no units."""
+        return (y - units.shift) / units.scale
+
+    def _input_width(self, dim: int) -> int:
+        return dim
+
+    def _read(self, observed: Tensor) -> Tensor:
+        """Which entries of an encoded observation are known; broadcasts against (*batch, width)."""
+        return observed
+
+    def _own_units(self, values: Tensor, seen: Tensor) -> Units:
+        """The units that a head without `standardise` takes from its data."""
+        return Units(torch.zeros_like(values[0]), torch.ones_like(values[0]))
+
+
+class Units(NamedTuple):
+    """y = shift + scale * standardised y, (D,) each, float64."""
+
+    shift: Tensor
+    scale: Tensor
 
 
 def argument_checks(parameters: Tensor) -> bool | None:

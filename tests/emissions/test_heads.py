@@ -15,7 +15,8 @@ from jaxtyping import TypeCheckError
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from probseq.emissions.heads import Bernoulli, Categorical, Gaussian, Head, inverse_softplus, softplus
+from probseq.emissions.heads import Bernoulli, Categorical, Gaussian, Head
+from probseq.emissions.heads.scales import inverse_softplus, softplus
 
 HIDDEN = 4
 FACTORIES: dict[str, tuple[Callable[[], Head], int]] = {
