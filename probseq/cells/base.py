@@ -132,6 +132,14 @@ class Cell(nn.Module, abc.ABC):
         """The part of the state that the head reads, (*batch, output_size): its first entries, unless it is a stack."""
         return state[..., : self.output_size]
 
+    def state_metric(self, states: Float[Tensor, "*batch state"]) -> Float[Tensor, "*batch state"]:
+        """What the square of a small change of each entry counts as a distance between states, the same shape.
+
+        1, but 1 / f' for units h = f(z) with a logistic or tanh f: the divergence whose slope in z is f (Martens &
+        Sutskever 2011, section 3), under which a change of z counts f'. A saturated unit does not move and counts 0.
+        """
+        return torch.ones_like(states)
+
     @abc.abstractmethod
     def step(
         self, inputs: Float[Tensor, "*batch input"], state: Float[Tensor, "*batch state"]

@@ -21,6 +21,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from probseq.cells.gated import GatedCell
@@ -75,6 +76,13 @@ class Elman(GatedCell):
         if self.recurrent_start == "identity":
             return torch.eye(self.hidden_size, dtype=torch.float64)
         return super()._recurrent_start(draws)
+
+    def state_metric(self, states: Float[Tensor, "*batch state"]) -> Float[Tensor, "*batch state"]:
+        """1 / f', as the base class says; 1 for rectified units."""
+        if self.activation == "relu":
+            return torch.ones_like(states)
+        slope = 1 - states * states if self.activation == "tanh" else states * (1 - states)
+        return torch.where(slope > 0, 1 / slope, 0.0)
 
     def _advance(self, projected: Tensor, state: Tensor) -> Tensor:
         return FUNCTIONS[self.activation](self._recur(projected, state))

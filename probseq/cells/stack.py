@@ -75,6 +75,10 @@ class Stack(Cell):
         shown = [layer.output(part) for layer, part in zip(self._cells, self._parts(state), strict=True)]
         return torch.cat(shown, -1) if self.skip else shown[-1]
 
+    def state_metric(self, states: Float[Tensor, "*batch state"]) -> Float[Tensor, "*batch state"]:
+        """Those of the layers, side by side."""
+        return torch.cat([c.state_metric(part) for c, part in zip(self._cells, self._parts(states), strict=True)], -1)
+
     def _into(self, inputs: Tensor, below: Tensor | None) -> Tensor:
         """What a layer reads, from the stack's inputs and the output of the layer below."""
         if below is None:

@@ -28,13 +28,15 @@ from probseq.randomness import generator
 class Activities(NamedTuple):
     """What a network does with a flat batch, by torch's own operations: twice differentiable.
 
-    The head reads `outputs` (B, T, H), to say `values` (B, T, D) where `observed`; the cells are in `states` (B, T, S).
+    The head reads `outputs` (*, H), to say `values` (*, D) where `observed`; the hidden units are `states`
+    (B, T, S), and the square of a small change of one counts `metric`, 0 outside sequences.
     """
 
     outputs: Tensor
     values: Tensor
     observed: Tensor
     states: Tensor
+    metric: Tensor
 
 
 class Head(nn.Module, abc.ABC):

@@ -3,6 +3,7 @@
     fit(y, method=None, n_restarts=1, validation=None, seed=None,
         max_iterations=None, tolerance=None, fixed=(), optimizer=None,
         learning_rate=1e-2, batch_size=64, patience=50, max_gradient_norm=1.0)
+    fit(y, method="hessian_free", structural_damping=0.0, ...)      # see probseq.learning.hessian_free.Settings
 
 - Values given, fitted or loaded before are the start (restart 0); what has none yet starts from the data, as do
   all further restarts. The best restart is kept, by validation score if there is one, else by likelihood.
@@ -30,6 +31,7 @@ from probseq.emissions.base import Emission
 from probseq.errors import ConvergenceWarning, each_once, say
 from probseq.learning.em import LOST, SETTLED, run_em
 from probseq.learning.gradient import run_adam, run_lbfgs
+from probseq.learning.hessian_free import Settings, checked_settings, run_hessian_free
 from probseq.learning.history import History
 from probseq.learning.problem import Problem, Run, one_thread, split
 from probseq.parameters import Snapshot, freeze, parametric_modules
@@ -57,6 +59,7 @@ def fit(
     batch_size: int = 64,
     patience: int = 50,
     max_gradient_norm: float = 1.0,
+    **settings: Any,
 ) -> None:
     """Learn `model` in place from validated sequences and set `model.history`.
 
@@ -87,6 +90,7 @@ def fit(
         max_iterations=max_iterations,
         tolerance=tolerance,
         options=options,
+        settings=checked_settings(method, settings),
     )
     start = time.perf_counter()
     with each_once():
@@ -164,6 +168,7 @@ def _one(
     max_iterations: int | None,
     tolerance: float | None,
     options: dict[str, Any],
+    settings: Settings,
 ) -> Run:
     """One run: start from the values there are (restart 0) or from the data, then climb."""
     _begin(model, problem, restart, seed)
@@ -177,6 +182,11 @@ def _one(
                     left = min(POLISH, limit - len(run.objective) + 1)
                     run.extend(run_lbfgs(model, problem, left, precision))
                 return run
+        if method == "hessian_free":
+            limit = 100 if max_iterations is None else max_iterations
+            return run_hessian_free(
+                model, problem, limit, precision, seed=seed, patience=options["patience"], settings=settings
+            )
         if method == "gradient" and optimizer == "adam":
             return run_adam(model, problem, 500 if max_iterations is None else max_iterations, seed=seed, **options)
         if method == "gradient":
@@ -285,7 +295,7 @@ def _report(model: StateSpaceModel[Any]) -> None:
     logger.info("%s: %r", type(model).__name__, history)
     if history.reason == "interrupted":
         warnings.warn("the fit was interrupted; the best parameters so far are kept", ConvergenceWarning)
-    elif not history.converged and model.optimizer != "adam":
+    elif not history.converged and (model.optimizer != "adam" or history.method == "hessian_free"):
         warnings.warn(
             f"the fit stopped before it settled ({history.reason} after {history.n_iterations} iterations); "
             "raise max_iterations or tolerance",

@@ -31,16 +31,17 @@ Martens, J. & Sutskever, I. (2012). Training deep and recurrent networks with He
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from probseq.base import StateSpaceModel
+from probseq.checks import whole_number
 from probseq.learning.conjugate_gradient import Iterate, conjugate_gradient
 from probseq.learning.curvature import FreeVector, GaussNewton
-from probseq.learning.gradient import value_and_gradient
 from probseq.learning.problem import Problem, Run
 from probseq.randomness import generator
 from probseq.sequences import Sequences
@@ -57,14 +58,39 @@ QUIET = 5
 
 @dataclass(frozen=True)
 class Settings:
-    """What `fit(method="hessian_free")` can be told; sizes count sequences, None means all."""
+    """What `fit(method="hessian_free")` can be told beyond a fit's common options; sizes count sequences."""
 
+    #: lambda at the start, in nats per observed step and squared parameter; None: the mean eigenvalue of G
     damping: float | None = None
+    #: mu
     structural_damping: float = 0.0
+    #: of the penalty on squared parameters, in nats per observed step
     weight_decay: float = 0.0
+    #: how many sequences give the gradient, None for all
     gradient_batch_size: int | None = None
+    #: how many of these give the curvature, None for all
     curvature_batch_size: int | None = 1000
+    #: the most products with G in one iteration
     max_products: int = 250
+
+
+def checked_settings(method: str, given: Mapping[str, Any]) -> Settings:
+    """The options of this method; TypeError for a name it does not have, ValueError for a value out of range."""
+    known = [field.name for field in fields(Settings)]
+    unknown = [name for name in given if name not in known]
+    if unknown or (given and method != "hessian_free"):
+        wrong = (unknown or list(given))[0]
+        raise TypeError(f'fit has no option {wrong!r} for method {method!r}; "hessian_free" has {", ".join(known)}')
+    for name in ("damping", "structural_damping", "weight_decay"):
+        value = given.get(name)
+        if value is not None and not (math.isfinite(value) and value >= 0):
+            raise ValueError(f"{name} must be finite and not negative, got {value!r}")
+    if given.get("damping") == 0:
+        raise ValueError("damping must be positive where a search starts, got 0")
+    for name in ("gradient_batch_size", "curvature_batch_size", "max_products"):
+        if given.get(name) is not None:
+            whole_number(name, given[name])
+    return Settings(**given)
 
 
 def run_hessian_free(
@@ -132,9 +158,7 @@ class _Search:
         direction, value = found
         decay = self.settings.weight_decay
         self.free.write(here)
-        model_gain = slope.gradient @ direction + 0.5 * direction @ (
-            curvature.product(direction) + decay * direction
-        )
+        model_gain = slope.gradient @ direction + 0.5 * direction @ (curvature.product(direction) + decay * direction)
         ratio = (value - slope.value) / float(model_gain)
         self.damping = damping * (2 / 3 if ratio > 0.75 else 3 / 2 if not ratio > 0.25 else 1.0)
         gain = slope.value - self._line_search(here, slope, direction, value, batch)

@@ -43,7 +43,7 @@ class RNN(StateSpaceModel[Point]):
     float64. The weights are drawn from `seed`, and drawn anew by a fit unless they were fitted or loaded.
     """
 
-    fit_methods: ClassVar[tuple[str, ...]] = ("gradient",)
+    fit_methods: ClassVar[tuple[str, ...]] = ("gradient", "hessian_free")
     optimizer: ClassVar[Literal["lbfgs", "adam"]] = "adam"
     validation_share: ClassVar[float | None] = 0.2
 
@@ -177,7 +177,8 @@ class RNN(StateSpaceModel[Point]):
             states = super()._filter(sequences, None).predicted.state
         else:
             states = self.cell.unrolled(self._inputs(sequences), self._first(sequences))
-        return Activities(self.cell.output(states), sequences.values, sequences.observed, states)
+        metric = torch.where(sequences.inside.unsqueeze(-1), self.cell.state_metric(states.detach()), 0.0)
+        return Activities(self.cell.output(states), sequences.values, sequences.observed, states, metric)
 
     def _filter(self, sequences: Sequences, initial: Point | None) -> Filtered[Point]:
         if not sequences.complete or sequences.n_steps == 0:
