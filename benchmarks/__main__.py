@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import os
+import platform
+from importlib.metadata import version
 
-for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
-    os.environ.setdefault(name, "1")
+import torch
 
-import platform  # noqa: E402
-from importlib.metadata import version  # noqa: E402
-
-import torch  # noqa: E402
-
-from benchmarks import bench_hmm, bench_lds, start  # noqa: E402
+from benchmarks import bench_hmm, bench_lds, start
 
 
 def processor() -> str:

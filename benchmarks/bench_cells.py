@@ -7,19 +7,15 @@ over alternating repeats, so that other work on the machine matters little.
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Callable
 
-for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
-    os.environ.setdefault(name, "1")
+import torch
+from torch import Tensor, nn
 
-import torch  # noqa: E402
-from torch import Tensor, nn  # noqa: E402
-
-from probseq.cells import LSTM  # noqa: E402
-from probseq.kernels.tiles import product, width_of  # noqa: E402
+from probseq.cells import LSTM
+from probseq.kernels.tiles import product, width_of
 
 CASES = [(32, 100, 3, 128, 1), (64, 300, 3, 400, 3)]
 

@@ -1,35 +1,20 @@
-"""Hidden Markov models against every rival: `python -m benchmarks.bench_hmm [--quick] [--cells 8x4x10000x1 ...]`.
-
-Every call is checked against ours before it is timed. Then all libraries take turns; a cell of the table is the median,
-with the quartiles of ours. One thread is one core: the process is bound to it, whatever pools a library has.
-"""
+"""Hidden Markov models against every rival: `python -m benchmarks.bench_hmm [--quick] [--cells 8x4x10000x1 ...]`."""
 
 from __future__ import annotations
 
-import argparse
-import os
 import subprocess
 import sys
-import tempfile
-import warnings
-from collections.abc import Callable, Iterable
 from typing import Any
 
-for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
-    os.environ.setdefault(name, "1")
-os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
+import numpy as np
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
+from benchmarks import grid
+from benchmarks import hmm_rivals as R
 
-from benchmarks import hmm_rivals as R  # noqa: E402
-from benchmarks.timing import COLUMNS, compared, geometric_means, turns  # noqa: E402
-
-CELLS = [(3, 2, 1_000, 1), (8, 4, 10_000, 1), (32, 8, 10_000, 1), (128, 8, 2_000, 1), (4, 2, 100, 1_000)]
+Cell = tuple[int, int, int, int]
+CELLS: list[Cell] = [(3, 2, 1_000, 1), (8, 4, 10_000, 1), (32, 8, 10_000, 1), (128, 8, 2_000, 1), (4, 2, 100, 1_000)]
+MANY: list[Cell] = [(4, 2, 100, 1_000), (8, 4, 1_000, 1_000)]
 KINDS = ("Gaussian", "categorical")
-CORES = sorted(os.sched_getaffinity(0))
-HEADER = f"| emission | K, D, T, sequences | operation | {COLUMNS}\n|---|---|---|---|---|---|---|---|---|"
 
 
 def agree(operation: str, ours: Any, theirs: Any, name: str) -> None:
@@ -45,74 +30,10 @@ def agree(operation: str, ours: Any, theirs: Any, name: str) -> None:
             np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=1e-6, atol=1e-8)
 
 
-def bench(
-    kind: str, cell: tuple[int, int, int, int], seconds: float, left_out: dict[str, str], clock: str
-) -> Iterable[tuple[Any, ...]]:
-    """Rows (operation, {library: milliseconds}) of one cell."""
-    problem = R.problem_of(kind, *cell)
-    libraries = {"probseq": R.ours(problem)}
-    for name, make in R.RIVALS.items():
-        try:
-            libraries[name] = make(problem)
-        except Exception as error:
-            left_out[name] = f"{type(error).__name__}: {str(error).splitlines()[0][:150]}"
-    for operation in R.OPERATIONS:
-        calls = {name: table[operation] for name, table in libraries.items() if operation in table}
-        expected = calls["probseq"]()
-        for name in [name for name in calls if name != "probseq"]:
-            try:
-                agree(operation, expected, calls[name](), name)
-            except Exception as error:
-                said = " ".join(str(error).split())[:160]
-                left_out[f"{name}, {operation}, {kind} {cell}"] = f"{type(error).__name__}: {said}"
-                del calls[name]
-        yield operation, turns(calls, seconds, clock)
-
-
-def grid(cells: list[tuple[int, int, int, int]], seconds: float, clock: str = "wall") -> None:
-    os.sched_setaffinity(0, CORES[-1:])
-    torch.set_num_threads(1)
-    ratios: dict[str, list[float]] = {operation: [] for operation in R.OPERATIONS}
-    left_out: dict[str, str] = {}
-    print(HEADER)
-    for kind in KINDS:
-        for cell in cells:
-            for operation, times in bench(kind, cell, seconds, left_out, clock):
-                if len(times) > 1:
-                    text, ratio = compared(times)
-                    ratios[operation].append(ratio)
-                    sizes = ", ".join(f"{size:,}" for size in cell)
-                    print(f"| {kind} | {sizes} | {operation} | {text}", flush=True)
-    inference = [ratio for operation in R.OPERATIONS[:-1] for ratio in ratios[operation]]
-    print("\n" + geometric_means({**ratios, "all but the gradient": inference}))
-    print("\nLeft out:" + "".join(f"\n- {name}: {why}" for name, why in left_out.items()) if left_out else "")
-
-
-def two_threads(seconds: float, clock: str = "wall") -> None:
-    """Ours with one and two threads, on many sequences."""
-    os.sched_setaffinity(0, CORES)
-    print("\n| 1,000 sequences: K, D, T | operation | one thread, ms | two, ms | times faster |\n|---|---|---|---|---|")
-    for cell in [(4, 2, 100, 1_000), (8, 4, 1_000, 1_000)]:
-        calls = R.ours(R.problem_of("Gaussian", *cell))
-        for operation in R.OPERATIONS:
-
-            def with_threads(n: int, operation: str = operation) -> Callable[[], Any]:
-                def run() -> Any:
-                    torch.set_num_threads(n)
-                    return calls[operation]()
-
-                return run
-
-            times = turns({"one": with_threads(1), "two": with_threads(2)}, seconds, clock)
-            one, two = (float(np.median(times[name])) for name in ("one", "two"))
-            sizes = ", ".join(f"{size:,}" for size in cell[:3])
-            print(f"| {sizes} | {operation} | {one:.3g} | {two:.3g} | {one / two:.2f} |", flush=True)
-    torch.set_num_threads(1)
-
+FRAME = grid.Frame("emission | K, D, T, sequences", R.OPERATIONS, R.problem_of, R.ours, R.RIVALS, agree)
 
 FIRST = """
 import time, resource
-start = time.perf_counter()
 from benchmarks import hmm_rivals as R
 problem = R.problem_of("Gaussian", 8, 4, 10_000, 1)
 make = R.ours if {name!r} == "probseq" else R.RIVALS[{name!r}]
@@ -135,47 +56,35 @@ print(before, peak())
 """
 
 
-def first_calls() -> None:
-    """The first log-likelihood of a process, and its peak memory; K = 8, T = 10,000."""
-    print("\n| library | first call, s | peak memory, MB |\n|---|---|---|")
-    with tempfile.TemporaryDirectory() as cache:
-        for label in ("probseq, nothing compiled yet", "probseq, later processes", *R.RIVALS):
-            found = subprocess.run(
-                [sys.executable, "-c", FIRST.format(name=label.partition(",")[0])],
-                env={**os.environ, "NUMBA_CACHE_DIR": cache}, capture_output=True, text=True, check=False,
-            )  # fmt: skip
-            seconds, memory = map(float, found.stdout.split() or ["nan", "nan"])
-            print(f"| {label} | {seconds:.2f} | {memory:.0f} |", flush=True)
+def rows(kinds: tuple[str, ...], cells: list[Cell]) -> list[grid.Row]:
+    return [(f"{kind} | {', '.join(f'{size:,}' for size in cell)}", (kind, *cell)) for kind in kinds for cell in cells]
+
+
+def table(cells: list[Cell], seconds: float, clock: str = "wall") -> None:
+    grid.grid(FRAME, rows(KINDS, cells), seconds, clock, together={"all but the gradient": R.OPERATIONS[:-1]})
+
+
+def threads(_: list[Cell], seconds: float, clock: str = "wall") -> None:
+    grid.two_threads(FRAME, rows(KINDS[:1], MANY), seconds, clock)
+
+
+def first(*_: Any) -> None:
+    """First calls with K = 8, T = 10,000, and the memory of a long sequence."""
+    grid.first_calls(FIRST, R.RIVALS)
     found = subprocess.run([sys.executable, "-c", LONG], capture_output=True, text=True, check=True)
     before, after = map(float, found.stdout.split())
     print(f"\nOne million steps with 8 states, smoothed: {after:.0f} MB at the peak, {before:.0f} before it.")
 
 
-def everything(seconds: float, clock: str = "wall") -> None:
+PARTS = {"grid": table, "threads": threads, "first": first}
+
+
+def everything(seconds: float) -> None:
     """All tables."""
-    grid(CELLS, seconds)
-    two_threads(seconds)
-    first_calls()
-
-
-def main() -> None:
-    warnings.simplefilter("ignore")
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a quarter of a second per call instead of one")
-    parser.add_argument("--cells", nargs="*", help="cells such as 8x4x10000x1; all five without")
-    parser.add_argument("--only", choices=["grid", "threads", "first"], help="one part alone")
-    parser.add_argument("--processor-time", action="store_true", help="for a machine that does other work meanwhile")
-    options = parser.parse_args()
-    clock = "processor" if options.processor_time else "wall"
-    cells = [tuple(map(int, cell.split("x"))) for cell in options.cells] if options.cells else CELLS
-    seconds = 0.25 if options.quick else 1.0
-    if options.only in (None, "grid"):
-        grid(cells, seconds, clock)  # pyright: ignore[reportArgumentType]
-    if options.only in (None, "threads"):
-        two_threads(seconds, clock)
-    if options.only in (None, "first"):
-        first_calls()
+    grid.one_core()
+    for part in PARTS.values():
+        part(CELLS, seconds)
 
 
 if __name__ == "__main__":
-    main()
+    grid.run_parts(__doc__, CELLS, PARTS, (0.25, 1.0))

@@ -199,6 +199,11 @@ def where(mask: Tensor, first: BeliefT, second: BeliefT) -> BeliefT:
     return zip_tensors(choose, [first, second])
 
 
+def detach(belief: BeliefT) -> BeliefT:
+    """The same belief without its history of gradients."""
+    return map_tensors(lambda field, _: field.detach(), belief)
+
+
 def reshape_batch(belief: BeliefT, old: int, batch_shape: Sequence[int]) -> BeliefT:
     """Replace the first `old` axes of every field by `batch_shape`."""
     return map_tensors(lambda field, _: field.reshape(*batch_shape, *field.shape[old:]), belief)

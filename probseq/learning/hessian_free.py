@@ -72,36 +72,34 @@ class Settings:
     curvature_batch_size: int | None = 1000
     #: the most products with G in one iteration
     max_products: int = 250
+    #: iterations without a better validation score after which a fit stops
+    patience: int = 50
+
+    def __post_init__(self) -> None:
+        for name in ("damping", "structural_damping", "weight_decay"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < math.inf:
+                raise ValueError(f"{name} must be finite and not negative, got {value!r}")
+        if self.damping == 0:
+            raise ValueError("damping must be positive where a search starts, got 0")
+        for name in ("gradient_batch_size", "curvature_batch_size", "max_products", "patience"):
+            if getattr(self, name) is not None:
+                whole_number(name, getattr(self, name))
 
 
-def checked_settings(method: str, given: Mapping[str, Any]) -> Settings:
-    """The options of this method; TypeError for a name it does not have, ValueError for a value out of range."""
-    known = [field.name for field in fields(Settings)]
-    unknown = [name for name in given if name not in known]
-    if unknown or (given and method != "hessian_free"):
-        wrong = (unknown or list(given))[0]
-        raise TypeError(f'fit has no option {wrong!r} for method {method!r}; "hessian_free" has {", ".join(known)}')
-    for name in ("damping", "structural_damping", "weight_decay"):
-        value = given.get(name)
-        if value is not None and not (math.isfinite(value) and value >= 0):
-            raise ValueError(f"{name} must be finite and not negative, got {value!r}")
-    if given.get("damping") == 0:
-        raise ValueError("damping must be positive where a search starts, got 0")
-    for name in ("gradient_batch_size", "curvature_batch_size", "max_products"):
-        if given.get(name) is not None:
-            whole_number(name, given[name])
-    return Settings(**given)
+def hessian_free_settings(optimizer: Any, options: Mapping[str, Any]) -> Settings:
+    """The settings, or a ValueError that names an option that this method does not have."""
+    if optimizer is not None:
+        raise ValueError(f'optimizer is for method "gradient"; "hessian_free" takes its own steps, got {optimizer!r}')
+    known = [entry.name for entry in fields(Settings)]
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise ValueError(f'unknown option {unknown[0]!r} of method "hessian_free"; there are {", ".join(known)}')
+    return Settings(**options)
 
 
 def run_hessian_free(
-    model: StateSpaceModel[Any],
-    problem: Problem,
-    max_iterations: int,
-    tolerance: float,
-    *,
-    seed: int,
-    patience: int,
-    settings: Settings,
+    model: StateSpaceModel[Any], problem: Problem, max_iterations: int, tolerance: float, settings: Settings, seed: int
 ) -> Run:
     """Hessian-free steps until the gain is below `tolerance` nats per observed step, or validation stops rising."""
     run, search = Run(model), _Search(model, problem, settings, seed)
@@ -115,7 +113,7 @@ def run_hessian_free(
             gain = search.step()
             run.record(search.objective(), model.snapshot(), problem.validation_score())
             quiet = quiet + 1 if gain <= tolerance else 0
-            if run.settled(quiet >= QUIET, "gain below tolerance") or run.is_overfitting(patience):
+            if run.settled(quiet >= QUIET, "gain below tolerance") or run.is_overfitting(settings.patience):
                 break
         else:
             run.reason = "max_iterations"

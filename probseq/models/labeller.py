@@ -19,6 +19,8 @@ from typing import Any, ClassVar, Literal, Self
 import torch
 from torch import Tensor
 
+from probseq import beliefs as B
+from probseq.beliefs import Point
 from probseq.cells import Bidirectional, Cell
 from probseq.cells.bidirectional import joined, last
 from probseq.checks import whole_number
@@ -183,6 +185,23 @@ class Labeller(SequenceLabeller):
         metric = torch.cat([c.state_metric(s.detach()) for c, s in zip(cells, parts, strict=True)], -1)
         metric = torch.where(sequences.inside.unsqueeze(-1), metric, 0.0)
         return Activities(outputs, *self._targets(sequences), torch.cat(parts, -1), metric)
+
+    def _before(self, sequences: Sequences) -> Point:
+        if self.per == "sequence" or isinstance(self.reader, Bidirectional):
+            raise ValueError("truncate needs a reader that runs forwards and labels for every step")
+        start = self.reader.initial_state((len(sequences.lengths),))
+        return Point(start, start.new_zeros(len(start), 0))
+
+    def _log_prob_onward(self, sequences: Sequences, before: Point) -> tuple[Tensor, Point]:
+        """log p(labels | u) of a window, (B,), from the reader's state before it, and that at its end, detached."""
+        assert isinstance(self.reader, Cell)
+        into = self._standard(sequences)
+        outputs, state = self.reader.carry(into, before.state)
+        if not sequences.rectangular:
+            with torch.no_grad():
+                state = last(self.reader.states(into, before.state), sequences.lengths)
+        log_prob = self.head.log_prob(outputs, sequences.values, sequences.observed).sum(-1)
+        return log_prob, B.detach(B.where(sequences.lengths > 0, Point(state, before.previous), before))
 
     # ---------------------------------------------------------------- what a fit asks
 

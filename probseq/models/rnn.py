@@ -27,13 +27,15 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from probseq import beliefs as B
 from probseq.base import Filtered, StateSpaceModel
 from probseq.beliefs import Point
 from probseq.cells import Bidirectional, Cell
+from probseq.cells.bidirectional import last
 from probseq.checks import whole_number
 from probseq.emissions.head import Activities, Head
 from probseq.randomness import spawn
-from probseq.sequences import Sequences
+from probseq.sequences import Sequences, step_input
 
 
 class RNN(StateSpaceModel[Point]):
@@ -180,6 +182,25 @@ class RNN(StateSpaceModel[Point]):
         metric = torch.where(sequences.inside.unsqueeze(-1), self.cell.state_metric(states.detach()), 0.0)
         return Activities(self.cell.output(states), sequences.values, sequences.observed, states, metric)
 
+    def _before(self, sequences: Sequences) -> Point:
+        first = self._first(sequences)
+        return Point(first, first.new_zeros(len(first), self._width))
+
+    def _log_prob_onward(self, sequences: Sequences, before: Point) -> tuple[Tensor, Point]:
+        if self.feedback and not sequences.complete:
+            filtered = super()._filter(sequences, self.predict(before, step_input(sequences.inputs, 0)))
+            log_prob, after = filtered.log_prob.sum(-1), B.at(filtered.updated, -1)
+        else:
+            inputs, values = self._inputs(sequences, before.previous), sequences.values
+            outputs, state = self.cell.carry(inputs, before.state)
+            if not sequences.rectangular:
+                with torch.no_grad():
+                    state = last(self.cell.states(inputs, before.state), sequences.lengths)
+            observed = None if sequences.complete and sequences.rectangular else sequences.observed
+            log_prob = self.head.log_prob(outputs, values, observed).sum(-1)
+            after = Point(state, self._encode(outputs[:, -1], last(values, sequences.lengths), None))
+        return log_prob, B.detach(B.where(sequences.lengths > 0, after, before))
+
     def _filter(self, sequences: Sequences, initial: Point | None) -> Filtered[Point]:
         if not sequences.complete or sequences.n_steps == 0:
             return super()._filter(sequences, initial)
@@ -198,13 +219,16 @@ class RNN(StateSpaceModel[Point]):
         score = self.head.log_prob(outputs, sequences.values, observed)
         return Filtered(Point(states, before), Point(states, previous), score)
 
-    def _inputs(self, sequences: Sequences) -> Tensor:
-        """What the cell reads at every step: the observation before it, zeros at first, and the input."""
+    def _inputs(self, sequences: Sequences, first: Tensor | None = None) -> Tensor:
+        """What the cell reads at every step: the encoded observation before it, zeros at first, and the input."""
         values = sequences.values
         if not self.feedback:
             return self._read(values, sequences.inputs)
         encoded = self.head.encode(values)
-        shifted = torch.nn.functional.pad(encoded[:, :-1], (0, 0, 1, 0)) if sequences.n_steps else encoded
+        if first is not None:
+            shifted = torch.cat([first.unsqueeze(1), encoded[:, :-1]], 1)
+        else:
+            shifted = torch.nn.functional.pad(encoded[:, :-1], (0, 0, 1, 0)) if sequences.n_steps else encoded
         return self._read(shifted, sequences.inputs)
 
     def _outside(self, values: Tensor) -> tuple[Tensor, str] | None:
