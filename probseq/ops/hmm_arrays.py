@@ -29,6 +29,7 @@ from probseq.kernels import hmm as scaled
 from probseq.kernels import hmm_adjoint as adjoint
 from probseq.kernels import hmm_lanes as lanes
 from probseq.kernels import hmm_log as careful
+from probseq.kernels import hmm_wide as wide
 from probseq.kernels.rows import are_between, width_of
 from probseq.ops.threads import groups_of, n_groups, over_blocks
 
@@ -39,6 +40,8 @@ IntArray = NDArray[np.int64]
 KEPT = 1 << 20
 #: entries of the emission table that a segment between checkpoints has at least
 SEGMENT = 1 << 16
+#: numbers in a cache line
+LINE = 8
 _memory, _NOTHING = threading.local(), np.empty(0)
 
 
@@ -58,6 +61,14 @@ UNSHARED = _held_once()
 def which(mask: NDArray[np.bool_]) -> list[int]:
     """The sequences for which `mask` (B,) holds."""
     return np.flatnonzero(mask).tolist() if np.count_nonzero(mask) else []
+
+
+def aligned(shape: tuple[int, ...], room: Array | None = None) -> Array:
+    """An array, in `room` if given, that begins with a cache line: registers that long are read half as fast across."""
+    size = math.prod(shape)
+    room = np.empty(size + LINE) if room is None else room
+    first = -(room.ctypes.data // room.itemsize) % LINE
+    return room[first : first + size].reshape(shape)
 
 
 class Problem(NamedTuple):
@@ -81,7 +92,15 @@ class Problem(NamedTuple):
 
     def transposed(self) -> Array:
         """The transition matrices with the target state first."""
-        return np.ascontiguousarray(self.transition.swapaxes(-1, -2))
+        turned = aligned(self.transition.shape)
+        turned[...] = self.transition.swapaxes(-1, -2)
+        return turned
+
+    @property
+    def backward(self) -> Any:
+        """The kernel of a backward pass: for many states that of whole registers."""
+        is_wide = self.transition.shape[-1] > 8 and self.transition.shape[1] == 1
+        return wide.backward if is_wide else adjoint.backward
 
     @property
     def n_operations(self) -> int:
@@ -111,7 +130,7 @@ def problem_of(log_initial: Any, log_transition: Any, log_observation: Any, leng
     check(log_initial, log_transition, log_observation, lengths)
     width = width_of(log_initial.shape[1])
     belief = np.empty((log_initial.shape[0], width))
-    exponential = np.empty((*log_transition.shape[:2], width, width))
+    exponential = aligned((*log_transition.shape[:2], width, width))
     initial_offset = np.empty(log_initial.shape[0])
     transition_offset = np.empty(log_transition.shape[:2])
     status = np.zeros(log_initial.shape[0], dtype=np.int64)
@@ -154,14 +173,14 @@ def keeps(b: Any, t: Any, k: Any, n_times: Any) -> bool:
 
 def _workspace(shape: tuple[int, int, int]) -> Array:
     """Room (2, *shape) for predicted and emission: what this thread used last, unless some array still looks at it."""
-    size = 2 * math.prod(shape)
-    if size > 2 * KEPT:
-        return np.empty((2, *shape))
+    size = 2 * math.prod(shape) + LINE
+    if size > 2 * KEPT + LINE:
+        return aligned((2, *shape))
     room: Array = _memory.__dict__.pop("room", _NOTHING)
     if room.size < size or _references(room) > UNSHARED:
         room = np.empty(size)
     _memory.room = room
-    return room[:size].reshape((2, *shape))
+    return aligned((2, *shape), room)
 
 
 def many_alike(n_sequences: int, n_sets: int, n_times: int, n_states: int) -> bool:
@@ -313,7 +332,7 @@ def _whole(
             problem.transition[0, 0], forward.emission[rows], forward.predicted[rows], problem.lengths[rows],
             weights[rows], logarithms, status[rows], gamma[rows], places[rows], xi,
         )  # fmt: skip
-    adjoint.backward(
+    problem.backward(
         problem.transition[sets], transposed[sets], problem.log_transition[sets], problem.log_observation[rows],
         forward.shift[rows], forward.emission[rows], forward.predicted[rows], problem.lengths[rows], later, False,
         weights[rows], logarithms, status[rows], gamma[rows], places[rows], xi,
@@ -341,7 +360,7 @@ def _checkpointed(
         parts = [slice(start, min(start + size, length)) for start in range(0, length, size)]
         sets = one if transposed.shape[0] > 1 else slice(None)
         move, log_move = problem.transition[sets], problem.log_transition[sets]
-        none, work = np.empty((1, 0, 0)), np.empty((2, 1, size, width))
+        none, work = np.empty((1, 0, 0)), aligned((2, 1, size, width))
         scratch = np.empty((2, 1, size))
         marks = np.empty((len(parts), 1, width))
         belief, state = problem.belief[one].copy(), status[one]
@@ -362,7 +381,7 @@ def _checkpointed(
         for mark, part in zip(marks[::-1], parts[::-1], strict=True):
             e, u = work[:, :, : part.stop - part.start]
             n_steps = filter_part(part, mark, e, u, False)
-            adjoint.backward(
+            problem.backward(
                 move, transposed[sets], log_move, problem.log_observation[one, part], scratch[0, :, : n_steps[0]], e, u,
                 n_steps, later, part.start > 0, weights[one], logarithms, state, gamma[one, part], place, counts,
             )  # fmt: skip
