@@ -19,11 +19,12 @@ from torch.nn.functional import logsigmoid
 from probseq import parameters as P
 from probseq.emissions.base import Emission, cluster, leading_size, positive, rows_of
 from probseq.kernels import symbols as kernel
-from probseq.ops.modes import array_of, untracked
+from probseq.ops import symbols
+from probseq.ops.modes import array_of, eager, untracked
 from probseq.parameters import Param
 from probseq.priors import Beta, Dirichlet, Prior, accept
 
-_EVERY = np.empty(0, dtype=np.bool_)
+_EVERY = torch.empty(0, dtype=torch.bool)
 
 
 class Categorical(Emission):
@@ -59,12 +60,11 @@ class Categorical(Emission):
 
     def log_prob(self, values: Tensor, observed: Tensor | None = None) -> Tensor:
         log_probs = type(self).probs.log(self)
-        if untracked(values, log_probs):
-            shown = _EVERY if observed is None else array_of(observed).reshape(-1)
-            table = np.empty((*values.shape[:-1], self.n_states))
-            rows = table.reshape(-1, self.n_states)
-            if kernel.look_up(array_of(values).reshape(-1), shown, array_of(log_probs), rows):
-                return torch.from_numpy(table)
+        if eager(values, log_probs) and kernel.are_symbols(array_of(values).reshape(-1), self.n_symbols):
+            shown = _EVERY if observed is None else observed.reshape(-1)
+            return symbols.log_prob(log_probs, values.detach().reshape(-1), shown).reshape(
+                *values.shape[:-1], self.n_states
+            )
         chosen = log_probs.mT[values.squeeze(-1).detach().long()]
         return chosen if observed is None else torch.where(observed, chosen, 0.0)
 

@@ -43,7 +43,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from probseq.kernels.registers import move, rescale, weigh
+from probseq.kernels.registers import TURNING, move, rescale, weigh
 from probseq.kernels.rows import exponentiate, extent, maximum, total, vector_matrix
 
 SCALED, CAREFUL, IMPOSSIBLE, DONE = 0, 1, 2, 3
@@ -186,7 +186,7 @@ def filter_steps(size, u, weight, matrix, n, e, kept, n_moves, normaliser):
 def filter_wide(u, weight, matrix, n, e, kept, n_moves, normaliser):
     """`filter_steps` for rows of more than eight numbers, in `registers`; all arrays are contiguous."""
     width = u.shape[0]
-    varying = matrix.shape[0] > 1
+    varying, turns = matrix.shape[0] > 1, width > TURNING
     for i in range(e.shape[0]):
         for k in range(width):
             kept[i, k] = u[k]
@@ -195,7 +195,7 @@ def filter_wide(u, weight, matrix, n, e, kept, n_moves, normaliser):
         if not c >= SMALLEST_NORMALISER:
             return i
         if i < n_moves:
-            move(weight, 0, matrix, i * width * width if varying else 0, width, u, 0)
+            move(weight, 0, matrix, i * width * width if varying else 0, width, u, 0, i if turns else 0)
             if rescale(u, 0, width, 1.0 / c, SAFE_SUM, n):
                 return i
     return e.shape[0]

@@ -13,7 +13,7 @@ import numpy as np
 from numba import njit
 
 from probseq.kernels.hmm import CAREFUL, SAFE_SUM, SCALED, SMALLEST_EVIDENCE, SMALLEST_NORMALISER, loses
-from probseq.kernels.registers import add_pairs, move, rescale, weigh
+from probseq.kernels.registers import TURNING, add_pairs, move, rescale, weigh
 from probseq.kernels.rows import SMALLEST_NORMAL, take_logarithms
 
 STEPS = 64  # in a block: K x K counts are read and written once for so many products
@@ -28,13 +28,14 @@ def recede(h, q, normaliser, e, matrix, n, last, n_fixed):
     q gets h e, `normaliser` its sum. The first n_fixed rows of e have no step before them.
     """
     width = h.shape[1]
+    turns = width > TURNING
     for i in range(last, -1, -1):
         c = weigh(h, (i + 1) * width, e, i * width, q, i * width, width)
         normaliser[i] = c
         if not c >= SMALLEST_NORMALISER:
             return i
         if i >= n_fixed:
-            move(q, i * width, matrix, 0, width, h, i * width)
+            move(q, i * width, matrix, 0, width, h, i * width, i if turns else 0)
             if rescale(h, i * width, width, 1.0 / c, SAFE_SUM, n):
                 return i
     return -1

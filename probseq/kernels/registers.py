@@ -3,7 +3,7 @@
 | call                                   | what it does                                                               |
 |----------------------------------------|----------------------------------------------------------------------------|
 | weigh(a, i, b, j, c, k, W)             | c = a * b, returns its sum                                                 |
-| move(a, i, m, j, W, b, k)              | b = a @ m, m (W, W)                                                        |
+| move(a, i, m, j, W, b, k, turn)        | b = a @ m, m (W, W)                                                        |
 | rescale(a, i, W, scale, smallest, n)   | a *= scale; returns whether one of the first n is below `smallest`         |
 | add_pairs(a, b, j, T, W, m)            | m += a' b, sums over T rows                                                |
 
@@ -26,6 +26,7 @@ from probseq.kernels.tiles import BYTES
 
 LANES = BYTES // 8
 GROUP = 8  # sums in registers at once: what it takes to keep multipliers of four steps' latency busy
+TURNING = 64  # the width whose matrix still fits in the fastest cache, 32 KB
 _DOUBLE, _INTEGER, _BIT = ir.DoubleType(), ir.IntType(64), ir.IntType(1)
 _VECTOR, _MASK = ir.VectorType(_DOUBLE, LANES), ir.VectorType(ir.IntType(1), LANES)
 _ZEROS = ir.Constant(_VECTOR, [0.0] * LANES)
@@ -138,15 +139,23 @@ def weigh(typing_context, a, i, b, j, c, k, width):
 
 
 @intrinsic
-def move(typing_context, a, i, matrix, j, width, b, k):
-    """b[k:] = a[i:] @ matrix, which begins at j."""
-    signature = types.void(a, types.intp, matrix, types.intp, types.intp, b, types.intp)
+def move(typing_context, a, i, matrix, j, width, b, k, turn):
+    """b[k:] = a[i:] @ matrix, which begins at j; from the last row on with odd `turn`.
+
+    To turn at every step finds those rows of a large matrix that were read last still in the fastest cache.
+    """
+    signature = types.void(a, types.intp, matrix, types.intp, types.intp, b, types.intp, types.intp)
 
     def generate(context, builder, signature, arguments):
         writer = _Writer(context, builder, signature)
-        (_, i, _, j, width, _, k) = arguments
+        (_, i, _, j, width, _, k, turn) = arguments
         a, matrix, b = (writer.memory(place, arguments[place]) for place in (0, 2, 5))
-        start = builder.gep(a, [i])
+        odd = builder.trunc(turn, _BIT)
+        last = builder.sub(width, _constant(1))
+        start = builder.gep(a, [builder.add(i, builder.select(odd, last, _constant(0)))])
+        begin = builder.add(j, builder.select(odd, builder.mul(last, width), _constant(0)))
+        sign = builder.select(odd, _constant(-1), _constant(1))
+        stride = builder.mul(sign, width)
 
         def panel(column: Any, size: int) -> None:
             rows = max(1, GROUP // size)
@@ -155,10 +164,10 @@ def move(typing_context, a, i, matrix, j, width, b, k):
                 made = []
                 for r in range(rows):
                     one = builder.add(row, _constant(r))
-                    entry = writer.spread(builder.load(builder.gep(start, [one])))
-                    begin = builder.add(builder.add(j, builder.mul(one, width)), column)
+                    entry = writer.spread(builder.load(builder.gep(start, [builder.mul(one, sign)])))
+                    place = builder.add(builder.add(begin, builder.mul(one, stride)), column)
                     for v in range(size):
-                        other = writer.load(matrix, builder.add(begin, _constant(v * LANES)))
+                        other = writer.load(matrix, builder.add(place, _constant(v * LANES)))
                         made.append(writer.add_product(sums[r * size + v], entry, other))
                 return made
 

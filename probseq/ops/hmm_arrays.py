@@ -8,8 +8,7 @@ which they could lose a state that matters comes back with status CAREFUL and is
 alone; one without any path that explains it gets status IMPOSSIBLE. Symbols and shapes are those of the kernels and of
 `probseq.ops.hmm`.
 
-A forward pass keeps e_t and u_t for the backward pass, unless these are more than `KEPT` numbers each, in memory that
-is used again by the next call once nothing refers to it (fresh pages cost more than the recursions). Else only u at
+A forward pass keeps e_t and u_t for the backward pass, unless these are more than `KEPT` numbers each. Else only u at
 every sqrt(T)-th step is kept, or rarer where segments would have fewer than `SEGMENT` entries, and the segments between
 are filtered again, last to first, while the backward pass goes through them (checkpointing, O(sqrt(T) W) memory beside
 the table and its result). Many sequences with few states go through `hmm_lanes` first, several side by side.
@@ -17,9 +16,6 @@ the table and its result). Many sequences with few states go through `hmm_lanes`
 
 from __future__ import annotations
 
-import math
-import sys
-import threading
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,44 +27,19 @@ from probseq.kernels import hmm_lanes as lanes
 from probseq.kernels import hmm_log as careful
 from probseq.kernels import hmm_wide as wide
 from probseq.kernels.rows import are_between, width_of
+from probseq.ops.memory import KEPT, aligned, empty
 from probseq.ops.threads import groups_of, n_groups, over_blocks
 
 Array = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
-#: entries of the emission table up to which a forward pass keeps its work (twice 8 MB) for the backward pass
-KEPT = 1 << 20
 #: entries of the emission table that a segment between checkpoints has at least
 SEGMENT = 1 << 16
-#: numbers in a cache line
-LINE = 8
-_memory, _NOTHING = threading.local(), np.empty(0)
-
-
-def _references(array: Array) -> int:
-    """References to an array; those of one that a single local variable holds are `UNSHARED`."""
-    return sys.getrefcount(array)
-
-
-def _held_once() -> int:
-    array = np.empty(0)
-    return _references(array)
-
-
-UNSHARED = _held_once()
 
 
 def which(mask: NDArray[np.bool_]) -> list[int]:
     """The sequences for which `mask` (B,) holds."""
     return np.flatnonzero(mask).tolist() if np.count_nonzero(mask) else []
-
-
-def aligned(shape: tuple[int, ...], room: Array | None = None) -> Array:
-    """An array, in `room` if given, that begins with a cache line: registers that long are read half as fast across."""
-    size = math.prod(shape)
-    room = np.empty(size + LINE) if room is None else room
-    first = -(room.ctypes.data // room.itemsize) % LINE
-    return room[first : first + size].reshape(shape)
 
 
 class Problem(NamedTuple):
@@ -171,18 +142,6 @@ def keeps(b: Any, t: Any, k: Any, n_times: Any) -> bool:
     return bool(n_times > 1 or b * t * width_of(k) <= KEPT)
 
 
-def _workspace(shape: tuple[int, int, int]) -> Array:
-    """Room (2, *shape) for predicted and emission: what this thread used last, unless some array still looks at it."""
-    size = 2 * math.prod(shape) + LINE
-    if size > 2 * KEPT + LINE:
-        return aligned((2, *shape))
-    room: Array = _memory.__dict__.pop("room", _NOTHING)
-    if room.size < size or _references(room) > UNSHARED:
-        room = np.empty(size)
-    _memory.room = room
-    return aligned((2, *shape), room)
-
-
 def many_alike(n_sequences: int, n_sets: int, n_times: int, n_states: int) -> bool:
     """Whether several sequences may go side by side: few states, and one transition matrix for all of them."""
     return n_states <= lanes.WIDTH and n_sets == n_times == 1 and 2 * n_sequences >= lanes.LANES
@@ -198,7 +157,8 @@ def run_forward(problem: Problem, keep: bool) -> Forward:
     """Filter every sequence: scaled first, then with logarithms where scaling would lose a state."""
     b, t, _ = problem.log_observation.shape
     normaliser, shift = np.ones((b, t)), np.zeros((b, t))
-    predicted, emission = _workspace((b, t, problem.belief.shape[1]) if keep else (b, 0, 0))
+    shape = (b, t, problem.belief.shape[1]) if keep else (b, 0, 0)
+    predicted, emission = empty("predicted", shape), empty("emission", shape)
     status, belief = problem.status.copy(), problem.belief.copy()
 
     many = in_lanes(problem)
@@ -299,7 +259,7 @@ def run_backward(
     place = groups_of(b) if places is None else places
     n_places = n_groups(b) if places is None else b
     xi = np.zeros((n_places, problem.transition.shape[1], k, k))
-    gamma = np.empty((b, t, k))
+    gamma = empty("gamma", (b, t, k))
     status, transposed = forward.status.copy(), problem.transposed()
     passes = _whole if forward.emission.size or t == 0 else _checkpointed
 
