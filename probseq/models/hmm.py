@@ -44,10 +44,13 @@ from probseq.checks import whole_number
 from probseq.emissions.autoregressive import Autoregressive
 from probseq.emissions.base import Emission, Says, shared_inputs
 from probseq.errors import ImpossibleSequence, say
+from probseq.kernels.simplex import maximise_chain
 from probseq.models.hmmlearn_bridge import arguments_from, to_hmmlearn
 from probseq.models.windows import rising_step, start_windows, windows_of
 from probseq.ops import hmm
+from probseq.ops import hmm_few as few
 from probseq.ops.hmm_entropy import path_entropy
+from probseq.ops.modes import array_of, derivatives_wanted, untracked
 from probseq.randomness import generator
 from probseq.sequences import Sequences
 from probseq.stationary import stationary_law
@@ -208,8 +211,48 @@ class HMM(LatentStateModel[Categorical]):
             log_transition = log_transition.reshape(1, 1, self.n_states, self.n_states)
         return first.expand(sequences.values.shape[0], self.n_states), log_transition, table, sequences.lengths
 
+    def _stored(self, sequences: Sequences, watched: bool = False) -> few.Stored | None:
+        """What the kernels for few states read; None where the model, the data or the call is not as plain as that.
+
+        With `watched` derivatives in the parameters are wanted, and the data have none.
+        """
+        if self.n_states > few.MOST_STATES or sequences.inputs is not None or self._remembers:
+            return None
+        chain = self.stored("initial_probs", "transition_matrix", watched=watched)
+        if chain is None or not (watched or untracked(sequences.values)):
+            return None
+        if self.initial != "free" or self.tied_rows is not None:
+            chain = [array_of(self._log_initial()), array_of(self._log_transition())]
+        emission, values = self.emission.compact(watched) if sequences.complete else None, sequences.values
+        if emission is None:
+            emission, values = (), self.emission.log_prob(values, None if sequences.complete else sequences.observed)
+        return few.Stored(chain[0], chain[1], emission, array_of(values), array_of(sequences.lengths))
+
     def _log_prob(self, sequences: Sequences) -> Tensor:
+        stored = self._stored(sequences)
+        result = self._derived(sequences) if stored is None else few.log_prob(stored)
+        return self._table_log_prob(sequences) if result is None else result
+
+    def _table_log_prob(self, sequences: Sequences) -> Tensor:
         return hmm.log_prob(*self._arguments(sequences))
+
+    def _derived(self, sequences: Sequences) -> Tensor | None:
+        """log p(y) and its gradient in the parameters, where these are all that is watched, and plain."""
+        if self.initial != "free" or self.tied_rows is not None or sequences.values.requires_grad:
+            return None
+        emission, own = self.emission, self._parameters
+        leaves = [own["raw_initial_probs"], own["raw_transition_matrix"], *emission._parameters.values()]
+        if not derivatives_wanted(sequences.values, *leaves):  # type: ignore[arg-type]
+            return None
+        stored = self._stored(sequences, watched=True)
+        if stored is None or not stored.emission:
+            return None
+        rows = stored.values.reshape(-1, stored.values.shape[-1])
+
+        def pull(gamma: Any) -> tuple[Any, ...]:
+            return emission.pull_compact(rows, gamma.reshape(-1, self.n_states))
+
+        return few.differentiable(stored, tuple(leaves), pull, lambda: self._table_log_prob(sequences))  # type: ignore[arg-type]
 
     def _windows(self, sequences: Sequences, initial: Categorical | None = None) -> Tensor | None:
         """The rows that an AR-HMM reads at every step, and after the last, (B, T + 1, order, D)."""
@@ -235,10 +278,18 @@ class HMM(LatentStateModel[Categorical]):
         return posterior
 
     def _smooth(self, sequences: Sequences) -> Categorical:
+        stored = self._stored(sequences)
+        log_gamma = None if stored is None else few.log_gamma(stored)
+        if log_gamma is not None:
+            return Categorical(log_gamma)
         windows = self._windows(sequences)
         return Categorical(self._posterior(sequences).log_gamma, None if windows is None else windows[:, 1:])
 
     def _decode(self, sequences: Sequences) -> Tensor:
+        stored = self._stored(sequences)
+        path = None if stored is None else few.viterbi(stored)
+        if path is not None:
+            return path.states
         arguments = self._arguments(sequences)
         states, score = hmm.viterbi(*arguments)
         if score.numpy().min(initial=0.0) == -np.inf:
@@ -338,17 +389,41 @@ class HMM(LatentStateModel[Categorical]):
         return rising_step(self, sequences) if moving else self._plain_em_step(sequences)
 
     def _plain_em_step(self, sequences: Sequences) -> Tensor:
-        posterior = hmm.expectations(*self._arguments(sequences))
-        refuse_impossible(posterior.impossible_at, sequences)
-        gamma = posterior.gamma  # 0 in padding
-        objective = posterior.log_prob.sum() + self.log_prior()
-        table = gamma.numpy().reshape(-1, self.n_states)
-        if (np.ones(len(table)) @ table < 1e-8).any():
+        stored = self._stored(sequences)
+        found = None if stored is None else few.expectations(stored)
+        if stored is not None and found is not None and self._is_plain(sequences):
+            return self._compact_em_step(sequences, stored, *found)
+        if found is not None:
+            log_prob, gamma, xi_sum = map(torch.from_numpy, (*found[:2], found[2].sum(0)[None, None]))
+        else:
+            log_prob, gamma, xi_sum, impossible_at = hmm.expectations(*self._arguments(sequences))
+            refuse_impossible(impossible_at, sequences)
+        objective = log_prob.sum() + self.log_prior()
+        table = gamma.numpy().reshape(-1, self.n_states)  # 0 in padding
+        if (np.ones(len(table)) @ table < NO_MASS).any():
             say("empty state", EMPTY_STATE)
         plain = sequences.inputs is None and not self._remembers
         says = self.emission if plain else self._says(sequences, self._windows(sequences), sequences.inside)
-        self._maximise_chain(gamma[:, 0].sum(0), posterior.xi_sum, sequences.inputs)
+        self._maximise_chain(gamma[:, 0].sum(0), xi_sum, sequences.inputs)
         says.maximise(*sequences.rows(sequences.values, sequences.observed, gamma))
+        return objective
+
+    def _is_plain(self, sequences: Sequences) -> bool:
+        """Whether the M-step is relative frequencies of complete sequences of one length."""
+        priors = self.initial_prior is not None or self.transition_prior is not None
+        plain = self.initial == "free" and self.tied_rows is None and not priors
+        return plain and sequences.complete and sequences.rectangular
+
+    def _compact_em_step(self, sequences: Sequences, stored: few.Stored, log_prob: Any, gamma: Any, xi: Any) -> Tensor:
+        """An iteration on arrays alone, the parameters read and written once."""
+        objective = torch.from_numpy(log_prob).sum() + self.log_prior()
+        chain = stored.log_initial[None].copy(), stored.log_transition.copy()
+        if maximise_chain(gamma, xi, T.NO_COUNT, *chain) < NO_MASS:
+            say("empty state", EMPTY_STATE)
+        values, observed, weights = sequences.rows(sequences.values, sequences.observed, torch.from_numpy(gamma))
+        if not self.emission.maximise_compact(array_of(values), array_of(weights)):
+            self.emission.maximise(values, observed, weights)
+        self.store(initial_probs=chain[0][0], transition_matrix=chain[1])
         return objective
 
     def _maximise_chain(self, first: Tensor, pairs: Tensor, u: Tensor | None) -> None:
@@ -387,6 +462,8 @@ class HMM(LatentStateModel[Categorical]):
         self.store_rows(name, counts, T.NO_COUNT)
 
 
+#: expected steps below which a state is empty
+NO_MASS = 1e-8
 EMPTY_STATE = "a state explains no data any more and keeps its last parameters; fewer states may be enough"
 
 

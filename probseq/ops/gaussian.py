@@ -13,7 +13,7 @@ from torch import Tensor
 from probseq.kernels import gaussian as kernel
 from probseq.ops import memory
 from probseq.ops.modes import OnceDifferentiable, array_of, operator, untracked
-from probseq.ops.threads import group, n_groups, over_blocks
+from probseq.ops.threads import WORTHWHILE, group, n_groups, over_blocks
 
 
 def log_prob(
@@ -62,27 +62,36 @@ def _moments(rows: Tensor, seen: Tensor | None, means: Tensor, weights: Tensor, 
 
 def _sums(data: Any, mask: Any, centres: Any, w: Any, diagonal: bool) -> tuple[Any, Any, Any]:
     """The parts of `_moments` by group of rows, the last one's lower triangle alone."""
-    n, (k, d), groups = data.shape[0], centres.shape, n_groups(data.shape[0])
+    n, (k, d) = data.shape[0], centres.shape
+    n_operations = n * k * d * (d + 1) // 2
+    groups = n_groups(n) if n_operations >= WORTHWHILE else 1
     sums = np.zeros((groups, k)), np.zeros((groups, k, d)), np.zeros((groups, k, d, d))
 
     def run(block: slice) -> None:
-        first, last = group(block.start, n), group(block.stop - 1, n)
+        first, last = (0, 0) if groups == 1 else (group(block.start, n), group(block.stop - 1, n))
         kernel.scatter_groups(first, last, groups, data, mask, centres, w, diagonal, *sums)
 
-    over_blocks(run, n, n * k * d * (d + 1) // 2)
+    over_blocks(run, n, n_operations)
     return sums
 
 
-def maximise(rows: Tensor, weights: Tensor, means: Any, stored: Any, share: float) -> tuple[Any, Any] | None:
+def maximise(data: Any, w: Any, means: Any, stored: Any, share: float) -> tuple[Any, Any] | None:
     """Weighted means (K, D) and factors (K, D, D) of complete rows, or one factor for all, as emissions store them.
 
     A state without mass keeps those given. None where a variance would fall below `share` of that of the rows.
     """
-    data, w = array_of(rows), array_of(weights)
-    mass, means, stored = np.empty(len(means)), means.copy(), stored.copy()
-    kernel.average(data, w, mass, means)
-    total = _sums(data, _ALL_SEEN, means, w, False)[2].sum(0)
-    return (means, stored) if kernel.store_factors(total, mass, means, share, stored) else None
+    means, stored = means.copy(), stored.copy()
+    mass, away_sum, total = _sums(data, _ALL_SEEN, means, w, False)
+    if not kernel.recentre(mass, away_sum, total, means):
+        total = _sums(data, _ALL_SEEN, means, w, False)[2].sum(0, keepdims=True)
+    return (means, stored) if kernel.store_factors(total[0], mass[0], means, share, stored) else None
+
+
+def pull_stored(data: Any, w: Any, means: Any, stored: Any) -> tuple[Any, Any]:
+    """The derivatives of sum(w * table) in means and factors as emissions store them."""
+    into_means, into_stored = np.empty(means.shape), np.zeros(stored.shape)
+    kernel.pull_stored(*_sums(data, _ALL_SEEN, means, w, False), stored, into_means, into_stored)
+    return into_means, into_stored
 
 
 _ALL_SEEN = np.zeros((0, 0))

@@ -91,7 +91,7 @@ class OnceDifferentiable:
 
     @property
     def no_second(self) -> str:
-        return f"the {self.words} has an exact first derivative only: take second derivatives as its differences"
+        return _no_second_derivative(self.words)
 
 
 class _Value(torch.autograd.Function):
@@ -111,9 +111,7 @@ class _Value(torch.autograd.Function):
         function: OnceDifferentiable = ctx.function
 
         def adjoint(*arguments: Any) -> Any:
-            if untracked(*(argument for argument in arguments if isinstance(argument, Tensor))):
-                return function.adjoint.run(*arguments)
-            return _Final.apply(function.no_second, function.adjoint.run, *arguments)
+            return run_adjoint(function.words, function.adjoint.run, *arguments)
 
         return (None, *function._gradients(ctx, gradients[0], adjoint))
 
@@ -176,6 +174,23 @@ def refuse_forward_mode(words: str, *tensors: Tensor) -> None:
     """Raise NotImplementedError if a tensor carries a tangent: for functions that have no derivatives at all."""
     if _forward_mode():
         _Final.apply(_no_forward_mode(words), lambda *_: torch.empty(0), *tensors)
+
+
+def run_adjoint(words: str, run: Run, *arguments: Any) -> Any:
+    """run(*arguments), so that differentiating the result raises NotImplementedError."""
+    if untracked(*(argument for argument in arguments if isinstance(argument, Tensor))):
+        return run(*arguments)
+    return _Final.apply(_no_second_derivative(words), run, *arguments)
+
+
+def derivatives_wanted(*tensors: Tensor) -> bool:
+    """Whether this call is one that plain reverse mode watches, and nothing else."""
+    plain = not (_opaque(tensors) or torch._C._are_functorch_transforms_active() or _forward_mode())
+    return plain and torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+
+
+def _no_second_derivative(words: str) -> str:
+    return f"the {words} has an exact first derivative only: take second derivatives as its differences"
 
 
 def _no_forward_mode(words: str) -> str:
