@@ -20,7 +20,8 @@ from probseq import parameters as P
 from probseq.emissions.base import Emission, cluster, leading_size, positive, rows_of
 from probseq.kernels import symbols as kernel
 from probseq.kernels.simplex import maximise_rows, pull_rows
-from probseq.ops.modes import array_of, untracked
+from probseq.ops import symbols
+from probseq.ops.modes import array_of, eager, untracked
 from probseq.parameters import Param
 from probseq.priors import Beta, Dirichlet, Prior, accept
 
@@ -60,12 +61,10 @@ class Categorical(Emission):
 
     def log_prob(self, values: Tensor, observed: Tensor | None = None) -> Tensor:
         log_probs = type(self).probs.log(self)
-        if untracked(values, log_probs):
-            shown = _EVERY if observed is None else array_of(observed).reshape(-1)
-            table = np.empty((*values.shape[:-1], self.n_states))
-            rows = table.reshape(-1, self.n_states)
-            if kernel.look_up(array_of(values).reshape(-1), shown, array_of(log_probs), rows):
-                return torch.from_numpy(table)
+        flat = (values if observed is None else torch.where(observed, values, 0.0)).detach().reshape(-1)
+        if eager(flat, log_probs) and kernel.are_symbols(array_of(flat), self.n_symbols):
+            shown = torch.from_numpy(_EVERY) if observed is None else observed.reshape(-1)
+            return symbols.log_prob(log_probs, flat, shown).reshape(*values.shape[:-1], self.n_states)
         chosen = log_probs.mT[values.squeeze(-1).detach().long()]
         return chosen if observed is None else torch.where(observed, chosen, 0.0)
 

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from probseq.kernels import gaussian as kernel
+from probseq.ops import memory
 from probseq.ops.modes import OnceDifferentiable, array_of, operator, untracked
 from probseq.ops.threads import WORTHWHILE, group, n_groups, over_blocks
 
@@ -109,7 +110,7 @@ def _value(rows: Tensor, means: Tensor, whitener: Tensor, diagonal: bool, pulls_
 
 def _table(rows: Any, means: Any, whitener: Any, diagonal: bool) -> Any:
     n, (k, d) = rows.shape[0], means.shape
-    table = np.empty((n, k))
+    table = memory.empty("table", (n, k))
     over_blocks(partial(_fill, rows, means, whitener, diagonal, table), n, n * k * d * (d + 1) // 2)
     return table
 

@@ -170,6 +170,11 @@ def untracked(*tensors: Tensor) -> bool:
     return not (_opaque(tensors) or torch._C._are_functorch_transforms_active() or _differentiated(tensors))
 
 
+def eager(*tensors: Tensor) -> bool:
+    """Whether at most reverse mode watches this call."""
+    return not (_opaque(tensors) or torch._C._are_functorch_transforms_active() or _forward_mode())
+
+
 def refuse_forward_mode(words: str, *tensors: Tensor) -> None:
     """Raise NotImplementedError if a tensor carries a tangent: for functions that have no derivatives at all."""
     if _forward_mode():
