@@ -137,7 +137,7 @@ class StateSpaceModel(Parametric, abc.ABC, Generic[BeliefT]):
         return self._filter(sequences, None).log_prob.sum(-1)
 
     def _value_and_gradient(
-        self, sequences: Sequences, parameters: list[nn.Parameter]
+        self, sequences: Sequences, parameters: list[torch.nn.Parameter]
     ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
         """Speed hook: log p(y) of a flat batch plus log prior, and its gradient; None where nothing depends on one."""
         with torch.enable_grad():

@@ -147,18 +147,18 @@ def mean_steps(
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def mean_lanes(m0, A, d, C, y, seen, lengths, gain, whitener, log_norm, slot, mean, weighted, log_prob):
+def mean_lanes(m0, A, d, C, y, seen, lengths, gain, whitener, log_norm, slot, mean, log_prob):
     """`mean_steps` for many sequences with the same covariances, the innermost loops running over LANES sequences.
 
     For the workspaces that `filter_forward` leaves with `covariances_only`.  Past the end of a sequence its lane runs
-    on without effect.
+    on without effect.  Weighted innovations are not kept: `mean_adjoint_lanes` has them from the means.
     """
     batch, n = m0.shape
     m = y.shape[2]
     partial, keep = seen.shape[0] > 0, mean.shape[1] > 0
     v, w, square, total = np.zeros((m, LANES)), np.empty((m, LANES)), np.empty(LANES), np.empty(LANES)
     state, following = np.empty((n, LANES)), np.empty((n, LANES))
-    of_mean, of_weighted = np.empty((TILE, n, LANES)), np.empty((TILE, m, LANES))
+    of_mean = np.empty((TILE, n, LANES))
     for origin in range(0, batch, LANES):
         width = min(LANES, batch - origin)
         values, ends = y[origin : origin + width], lengths[origin : origin + width]
@@ -210,16 +210,8 @@ def mean_lanes(m0, A, d, C, y, seen, lengths, gain, whitener, log_norm, slot, me
                 for i in range(n):
                     for b in range(LANES):
                         of_mean[own, i, b] = state[i, b]
-                for j in range(m):
-                    for b in range(LANES):
-                        of_weighted[own, j, b] = whitener[s, j, j] * w[j, b]
-                    for k in range(j + 1, m):
-                        factor = whitener[s, k, j]
-                        for b in range(LANES):
-                            of_weighted[own, j, b] += factor * w[k, b]
                 if own == TILE - 1 or t + 1 == last:
                     scatter_tile(of_mean, t - own, t + 1, mean, origin, width)
-                    scatter_tile(of_weighted, t - own, t + 1, weighted, origin, width)
             for j in range(m):
                 for i in range(n):
                     factor = gain[s, j, i]

@@ -269,10 +269,11 @@ def multiply_lanes(x, y, sums):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def mean_adjoint_lanes(
-    A, C, cov, gain, slot, until, lengths, mean, weighted, weights,
+    A, C, cov, gain, whitener, slot, until, lengths, y, seen, mean, weights,
     grad_m0, grad_P0, grad_A, grad_Q, grad_d, grad_C, grad_R, grad_y, smoothed, edge,
 ):  # fmt: skip
-    """`mean_adjoint` for many sequences with the same covariances (cov (T, n, n), ...), LANES of them innermost.
+    """`mean_adjoint` for many sequences with the same covariances (cov (T, n, n), ...) and the pattern `seen` (T, m) or
+    (0, m), LANES of them innermost.
 
     Past its end a lane holds zeros.  Sums over sequences are kept by lane, and added up once, or at every step where
     some parameter varies in time.
@@ -282,7 +283,8 @@ def mean_adjoint_lanes(
     varying = max(grad_A.shape[0], grad_Q.shape[0], grad_d.shape[1], grad_C.shape[0], grad_R.shape[0]) > 1
     r, p, z, e = np.empty((n, LANES)), np.empty((n, LANES)), np.empty((n, LANES)), np.empty((m, LANES))
     load, ones = np.empty(LANES), np.ones((1, LANES))
-    of_mean, of_weighted, of_y = np.empty((TILE, n, LANES)), np.empty((TILE, m, LANES)), np.empty((TILE, m, LANES))
+    of_mean, of_y, of_error = np.empty((TILE, n, LANES)), np.empty((TILE, m, LANES)), np.empty((TILE, m, LANES))
+    v, total = np.empty((m, LANES)), np.empty(LANES)
     sum_A, sum_Q, sum_d = np.zeros((n, n, LANES)), np.zeros((n, n, LANES)), np.zeros((1, n, LANES))
     sum_C, sum_R = np.zeros((m, n, LANES)), np.zeros((m, m, LANES))
     for origin in range(0, batch, LANES):
@@ -302,14 +304,32 @@ def mean_adjoint_lanes(
             a, c = t + 1 if A.shape[0] > 1 and t + 1 < last else 0, t if C.shape[0] > 1 else 0
             own = t % TILE
             if own == TILE - 1 or t + 1 == last:
-                gather_tile(weighted, origin, width, t - own, t + 1, lengths, of_weighted)
+                gather_tile(y, origin, width, t - own, t + 1, lengths, of_y)
                 gather_tile(mean, origin, width, t - own, t + 1, lengths, of_mean)
-            for j in range(m):
-                for b in range(LANES):
-                    e[j, b] = of_weighted[own, j, b]
             for i in range(n):
                 for b in range(LANES):
                     z[i, b] = of_mean[own, i, b]
+            for j in range(m):
+                use = seen.shape[0] == 0 or seen[t, j]
+                for b in range(LANES):
+                    v[j, b] = of_y[own, j, b] if use else 0.0
+                    e[j, b] = 0.0
+                if use:
+                    for i in range(n):
+                        factor = C[c, j, i]
+                        for b in range(LANES):
+                            v[j, b] -= factor * z[i, b]
+            for j in range(m):  # e = W' W v
+                for b in range(LANES):
+                    total[b] = 0.0
+                for k in range(j + 1):
+                    factor = whitener[s, j, k]
+                    for b in range(LANES):
+                        total[b] += factor * v[k, b]
+                for k in range(j + 1):
+                    factor = whitener[s, j, k]
+                    for b in range(LANES):
+                        e[k, b] += factor * total[b]
             for i in range(n):
                 for b in range(LANES):
                     p[i, b] = 0.0
@@ -341,9 +361,9 @@ def mean_adjoint_lanes(
             if wanted:
                 for j in range(m):
                     for b in range(LANES):
-                        of_y[own, j, b] = -load[b] * e[j, b]
+                        of_error[own, j, b] = -load[b] * e[j, b]
                 if own == 0 or t == until:
-                    scatter_tile(of_y[own:], t, min(t - own + TILE, last), grad_y, origin, width)
+                    scatter_tile(of_error[own:], t, min(t - own + TILE, last), grad_y, origin, width)
                 multiply_lanes(r, z, sum_A)
                 multiply_lanes(e, z, sum_C)
                 multiply_lanes(e, e, sum_R)

@@ -35,6 +35,7 @@ from probseq.models.lds_parameters import (
     covariance_type,
     entries_by_name,
     hold_entries,
+    n_identifiable,
 )
 from probseq.models.lds_start import start
 from probseq.models.linear_gaussian import STABLE, LinearGaussianModel, System, stationary_cov
@@ -190,6 +191,16 @@ class LDS(LinearGaussianModel):
             "offsets": [name for name in OFFSETS if not self.is_frozen(name)],
             **{name: value for name, (value, default) in chosen.items() if value != default},
         }
+
+    def degrees_of_freedom(self) -> int:
+        """Of an unrestricted model the numbers that the law of y tells (`n_identifiable`), else all learned."""
+        count = n_identifiable(self)
+        return super().degrees_of_freedom() if count is None else count
+
+    @property
+    def has_held_offset(self) -> bool:
+        """Whether the transition has an offset that is not learned, which ties the states to their coordinates."""
+        return self.is_frozen("transition_offset") and self._has("transition_offset")
 
     def system(self) -> System:
         matrix, cov = self.transition_matrix, self.transition_cov

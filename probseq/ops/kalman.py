@@ -196,10 +196,10 @@ def smooth(
     if lost and numerics == "auto":
         return smooth(system, y, observed, lengths, diffuse, "square_root", lag_one=lag_one)
     if not joint:
+        pattern = arrays.pattern_of(observed, y.shape[-1])
         arrays.run_mean_adjoint(
-            a, c, space.cov, space.gain, space.slot, spaces, until, ends, space.mean, space.weighted,
-            np.ones(batch), none, moments[0], unused[1],
-        )  # fmt: skip
+            a, c, kept, spaces, until, ends, array_of(y), pattern, np.ones(batch), none, moments[0], unused[1]
+        )
     improper = y.new_zeros(len(spans), steps if diffuse is not None or until.any() else 0, states, states)
     if until.any():
         given.smooth_covariances(spans, group_spaces, cov.numpy(), improper.numpy(), lagged.numpy())
@@ -259,10 +259,10 @@ def sample_paths(
     )  # fmt: skip
     arrays.raise_condition(status)
     posterior = torch.zeros_like(z)
+    kept = (space.cov, space.gain, space.whitener, space.slot, mean.numpy(), weighted.numpy())
     arrays.run_mean_adjoint(
-        a, c, space.cov, space.gain, space.slot, np.tile(spaces, draws), given.until, np.tile(ends, draws),
-        mean.numpy(), weighted.numpy(), np.ones(paths), arrays.no_gradients(), posterior.numpy(),
-        np.empty((0, states)),
+        a, c, kept, np.tile(spaces, draws), given.until, np.tile(ends, draws), remaining.numpy(), pattern,
+        np.ones(paths), arrays.no_gradients(), posterior.numpy(), np.empty((0, states)),
     )  # fmt: skip
     if given.until.any():
         given.smooth_means(remaining.numpy(), spaces, mean.numpy(), posterior.numpy())

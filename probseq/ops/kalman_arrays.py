@@ -89,7 +89,7 @@ def run_forward(
     """
     kalman = kernels("kalman")
     (batch, steps, m), n = y.shape, system.initial_mean.shape[-1]
-    many = lead >= 0 and batch >= MANY_SEQUENCES and not per_step
+    many = side_by_side(lead, batch) and not per_step
     rows = steps if keep or many else min(kalman.CHUNK, steps)
     parameters = parameter_arrays(system, batch)
     values, pattern, ends = array_of(y), pattern_of(observed, m), array_of(lengths)
@@ -105,7 +105,8 @@ def run_forward(
                 return space
     while True:
         roots = roots_of(parameters, diffuse, root)
-        space = _allocate(y.shape, n, batch if keep and lead < 0 else 1, rows, keep=keep, per_step=per_step)
+        groups = batch if keep and lead < 0 else 1
+        space = _allocate(y.shape, n, groups, rows, keep=keep, per_step=per_step, weights=not many)
         space = _with_roots(space, roots, steps if keep else 0, keep_roots=keep_roots)
         if batch == 0:
             return space
@@ -127,14 +128,19 @@ def run_forward(
             kalman.mean_lanes(
                 m0[block], a, own(d, block), c, values[block], pattern[lead if pattern.shape[1] else 0], ends[block],
                 space.gain[0], space.whitener[0], space.log_norm[0], space.slot[0], own(space.mean, block),
-                own(space.weighted, block), space.log_prob[block],
+                space.log_prob[block],
             )  # fmt: skip
 
         over_blocks(run, batch, batch * steps * n * n)
-        if not np.isfinite(space.log_prob).all():
-            kalman.filter_forward(*arguments, False, blas(n), *square)  # by sequence, to find where
+        if not np.isfinite(space.log_prob).all():  # by sequence, to find where
+            kalman.filter_forward(*arguments[:17], np.empty(y.shape), *arguments[18:], False, blas(n), *square)
             raise_condition(status)
     return space
+
+
+def side_by_side(lead: int, batch: Any) -> bool:
+    """Whether the means of sequences that share their covariances run in lanes; they leave no weighted innovations."""
+    return bool(lead >= 0 and batch >= MANY_SEQUENCES)
 
 
 def independent(parameters: list[Any]) -> bool:
@@ -175,13 +181,13 @@ def run_sequential(parameters: list[Any], y: Any, pattern: Any, ends: Any, space
     m0, p0, a, q, d, c, r = parameters
     batch, n = m0.shape
     sequential, size = kernels("kalman_sequential"), (0,) * n if n <= KNOWN_STATES else n
-    side_by_side = n <= FEW_STATES and batch >= MANY_SEQUENCES and not space.cov.shape[1]
+    in_lanes = n <= FEW_STATES and batch >= MANY_SEQUENCES and not space.cov.shape[1]
     noise = r[0].diagonal().copy()
 
     def run(block: slice) -> bool:
         of_members = m0[block], own(p0, block), a[0], q[0], own(d, block), c[0], noise
         arguments = *of_members, y[block], own(pattern, block), ends[block], space.log_prob[block]
-        if side_by_side:
+        if in_lanes:
             return sequential.lanes_by_one(size, *arguments)
         kept = space.cov, space.gain, space.whitener, space.log_norm, space.slot, space.mean, space.weighted
         return sequential.one_by_one(size, begin, *arguments, *(own(part, block) for part in kept), blas(n))
@@ -245,14 +251,16 @@ def run_small_adjoint(
     return any(summed(run, gradients, batch, batch * slot.shape[1] * n**3))
 
 
-def _allocate(shape: tuple[int, ...], n: int, groups: int, rows: int, *, keep: bool, per_step: bool) -> Workspace:
+def _allocate(
+    shape: tuple[int, ...], n: int, groups: int, rows: int, *, keep: bool, per_step: bool, weights: bool = True
+) -> Workspace:
     """`rows` of what the means need, for each group of sequences; what only the adjoint reads has T steps or none."""
     batch, steps, m = shape
     owners, kept = (batch, steps) if keep else (1, 0)
     return Workspace(
         log_prob=np.empty(batch),
         mean=np.empty((owners, kept, n)),
-        weighted=np.empty((owners, kept, m)),
+        weighted=np.empty((owners if weights else 0, kept, m)),
         cov=np.empty((groups, kept, n, n)),
         gain=np.empty((groups, rows, m, n)),
         whitener=np.empty((groups, rows, m, m)),
@@ -288,21 +296,26 @@ def roots_of(parameters: list[Any], diffuse: Tensor | None, root: bool) -> Roots
 
 
 def run_mean_adjoint(
-    a: Any, c: Any, cov: Any, gain: Any, slot: Any, spaces: Any, until: Any, lengths: Any, mean: Any, weighted: Any,
-    weights: Any, gradients: list[Any], smoothed: Any, edge: Any,
+    a: Any, c: Any, space: tuple[Any, ...], spaces: Any, until: Any, lengths: Any, y: Any, pattern: Any, weights: Any,
+    gradients: list[Any], smoothed: Any, edge: Any,
 ) -> None:  # fmt: skip
-    """Run the vector half of the backward recursion, by lanes where many sequences share their covariances."""
+    """Run the vector half of the backward recursion, by lanes where many sequences share their covariances.
+
+    `space` is cov, gain, whitener, slot, mean, weighted; the last is not read by lanes.
+    """
     adjoint, batch = kernels("kalman_adjoint"), len(lengths)
-    if not (slot.shape[0] == 1 and batch >= MANY_SEQUENCES):
+    cov, gain, whitener, slot, mean, weighted = space
+    if slot.shape[0] > 1 or not side_by_side(0, batch):
         adjoint.mean_adjoint(
             a, c, cov, gain, slot, spaces, until, lengths, mean, weighted, weights, *gradients, smoothed, edge,
             blas(a.shape[1]),
         )  # fmt: skip
         return
+    seen = pattern[int(lengths.argmax()) % len(pattern)]
 
     def run(members: slice, parts: list[Any]) -> None:
         adjoint.mean_adjoint_lanes(
-            a, c, cov[0], gain[0], slot[0], until[0], lengths[members], mean[members], weighted[members],
+            a, c, cov[0], gain[0], whitener[0], slot[0], until[0], lengths[members], y[members], seen, mean[members],
             weights[members], *parts, smoothed[members], edge[members],
         )  # fmt: skip
 

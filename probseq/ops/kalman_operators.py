@@ -38,7 +38,7 @@ def _shapes_of_value(*arguments: Any) -> tuple[Tensor, ...]:
     return (
         y.new_empty(batch),
         y.new_empty(batch, steps, n),
-        y.new_empty(batch, steps, m),
+        y.new_empty(0 if arrays.side_by_side(arguments[10], batch) else batch, steps, m),
         y.new_empty(groups, steps, n, n),
         y.new_empty(groups, steps, m, n),
         y.new_empty(groups, steps, m, m),
@@ -92,8 +92,9 @@ def _adjoint(weights: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
             a, c, cov, gain, whitener, slot, spans, group_spaces, until, np.bincount(group_of, load, len(spans)),
             *into[1:4], *into[5:7], nothing, nothing, edges[0], 0.0, arrays.blas(n),
         )  # fmt: skip
+        pattern = arrays.pattern_of(observed, m)
         arrays.run_mean_adjoint(
-            a, c, cov, gain, slot, spaces, until, lengths, mean, weighted, load, into, unused[0], edges[1]
+            a, c, kept, spaces, until, lengths, array_of(y), pattern, load, into, unused[0], edges[1]
         )
     if improper:
         arrays.kernels("kalman_diffuse_adjoint").diffuse_adjoint(
