@@ -28,8 +28,8 @@ def rescale(model: LDS, scale: Tensor, shift: Tensor) -> None:
     _scale(model, "emission_input_matrix", rows)
     _scale(model, "emission_cov", scale)
     _scale(model, "emission_offset", scale, shift)
-    _rescale_priors(model, emission_matrix=rows, emission_input_matrix=rows, emission_cov=scale)
-    _rescale_priors(model, {"emission_offset": shift}, emission_offset=scale)
+    _rescale_priors(model, {"emission_matrix": rows, "emission_input_matrix": rows, "emission_cov": scale})
+    _rescale_priors(model, {"emission_offset": scale}, shift)
 
 
 def rescale_states(model: LDS, factor: Tensor) -> None:
@@ -45,7 +45,7 @@ def rescale_states(model: LDS, factor: Tensor) -> None:
         _scale(model, name, own)
     if "diffuse_scale" in model._buffers:
         model.get_buffer("diffuse_scale").mul_(factor)
-    _rescale_priors(model, **factors)
+    _rescale_priors(model, factors)
 
 
 def balancing(model: LDS) -> Tensor:
@@ -79,8 +79,7 @@ def _scale(model: LDS, name: str, factor: Tensor, shift: Any = 0.0) -> None:
         raw.mul_(factor.unsqueeze(-1))
 
 
-def _rescale_priors(model: LDS, shifts: dict[str, Tensor] | None = None, **factors: Tensor) -> None:
+def _rescale_priors(model: LDS, factors: dict[str, Tensor], shift: Tensor | None = None) -> None:
     for name, factor in factors.items():
         if name in model.priors:
-            shift = torch.zeros(()) if shifts is None else shifts[name]
-            model.priors[name] = model.priors[name].rescaled(factor, shift)
+            model.priors[name] = model.priors[name].rescaled(factor, torch.zeros(()) if shift is None else shift)
