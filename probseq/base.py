@@ -148,7 +148,7 @@ class StateSpaceModel(Parametric, abc.ABC, Generic[BeliefT]):
         raise ValueError(f"truncate is for recurrent networks, got a {type(self).__name__}")
 
     def _value_and_gradient(
-        self, sequences: Sequences, parameters: list[nn.Parameter]
+        self, sequences: Sequences, parameters: list[torch.nn.Parameter]
     ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
         """Speed hook: log p(y) of a flat batch plus log prior, and its gradient; None where nothing depends on one."""
         with torch.enable_grad():

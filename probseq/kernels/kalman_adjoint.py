@@ -37,9 +37,17 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from probseq.kernels.kalman import LANES, TILE, gather_tile, mean_steps, scatter_tile
-from probseq.kernels.kalman_covariance import STEADY, clear, close_loop, copy, settled
-from probseq.kernels.linalg import product, product_left_transposed, product_right_transposed, symmetrise, unchanged
+from probseq.kernels.kalman_covariance import STEADY, settled
+from probseq.kernels.kalman_updates import close_loop
+from probseq.kernels.linalg import (
+    clear,
+    copy,
+    product,
+    product_left_transposed,
+    product_right_transposed,
+    symmetrise,
+    unchanged,
+)
 
 LOST = 1e-5
 """Share of a predicted variance below which P - P N P is judged to have lost too much."""
@@ -244,184 +252,3 @@ def mean_adjoint(
         if edge.shape[0] > 0:
             for i in range(n):
                 edge[b, i] = r[i]
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def add_lanes(sums, weights, scale, target, row):
-    """target[row, i, j] += scale * sum_b weights_b sums[i, j, b]; the sums become zero."""
-    for i in range(sums.shape[0]):
-        for j in range(sums.shape[1]):
-            total = 0.0
-            for b in range(sums.shape[2]):
-                total += weights[b] * sums[i, j, b]
-                sums[i, j, b] = 0.0
-            target[row, i, j] += scale * total
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def multiply_lanes(x, y, sums):
-    """sums[i, j, b] += x[i, b] y[j, b]."""
-    for i in range(x.shape[0]):
-        for j in range(y.shape[0]):
-            for b in range(x.shape[1]):
-                sums[i, j, b] += x[i, b] * y[j, b]
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def mean_adjoint_lanes(
-    A, C, cov, gain, slot, until, lengths, mean, weighted, weights,
-    grad_m0, grad_P0, grad_A, grad_Q, grad_d, grad_C, grad_R, grad_y, smoothed, edge,
-):  # fmt: skip
-    """`mean_adjoint` for many sequences with the same covariances (cov (T, n, n), ...), LANES of them innermost.
-
-    Past its end a lane holds zeros.  Sums over sequences are kept by lane, and added up once, or at every step where
-    some parameter varies in time.
-    """
-    batch, m, n = mean.shape[0], C.shape[1], C.shape[2]
-    wanted, moments = grad_A.shape[0] > 0, smoothed.shape[1] > 0
-    varying = max(grad_A.shape[0], grad_Q.shape[0], grad_d.shape[1], grad_C.shape[0], grad_R.shape[0]) > 1
-    r, p, z, e = np.empty((n, LANES)), np.empty((n, LANES)), np.empty((n, LANES)), np.empty((m, LANES))
-    load, ones = np.empty(LANES), np.ones((1, LANES))
-    of_mean, of_weighted, of_y = np.empty((TILE, n, LANES)), np.empty((TILE, m, LANES)), np.empty((TILE, m, LANES))
-    sum_A, sum_Q, sum_d = np.zeros((n, n, LANES)), np.zeros((n, n, LANES)), np.zeros((1, n, LANES))
-    sum_C, sum_R = np.zeros((m, n, LANES)), np.zeros((m, m, LANES))
-    for origin in range(0, batch, LANES):
-        width = min(LANES, batch - origin)
-        last = 0
-        clear(r)
-        clear(p)
-        clear(z)
-        clear(e)
-        for b in range(LANES):
-            load[b] = 0.0
-        for b in range(width):
-            load[b] = weights[origin + b]
-            last = max(last, lengths[origin + b])
-        for t in range(last - 1, until - 1, -1):
-            s = slot[t]
-            a, c = t + 1 if A.shape[0] > 1 and t + 1 < last else 0, t if C.shape[0] > 1 else 0
-            own = t % TILE
-            if own == TILE - 1 or t + 1 == last:
-                gather_tile(weighted, origin, width, t - own, t + 1, lengths, of_weighted)
-                gather_tile(mean, origin, width, t - own, t + 1, lengths, of_mean)
-            for j in range(m):
-                for b in range(LANES):
-                    e[j, b] = of_weighted[own, j, b]
-            for i in range(n):
-                for b in range(LANES):
-                    z[i, b] = of_mean[own, i, b]
-            for i in range(n):
-                for b in range(LANES):
-                    p[i, b] = 0.0
-                for j in range(n):
-                    factor = A[a, j, i]
-                    for b in range(LANES):
-                        p[i, b] += factor * r[j, b]
-            for j in range(m):
-                for i in range(n):
-                    factor = gain[s, j, i]
-                    for b in range(LANES):
-                        e[j, b] -= factor * p[i, b]
-            for i in range(n):
-                for j in range(m):
-                    factor = C[c, j, i]
-                    for b in range(LANES):
-                        p[i, b] += factor * e[j, b]
-            for i in range(n):
-                for j in range(n):
-                    factor = cov[s, i, j]
-                    for b in range(LANES):
-                        z[i, b] += factor * p[j, b]
-            if moments:
-                for i in range(n):
-                    for b in range(LANES):
-                        of_mean[own, i, b] = z[i, b]
-                if own == 0 or t == until:
-                    scatter_tile(of_mean[own:], t, min(t - own + TILE, last), smoothed, origin, width)
-            if wanted:
-                for j in range(m):
-                    for b in range(LANES):
-                        of_y[own, j, b] = -load[b] * e[j, b]
-                if own == 0 or t == until:
-                    scatter_tile(of_y[own:], t, min(t - own + TILE, last), grad_y, origin, width)
-                multiply_lanes(r, z, sum_A)
-                multiply_lanes(e, z, sum_C)
-                multiply_lanes(e, e, sum_R)
-                if t == 0:
-                    for b in range(width):
-                        for i in range(n):
-                            grad_m0[origin + b, i] = load[b] * p[i, b]
-                            for j in range(n):
-                                grad_P0[0, i, j] += 0.5 * load[b] * p[i, b] * p[j, b]
-                elif t > until:
-                    multiply_lanes(p, p, sum_Q)
-                    if grad_d.shape[0] == 1:
-                        multiply_lanes(ones, p, sum_d)
-                    else:
-                        for b in range(width):
-                            for i in range(n):
-                                grad_d[origin + b, t if grad_d.shape[1] > 1 else 0, i] += load[b] * p[i, b]
-                if varying or t == until:
-                    add_lanes(sum_A, load, 1.0, grad_A, a)
-                    add_lanes(sum_C, load, 1.0, grad_C, c)
-                    add_lanes(sum_R, load, 0.5, grad_R, t if grad_R.shape[0] > 1 else 0)
-                    add_lanes(sum_Q, load, 0.5, grad_Q, t if grad_Q.shape[0] > 1 else 0)
-                    if grad_d.shape[0] == 1:
-                        by_step = grad_d.reshape(grad_d.shape[1], 1, n)
-                        add_lanes(sum_d, load, 1.0, by_step, t if grad_d.shape[1] > 1 else 0)
-            for i in range(n):
-                for b in range(LANES):
-                    r[i, b] = p[i, b]
-        if edge.shape[0] > 0:
-            for b in range(width):
-                for i in range(n):
-                    edge[origin + b, i] = r[i, b]
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def simulate(A, C, root_P0, root_Q, root_R, normals, lengths, states, emitted):
-    """Run the model without means on standard normals (paths, T, n + m), path p being one of sequence p mod B.
-
-    The roots satisfy F F' = covariance, one for every covariance.
-    """
-    m, n = C.shape[1], C.shape[2]
-    batch = lengths.shape[0]
-    for path in range(normals.shape[0]):
-        b = path % batch
-        for t in range(lengths[b]):
-            a, c = t if A.shape[0] > 1 else 0, t if C.shape[0] > 1 else 0
-            q, o, k = t if root_Q.shape[0] > 1 else 0, t if root_R.shape[0] > 1 else 0, b if root_P0.shape[0] > 1 else 0
-            for i in range(n):
-                total = 0.0
-                for j in range(n):
-                    if t == 0:
-                        total += root_P0[k, i, j] * normals[path, t, j]
-                    else:
-                        total += A[a, i, j] * states[path, t - 1, j] + root_Q[q, i, j] * normals[path, t, j]
-                states[path, t, i] = total
-            for j in range(m):
-                total = 0.0
-                for i in range(n):
-                    total += C[c, j, i] * states[path, t, i]
-                for i in range(m):
-                    total += root_R[o, j, i] * normals[path, t, n + i]
-                emitted[path, t, j] = total
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def path_means(A, d, C, y, observed, lengths, spaces, gain, whitener, log_norm, slot, x, mean, weighted, status, blas):
-    """Filter the means of paths y (paths, T, m) with covariances known; x (paths, n) holds the initial means."""
-    batch = lengths.shape[0]
-    partial = observed.shape[1] > 0
-    steps, zero = np.empty(0), np.int64(0)  # a literal 0 would compile `mean_steps` once more
-    for path in range(y.shape[0]):
-        b = path % batch
-        g = spaces[b]
-        mean_steps(
-            zero, lengths[b], lengths[b], zero, A, d[b if d.shape[0] > 1 else 0], C, y[path],
-            observed[b if partial else 0], gain[g], whitener[g], log_norm[g], slot[g], x[path],
-            mean[path], weighted[path], steps, status, blas,
-        )  # fmt: skip
-        if status[0] != 0:
-            status[1] = b
-            return

@@ -27,8 +27,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from probseq.kernels.kalman_covariance import clear, copy
 from probseq.kernels.kalman_root import columns_in_use, extend, length_of_row, take
+from probseq.kernels.linalg import clear, copy
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -240,10 +240,9 @@ class LinearGaussianModel(LatentStateModel[Gaussian]):
     ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
         """The gradient in the system by its kernels at once; only what makes the system is left to torch."""
         with torch.enable_grad():
-            system, y, *others = self._arguments(sequences)
-            prior = self.log_prior()
-        value, gradients = kalman.value_and_gradient(system, y, *others)
-        pairs = zip((*system, y, prior), (*gradients, torch.ones_like(prior)), strict=True)
+            arguments, prior = self._arguments(sequences), self.log_prior()
+        value, gradients = kalman.value_and_gradient(*arguments)
+        pairs = zip((*arguments[0], arguments[1], prior), (*gradients, torch.ones_like(prior)), strict=True)
         outputs = {one: gradient for one, gradient in pairs if one.requires_grad}
         found = torch.autograd.grad(list(outputs), parameters, list(outputs.values()), allow_unused=True)
         return value.sum() + prior.detach(), found

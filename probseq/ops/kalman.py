@@ -42,6 +42,7 @@ import torch
 from torch import Tensor
 
 from probseq.ops import kalman_arrays as arrays
+from probseq.ops import kalman_workspace as memory
 from probseq.ops.kalman_given import Given
 from probseq.ops.kalman_operators import differentiable
 from probseq.ops.kalman_system import LinearGaussianSystem, check, shared_lead
@@ -172,7 +173,7 @@ def smooth(
     Where y does not resolve a diffuse start, `diffuse` says in which directions; mean and cov hold in the others.
     Without `lag_one` there are no steps of the lag-one covariances, which take as long as all else.
     """
-    adjoint = arrays.kernels("kalman_adjoint")
+    adjoint = memory.kernels("kalman_adjoint")
     given = Given.of(system, y, observed, lengths, diffuse, numerics)
     system, space = given.system, given.space
     (batch, steps, _), states = y.shape, system.initial_mean.shape[-1]
@@ -191,15 +192,15 @@ def smooth(
     if not joint:
         lost = adjoint.covariance_adjoint(
             a, c, space.cov, space.gain, space.whitener, space.slot, spans, group_spaces, until,
-            np.ones(len(spans)), *none[1:4], *none[5:7], *moments[1:], unused[0], rounding, arrays.blas(states),
+            np.ones(len(spans)), *none[1:4], *none[5:7], *moments[1:], unused[0], rounding, memory.blas(states),
         )  # fmt: skip
     if lost and numerics == "auto":
         return smooth(system, y, observed, lengths, diffuse, "square_root", lag_one=lag_one)
     if not joint:
+        pattern = memory.pattern_of(observed, y.shape[-1])
         arrays.run_mean_adjoint(
-            a, c, space.cov, space.gain, space.slot, spaces, until, ends, space.mean, space.weighted,
-            np.ones(batch), none, moments[0], unused[1],
-        )  # fmt: skip
+            a, c, kept, spaces, until, ends, array_of(y), pattern, np.ones(batch), none, moments[0], unused[1]
+        )
     improper = y.new_zeros(len(spans), steps if diffuse is not None or until.any() else 0, states, states)
     if until.any():
         given.smooth_covariances(spans, group_spaces, cov.numpy(), improper.numpy(), lagged.numpy())
@@ -233,7 +234,7 @@ def sample_paths(
     the ranks of the covariances.  A diffuse part of z*_0 does not matter and is 0; ImproperBelief where y leaves some
     of it unresolved.
     """
-    adjoint = arrays.kernels("kalman_adjoint")
+    simulation = memory.kernels("kalman_simulation")
     given = Given.of(system, y, observed, lengths, diffuse, numerics)
     system, space = given.system, given.space
     (batch, steps, coordinates), states = y.shape, system.initial_mean.shape[-1]
@@ -241,7 +242,7 @@ def sample_paths(
     if normals.shape != (draws, batch, steps, states + coordinates):
         raise ValueError(f"normals must be (N, {batch}, {steps}, {states + coordinates}), not {tuple(normals.shape)}")
     given.refuse_unresolved()
-    ends, pattern = array_of(lengths), arrays.pattern_of(observed, coordinates)
+    ends, pattern = array_of(lengths), memory.pattern_of(observed, coordinates)
     spaces, *_ = arrays.groups(ends, space.slot.shape[0])
     a, c = array_of(system.transition_matrix), array_of(system.emission_matrix)
     covariances = (system.initial_cov, system.transition_cov, system.emission_cov)
@@ -249,20 +250,20 @@ def sample_paths(
     paths = draws * batch
     z, emitted = y.new_zeros(paths, steps, states), y.new_zeros(paths, steps, coordinates)
     flat = normals.contiguous().reshape(paths, steps, states + coordinates).numpy()
-    adjoint.simulate(a, c, *roots, flat, ends, z.numpy(), emitted.numpy())
+    simulation.simulate(a, c, *roots, flat, ends, z.numpy(), emitted.numpy())
     remaining = (y - emitted.view(draws, *y.shape)).view(emitted.shape)
     mean, weighted, status = torch.empty_like(z), torch.empty_like(emitted), np.zeros(3, dtype=np.int64)
-    adjoint.path_means(
+    simulation.path_means(
         a, array_of(system.transition_offset), c, remaining.numpy(), pattern, ends, spaces, space.gain, space.whitener,
         space.log_norm, space.slot, array_of(system.initial_mean.repeat(draws, 1)), mean.numpy(), weighted.numpy(),
-        status, arrays.blas(states),
+        status, memory.blas(states),
     )  # fmt: skip
     arrays.raise_condition(status)
     posterior = torch.zeros_like(z)
+    kept = (space.cov, space.gain, space.whitener, space.slot, mean.numpy(), weighted.numpy())
     arrays.run_mean_adjoint(
-        a, c, space.cov, space.gain, space.slot, np.tile(spaces, draws), given.until, np.tile(ends, draws),
-        mean.numpy(), weighted.numpy(), np.ones(paths), arrays.no_gradients(), posterior.numpy(),
-        np.empty((0, states)),
+        a, c, kept, np.tile(spaces, draws), given.until, np.tile(ends, draws), remaining.numpy(), pattern,
+        np.ones(paths), arrays.no_gradients(), posterior.numpy(), np.empty((0, states)),
     )  # fmt: skip
     if given.until.any():
         given.smooth_means(remaining.numpy(), spaces, mean.numpy(), posterior.numpy())
@@ -273,7 +274,7 @@ def sample_paths(
 def semidefinite_root(cov: Tensor) -> Tensor:
     """Lower-triangular F with F F' = cov (R, k, k) for positive semidefinite matrices of any rank."""
     factors = torch.empty_like(cov, memory_format=torch.contiguous_format)
-    arrays.kernels("linalg").semidefinite_factor(array_of(cov), factors.numpy())
+    memory.kernels("linalg").semidefinite_factor(array_of(cov), factors.numpy())
     return factors
 
 
