@@ -46,8 +46,10 @@ class Clamped(Cell):
         return f"units={self.units}, at={self.at!r}"
 
     def _build(self, input_size: int, dtype: torch.dtype) -> None:
-        if input_size < self.n_given:
-            raise ValueError(f"inputs must have a column for each of the {self.n_given} given units, got {input_size}")
+        if input_size <= self.n_given:
+            raise ValueError(
+                f"inputs must have columns for the cell and {self.n_given} more for its given units, got {input_size}"
+            )
         self.cell.bind(input_size - self.n_given, dtype=dtype, generator_seed=0)
 
     def _draw(self, draws: torch.Generator) -> None:

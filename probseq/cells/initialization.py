@@ -8,8 +8,8 @@
 
 At a spectral radius a little above one, signals neither fade nor swamp each other for many steps, so that a gradient
 finds what lies far back; the scale of the inputs decides how much room they take, and wants trying (0.001 for sums of
-two numbers, 0.1 for recalling a word). Inputs and targets should be centred, which a fit of an `RNN` sees to: inputs are
-brought to mean 0 and spread 1, and the head starts at the marginal of the targets.
+two numbers, 0.1 for recalling a word). Inputs and targets should be centred, which a fit of an `RNN` sees to: inputs
+are brought to mean 0 and spread 1, and the head starts at the marginal of the targets.
 
 Sutskever, I., Martens, J., Dahl, G. & Hinton, G. (2013). On the importance of initialization and momentum in deep
 learning. ICML, section 4.1 and table 4.

@@ -62,7 +62,7 @@ def test_its_gradient_is_that_of_the_divergence():
 
 
 def test_gradients_average_to_those_of_the_expected_loss():
-    """Loss sum a w^2 / 2 + b w: the mean is sum a (mu^2 + sigma^2) / 2 + b mu, by mu a mu + b, by log sigma a sigma^2."""
+    """Of sum a w^2 / 2 + b w the mean is sum a (mu^2 + sigma^2) / 2 + b mu: by mu a mu + b, by log sigma a sigma^2."""
     weights = [torch.tensor([0.5, -1.0], dtype=torch.float64)]
     curvature, slope = torch.tensor([2.0, 0.3]).double(), torch.tensor([0.1, -0.7]).double()
     noise, n = WeightNoise(weights, AdaptiveNoise(0.4)), 2500
