@@ -135,7 +135,8 @@ def sensitivity(model: Any, starts: Any, steps: int, u: Any = None) -> Sensitivi
 def attractor_boundary(model: Any, first: Any, second: Any, steps: int = 200, u: Any = None) -> Tensor:
     """The state (S,) between `first` and `second` (S,) from which the closed loop turns from one end to the other.
 
-    Bisected to the last of 53 bits of the way; near it `sensitivity` is largest. ValueError where both end at one place after `steps` steps.
+    Bisected to the last of 53 bits of the way; near it `sensitivity` is largest. ValueError where both end at one
+    place after `steps` steps.
     """
     net = network(model, "attractor_boundary")
     step = closed_loop(net, u)
