@@ -136,6 +136,17 @@ class StateSpaceModel(Parametric, abc.ABC, Generic[BeliefT]):
         """Speed hook: log p(y) of a flat batch, (B,), differentiable."""
         return self._filter(sequences, None).log_prob.sum(-1)
 
+    def _before(self, sequences: Sequences) -> BeliefT:
+        """What `_log_prob_onward` goes on from at the first step of a flat batch."""
+        raise ValueError(f"truncate is for recurrent networks, got a {type(self).__name__}")
+
+    def _log_prob_onward(self, sequences: Sequences, before: BeliefT) -> tuple[Tensor, BeliefT]:
+        """log p(y) of a flat batch, (B,), that goes on from updated beliefs, and those at its ends, detached.
+
+        Satisfies _log_prob_onward(s, _before(s))[0] == _log_prob(s), and windows of s add up to it.
+        """
+        raise ValueError(f"truncate is for recurrent networks, got a {type(self).__name__}")
+
     def _outside(self, values: Tensor) -> tuple[Tensor, str] | None:
         """Marks the entries that no emission could produce, with the support in words; None if all are fine."""
         return None

@@ -156,6 +156,18 @@ class Cell(nn.Module, abc.ABC):
         states = self._whole(flat, start) if flat.numel() else self._no_steps(flat, start)
         return states.reshape(*batch_shape, *states.shape[1:])
 
+    def carry(
+        self, inputs: Float[Tensor, "*batch time input"], state: Float[Tensor, "*batch state"]
+    ) -> tuple[Float[Tensor, "*batch time output"], Float[Tensor, "*batch state"]]:
+        """sequence(x, s), and states(x, s)[:, -1] without its gradient: what the next window of x starts from."""
+        outputs = self.sequence(inputs, state)
+        return outputs, self._after(inputs, state, outputs)
+
+    @torch.no_grad()
+    def _after(self, inputs: Tensor, state: Tensor, outputs: Tensor) -> Tensor:
+        """The state after the last step, where `outputs` are known."""
+        return self.states(inputs, state)[..., -1, :]
+
     @abc.abstractmethod
     def _fused(self, inputs: Tensor, state: Tensor) -> Tensor:
         """Outputs (B, T, output_size) from inputs (B, T, input_size), T > 0, B > 0, and the state (B, state_size)."""

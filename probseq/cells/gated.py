@@ -135,6 +135,11 @@ class GatedCell(Cell):
     def _fused(self, inputs: Tensor, state: Tensor) -> Tensor:
         return self.output(self._whole(inputs, state)) if self.layer_norm else self._compiled(inputs, state)
 
+    def _after(self, inputs: Tensor, state: Tensor, outputs: Tensor) -> Tensor:
+        if self.state_size == self.output_size:
+            return outputs[..., -1, :].detach()
+        return super()._after(inputs, state, outputs)
+
     @abc.abstractmethod
     def _compiled(self, inputs: Tensor, state: Tensor) -> Tensor:
         """Like `_fused`, without layer normalisation."""

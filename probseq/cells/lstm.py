@@ -45,6 +45,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 
 from probseq.cells.base import uniform
@@ -176,8 +177,23 @@ class LSTM(GatedCell):
     def _compiled(self, inputs: Tensor, state: Tensor) -> Tensor:
         if not self.is_plain:
             return ops.lstm(inputs, *self._weights(), state, self.parts)
+        return self._by_torch(inputs, state)[0]
+
+    def _by_torch(self, inputs: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Outputs (B, T, H), and what is shown and remembered in the end, (1, B, H) each."""
         hidden, memory = (part.contiguous() for part in state.unsqueeze(0).chunk(2, dim=-1))
-        return torch.lstm(inputs, [hidden, memory], self._torch_weights(), True, 1, 0.0, self.training, False, True)[0]
+        return torch.lstm(inputs, [hidden, memory], self._torch_weights(), True, 1, 0.0, self.training, False, True)
+
+    def carry(
+        self, inputs: Float[Tensor, "*batch time input"], state: Float[Tensor, "*batch state"]
+    ) -> tuple[Float[Tensor, "*batch time output"], Float[Tensor, "*batch state"]]:
+        """sequence(x, s), and states(x, s)[:, -1] without its gradient, in one go where torch has the cell."""
+        if not self.is_plain or self.layer_norm or not inputs.numel():
+            return super().carry(inputs, state)
+        flat, start, batch_shape = self._flatten(inputs, state)
+        outputs, hidden, memory = self._by_torch(flat, start)
+        after = torch.cat([hidden[0], memory[0]], -1).detach()
+        return outputs.reshape(*batch_shape, *outputs.shape[1:]), after.reshape(*batch_shape, -1)
 
     def _whole(self, inputs: Tensor, state: Tensor) -> Tensor:
         if not self.layer_norm and untracked(inputs, state, *self.parameters()):

@@ -99,6 +99,20 @@ class Stack(Cell):
             shown.append(layer.sequence(self._into(inputs, shown[-1] if shown else None), part))
         return torch.cat(shown, -1) if self.skip else shown[-1]
 
+    def carry(
+        self, inputs: Float[Tensor, "*batch time input"], state: Float[Tensor, "*batch state"]
+    ) -> tuple[Float[Tensor, "*batch time output"], Float[Tensor, "*batch state"]]:
+        """sequence(x, s), and states(x, s)[:, -1] without its gradient, with one draw of what is dropped."""
+        flat, start, batch_shape = self._flatten(inputs, state)
+        shown: list[Tensor] = []
+        after: list[Tensor] = []
+        for layer, part in zip(self._cells, self._parts(start), strict=True):
+            outputs, last = layer.carry(self._into(flat, shown[-1] if shown else None), part)
+            shown.append(outputs)
+            after.append(last)
+        outputs = torch.cat(shown, -1) if self.skip else shown[-1]
+        return outputs.reshape(*batch_shape, *outputs.shape[1:]), torch.cat(after, -1).reshape(*batch_shape, -1)
+
     def _whole(self, inputs: Tensor, state: Tensor) -> Tensor:
         states, below = [], None
         for layer, part in zip(self._cells, self._parts(state), strict=True):

@@ -1,13 +1,15 @@
 """The front door of learning: one call for every family and method.
 
-    fit(y, method=None, n_restarts=1, validation=None, seed=None,
-        max_iterations=None, tolerance=None, fixed=(), optimizer=None,
-        learning_rate=1e-2, batch_size=64, patience=50, max_gradient_norm=1.0)
+    fit(y, method=None, n_restarts=1, validation=None, seed=None, max_iterations=None, tolerance=None,
+        fixed=(), optimizer=None, **options)
 
 - Values given, fitted or loaded before are the start (restart 0); what has none yet starts from the data, as do
   all further restarts. The best restart is kept, by validation score if there is one, else by likelihood.
 - Real-valued data are standardised inside and the model is mapped back, so that units and offsets do not matter.
 - `fixed={"transition_matrix", "emission.means"}` holds parameters.
+- `validation` is a share, sequences (with inputs: a pair), or False, which holds nothing back.
+- `optimizer` climbs the gradient: "lbfgs" on all the data, or one that takes small steps on pieces of it, with the
+  options of `probseq.learning.settings`: `fit(y, optimizer="rmsprop", learning_rate=1e-3, truncate=64, streams=32)`.
 - Where a family accelerates EM (`em_accelerates`), up to 50 steps of L-BFGS finish what it found.
 - Ctrl-C returns the best so far with a warning. If anything else goes wrong the model is as it was before.
 """
@@ -17,21 +19,22 @@ from __future__ import annotations
 import logging
 import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any, Self
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from probseq.base import StateSpaceModel
 from probseq.checks import whole_number
-from probseq.emissions.base import Emission
-from probseq.errors import ConvergenceWarning, each_once, say
+from probseq.errors import ConvergenceWarning, each_once
 from probseq.learning.em import LOST, SETTLED, run_em
-from probseq.learning.gradient import run_adam, run_lbfgs
+from probseq.learning.gradient import run_lbfgs
 from probseq.learning.history import History
 from probseq.learning.problem import Problem, Run, one_thread, split
+from probseq.learning.settings import Training, training
+from probseq.learning.stochastic import run_stochastic
+from probseq.learning.units import Units
 from probseq.parameters import Snapshot, freeze, parametric_modules
 from probseq.randomness import fresh_seed, spawn
 from probseq.sequences import Sequences
@@ -39,6 +42,8 @@ from probseq.sequences import Sequences
 logger = logging.getLogger("probseq")
 #: most iterations of L-BFGS after an accelerated EM has settled: its gains are small long before the maximum is near
 POLISH = 50
+#: a run from where the model is, with the seed of its random numbers
+Climb = Callable[[StateSpaceModel[Any], Problem, int], Run]
 
 
 def fit(
@@ -52,57 +57,102 @@ def fit(
     max_iterations: int | None = None,
     tolerance: float | None = None,
     fixed: Iterable[str] = (),
-    optimizer: str | None = None,
-    learning_rate: float = 1e-2,
-    batch_size: int = 64,
-    patience: int = 50,
-    max_gradient_norm: float = 1.0,
+    optimizer: Any = None,
+    **options: Any,
 ) -> None:
     """Learn `model` in place from validated sequences and set `model.history`.
 
     `tolerance` is in nats per observed step, 1e-5 for EM and the model's `gradient_tolerance` for L-BFGS unless given.
-    Raises ValueError for a method the family does not have, data without a single observation, or unknown names in
-    `fixed`.
+    Raises ValueError for a method the family does not have, data without a single observation, unknown names in
+    `fixed`, or options that the method does not have.
     """
     method = _method(model, method)
     whole_number("n_restarts", n_restarts)
-    if max_iterations is not None:
-        whole_number("max_iterations", max_iterations, least=0)
-    if optimizer not in (None, "lbfgs", "adam"):
-        raise ValueError(f'optimizer must be "lbfgs" or "adam", got {optimizer!r}')
+    climb = _climb(model, method, optimizer, max_iterations, tolerance, options)
     fixed = {fixed} if isinstance(fixed, str) else set(fixed)
     data = data.flat()
     if not bool(data.observed.any()):
         raise ValueError("y must have at least one observed value to fit, all are missing")
-    options: dict[str, Any] = {
-        "learning_rate": learning_rate,
-        "batch_size": batch_size,
-        "patience": patience,
-        "max_gradient_norm": max_gradient_norm,
-    }
-    climb = partial(
-        _one,
-        method=method,
-        optimizer=optimizer or model.optimizer,
-        max_iterations=max_iterations,
-        tolerance=tolerance,
-        options=options,
-    )
     start = time.perf_counter()
     with each_once():
         runs, jacobian, held_jacobian = _all(model, data, fixed, validation, spawn(fresh_seed(seed), n_restarts), climb)
-    best = max(runs, key=lambda run: run.best_score)
     model.eval()
-    model.history = History(
+    model.history = _history(method, runs, jacobian, held_jacobian, time.perf_counter() - start)
+    _report(model)
+
+
+def _climb(
+    model: StateSpaceModel[Any],
+    method: str,
+    optimizer: Any,
+    max_iterations: int | None,
+    tolerance: float | None,
+    options: Mapping[str, Any],
+) -> Climb:
+    """What one run does after its start; arguments are checked here."""
+    if max_iterations is not None:
+        whole_number("max_iterations", max_iterations, least=0)
+    chosen = model.optimizer if optimizer is None else optimizer
+    settings = training("adam" if chosen == "lbfgs" else chosen, options)
+    if method == "gradient" and chosen != "lbfgs":
+        return partial(_by_stochastic_gradient, limit=_limit(max_iterations, 500), settings=settings)
+    if options:
+        raise ValueError(f"{', '.join(sorted(options))} are for stochastic gradients; method is {method!r}")
+    if method == "em":
+        return partial(_by_em, limit=_limit(max_iterations, 2000), tolerance=tolerance)
+    if method == "gradient":
+        return partial(_by_lbfgs, limit=_limit(max_iterations, 500), tolerance=tolerance)
+    return _by_closed_form
+
+
+def _limit(given: int | None, usual: int) -> int:
+    return usual if given is None else given
+
+
+def _by_stochastic_gradient(
+    model: StateSpaceModel[Any], problem: Problem, seed: int, *, limit: int, settings: Training
+) -> Run:
+    return run_stochastic(model, problem, limit, settings, seed)
+
+
+def _by_em(model: StateSpaceModel[Any], problem: Problem, seed: int, *, limit: int, tolerance: float | None) -> Run:
+    with one_thread():
+        run = run_em(model, problem, limit, 1e-5 if tolerance is None else tolerance)
+        if model.em_accelerates and run.reason in (SETTLED, LOST):
+            left = min(POLISH, limit - len(run.objective) + 1)
+            run.extend(run_lbfgs(model, problem, left, _precision(model, tolerance)))
+        return run
+
+
+def _by_lbfgs(model: StateSpaceModel[Any], problem: Problem, seed: int, *, limit: int, tolerance: float | None) -> Run:
+    with one_thread():
+        return run_lbfgs(model, problem, limit, _precision(model, tolerance))
+
+
+def _by_closed_form(model: StateSpaceModel[Any], problem: Problem, seed: int) -> Run:
+    model._solve(problem.train, seed)
+    run = Run(model)
+    run.record(problem.train_score(), model.snapshot(), problem.validation_score())
+    run.settled(True, "closed form")
+    return run
+
+
+def _precision(model: StateSpaceModel[Any], tolerance: float | None) -> float:
+    return model.gradient_tolerance if tolerance is None else tolerance
+
+
+def _history(method: str, runs: list[Run], jacobian: float, held_jacobian: float, seconds: float) -> History:
+    """The trace of the best run, in the units of the data."""
+    best = max(runs, key=lambda run: run.best_score)
+    return History(
         method=method,
         objective=[value + jacobian for value in best.objective],
         validation=[value + held_jacobian for value in best.validation],
         restarts=[run.best_score + (held_jacobian if run.validation else jacobian) for run in runs],
         converged=best.converged,
         reason=best.reason,
-        seconds=time.perf_counter() - start,
+        seconds=seconds,
     )
-    _report(model)
 
 
 def _all(
@@ -111,17 +161,17 @@ def _all(
     fixed: set[str],
     validation: Any,
     seeds: list[int],
-    climb: Callable[..., Run],
+    climb: Climb,
 ) -> tuple[list[Run], float, float]:
     """Every restart in the units of the fit, the model left at the best; and what maps scores to the data's units."""
     before, history_before = model.snapshot(), model.history
     try:
-        with freeze(model, fixed), _Units(model, data) as units:
+        with freeze(model, fixed), Units(model, data) as units:
             problem = split(model, units.convert(data), _held_back(model, validation, units))
             jacobian = units.jacobian(problem.train)
             held_jacobian = 0.0 if problem.held_back is None else units.jacobian(problem.held_back)
             held_jacobian -= jacobian if problem.given_train else 0.0
-            runs = [climb(model, problem, restart, seed=seed) for restart, seed in enumerate(seeds)]
+            runs = _runs(model, problem, seeds, climb)
             model.restore(max(runs, key=lambda run: run.best_score).best)
             prior = _log_prior(model)
         _put_back(model, fixed, before)
@@ -153,41 +203,16 @@ def _put_back(model: StateSpaceModel[Any], fixed: Iterable[str], before: Snapsho
                 raw[held] = before.tensors[f"{path}.{raw_name}" if path else raw_name][held]
 
 
-def _one(
-    model: StateSpaceModel[Any],
-    problem: Problem,
-    restart: int,
-    *,
-    seed: int,
-    method: str,
-    optimizer: str,
-    max_iterations: int | None,
-    tolerance: float | None,
-    options: dict[str, Any],
-) -> Run:
-    """One run: start from the values there are (restart 0) or from the data, then climb."""
-    _begin(model, problem, restart, seed)
-    precision = model.gradient_tolerance if tolerance is None else tolerance
-    with freeze(model, model._unidentified(problem.train)):
-        if method == "em":
-            with one_thread():
-                limit = 2000 if max_iterations is None else max_iterations
-                run = run_em(model, problem, limit, 1e-5 if tolerance is None else tolerance)
-                if model.em_accelerates and run.reason in (SETTLED, LOST):
-                    left = min(POLISH, limit - len(run.objective) + 1)
-                    run.extend(run_lbfgs(model, problem, left, precision))
-                return run
-        if method == "gradient" and optimizer == "adam":
-            return run_adam(model, problem, 500 if max_iterations is None else max_iterations, seed=seed, **options)
-        if method == "gradient":
-            with one_thread():
-                limit = 500 if max_iterations is None else max_iterations
-                return run_lbfgs(model, problem, limit, precision)
-    model._solve(problem.train, seed)
-    run = Run(model)
-    run.record(problem.train_score(), model.snapshot(), problem.validation_score())
-    run.settled(True, "closed form")
-    return run
+def _runs(model: StateSpaceModel[Any], problem: Problem, seeds: list[int], climb: Climb) -> list[Run]:
+    """One run for each seed: from the values there are (the first) or from the data, then a climb; Ctrl-C ends all."""
+    runs: list[Run] = []
+    for restart, seed in enumerate(seeds):
+        _begin(model, problem, restart, seed)
+        with freeze(model, model._unidentified(problem.train)):
+            runs.append(climb(model, problem, seed))
+        if runs[-1].reason == "interrupted":
+            break
+    return runs
 
 
 def _begin(model: StateSpaceModel[Any], problem: Problem, restart: int, seed: int) -> None:
@@ -218,63 +243,12 @@ def _method(model: StateSpaceModel[Any], method: str | None) -> str:
     return method
 
 
-class _Units:
-    """Inside, data have zero mean and about unit spread, and states a balanced unit where they can."""
-
-    def __init__(self, model: StateSpaceModel[Any], data: Sequences) -> None:
-        self.model, self.data = model, data
-        self.shift, self.scale = torch.zeros(1), torch.ones(1)
-        self.unbalance = lambda: None
-        self.priors = [(part, part.prior) for part in model.modules() if isinstance(part, Emission)]
-
-    def __enter__(self) -> Self:
-        if self.model.real_valued:
-            self.shift, self.scale = self._moments()
-            self.model._rescale(1 / self.scale, -self.shift / self.scale)
-        self.unbalance = self.model._balance()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.unbalance()
-        if self.model.real_valued:
-            self.model._rescale(self.scale, self.shift)
-        for part, prior in self.priors:  # to the last digit
-            part.prior = prior
-
-    def convert(self, data: Sequences) -> Sequences:
-        """The same sequences in the units of the fit."""
-        if not self.model.real_valued:
-            return data
-        values = torch.where(data.observed, (data.values.detach() - self.shift) / self.scale, 0.0)
-        return data.with_values(values)
-
-    def jacobian(self, data: Sequences) -> float:
-        """log p in the data's own units minus log p in the units of the fit."""
-        return -float((data.observed * self.scale.log()).sum())
-
-    def _moments(self) -> tuple[Tensor, Tensor]:
-        values, seen = self.data.values.detach(), self.data.observed.to(torch.float64)
-        count = seen.sum((0, 1)).clamp(min=1)
-        shift = (values * seen).sum((0, 1)) / count
-        away = (values - shift) * seen
-        largest = away.abs().amax((0, 1))
-        unit = torch.where(largest > 0, largest, 1.0)
-        spread = unit * ((away / unit).square().sum((0, 1)) / count).sqrt()
-        flat = largest <= 1e-14 * shift.abs()
-        if bool(flat.any()):
-            say("variance floor", "y is constant in a coordinate; its variance is held at a floor")
-            spread = torch.where(flat, torch.where(shift != 0, shift.abs(), 1.0), spread)
-        if self.model._keeps_origin():
-            shift = torch.zeros_like(shift)
-        if self.model.common_scale:
-            spread = spread.log().mean().exp().expand_as(spread)
-        return shift, spread.log2().round().exp2()  # a power of two: scaling there and back is exact
-
-
-def _held_back(model: StateSpaceModel[Any], validation: Any, units: _Units) -> Any:
-    """A share, or validation sequences through the door and in the units of the fit."""
+def _held_back(model: StateSpaceModel[Any], validation: Any, units: Units) -> Any:
+    """A share, or validation sequences through the door and in the units of the fit; None for none."""
     if validation is None:
         return model.validation_share
+    if validation is False:
+        return None
     if isinstance(validation, (int, float)) and not isinstance(validation, bool):
         return validation
     held = model._door(*validation) if isinstance(validation, tuple) else model._door(validation)

@@ -1,12 +1,11 @@
-"""Maximum likelihood by gradient: L-BFGS on all the data for exact families, Adam on batches for networks.
+"""Maximum likelihood by gradient on all the data: L-BFGS, for exact families.
 
-Both climb the same `log_prob` in unconstrained coordinates. Entries that stand at minus infinity are structural
-zeros; they are no variables and stay where they are.
+It climbs `log_prob` in unconstrained coordinates. Entries that stand at minus infinity are structural zeros; they are
+no variables and stay where they are.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any, cast
 
 import numpy as np
@@ -15,7 +14,6 @@ from torch import Tensor
 
 from probseq.base import StateSpaceModel
 from probseq.errors import SingularInnovation, StateOverflow
-from probseq.learning.optimizers import Adam, cap_norm
 from probseq.learning.problem import Problem, Run
 from probseq.parameters import free_entries, parametric_modules, semidefinite
 
@@ -144,55 +142,3 @@ def value_and_gradient(
     filled = [torch.zeros_like(p) if g is None else g for g, p in zip(cast(Any, gradients), parameters, strict=True)]
     finite = bool(torch.isfinite(value)) and all(bool(torch.isfinite(g).all()) for g in filled)
     return (float(value.detach()), filled) if finite else (None, [])
-
-
-def run_adam(
-    model: StateSpaceModel[Any],
-    problem: Problem,
-    max_iterations: int,
-    *,
-    learning_rate: float,
-    batch_size: int,
-    patience: int,
-    max_gradient_norm: float,
-    seed: int,
-) -> Run:
-    """Adam on shuffled batches of whole sequences, the gradient's norm capped, until validation stops rising."""
-    run = Run(model)
-    free = free_entries(model)
-    parameters = [p for p, _ in free]
-    optimiser = Adam(parameters, learning_rate)
-    data = problem.train
-    run.record(problem.train_score(), model.snapshot(), problem.validation_score())
-    skipped = 0
-    with torch.random.fork_rng(devices=[]), run.progress(max_iterations, "Adam") as bar:
-        torch.default_generator.manual_seed(seed)
-        for _ in bar:
-            model.train()
-            order = torch.randperm(len(data.lengths))
-            total = 0.0
-            for rows in order.split(batch_size):
-                batch = data if len(rows) == len(order) else data.select(rows)
-                with torch.enable_grad():
-                    value = model._log_prob(batch).sum() + model.log_prior() * (len(rows) / len(order))
-                    loss = -value / max(int(batch.seen.sum()), 1)
-                    found = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
-                    found = [torch.where(mask, g, 0.0) for g, (_, mask) in zip(found, free, strict=True)]
-                gradients, norm = cap_norm(found, max_gradient_norm)
-                total += float(value.detach())
-                if math.isfinite(norm):
-                    optimiser.step(gradients)
-                else:
-                    skipped += 1
-            model.eval()
-            run.record(total, model.snapshot(), problem.validation_score())
-            if run.is_overfitting(patience):
-                break
-            if skipped >= 20:
-                run.reason = "non-finite gradients"
-                break
-        else:
-            run.reason = "max_iterations"
-    model.eval()
-    model.restore(run.best)
-    return run

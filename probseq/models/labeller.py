@@ -19,6 +19,8 @@ from typing import Any, ClassVar, Literal, Self
 import torch
 from torch import Tensor
 
+from probseq import beliefs as B
+from probseq.beliefs import Point
 from probseq.cells import Bidirectional, Cell
 from probseq.cells.bidirectional import last
 from probseq.checks import whole_number
@@ -146,11 +148,13 @@ class Labeller(SequenceLabeller):
 
     # ---------------------------------------------------------------- the network
 
+    def _standard(self, sequences: Sequences) -> Tensor:
+        assert sequences.inputs is not None
+        return ((sequences.inputs - self.input_shift) / self.input_scale).to(self.dtype)
+
     def _outputs(self, sequences: Sequences) -> Tensor:
         """What the head reads for a flat batch: (B, T, output) or (B, output)."""
-        inputs = sequences.inputs
-        assert inputs is not None
-        into = ((inputs - self.input_shift) / self.input_scale).to(self.dtype)
+        into = self._standard(sequences)
         if isinstance(self.reader, Bidirectional):
             return self.reader.read(into, sequences.lengths)[self.per == "sequence"]
         outputs = self.reader.sequence(into, self.reader.initial_state((len(into),)))
@@ -162,6 +166,23 @@ class Labeller(SequenceLabeller):
             return self.head.log_prob(outputs, sequences.values, sequences.observed).sum(-1)
         labels = last(sequences.values, sequences.lengths)
         return self.head.log_prob(outputs, labels, last(sequences.observed, sequences.lengths))
+
+    def _before(self, sequences: Sequences) -> Point:
+        if self.per == "sequence" or isinstance(self.reader, Bidirectional):
+            raise ValueError("truncate needs a reader that runs forwards and labels for every step")
+        start = self.reader.initial_state((len(sequences.lengths),))
+        return Point(start, start.new_zeros(len(start), 0))
+
+    def _log_prob_onward(self, sequences: Sequences, before: Point) -> tuple[Tensor, Point]:
+        """log p(labels | u) of a window, (B,), from the reader's state before it, and that at its end, detached."""
+        assert isinstance(self.reader, Cell)
+        into = self._standard(sequences)
+        outputs, state = self.reader.carry(into, before.state)
+        if not sequences.rectangular:
+            with torch.no_grad():
+                state = last(self.reader.states(into, before.state), sequences.lengths)
+        log_prob = self.head.log_prob(outputs, sequences.values, sequences.observed).sum(-1)
+        return log_prob, B.detach(B.where(sequences.lengths > 0, Point(state, before.previous), before))
 
     # ---------------------------------------------------------------- what a fit asks
 

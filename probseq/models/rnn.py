@@ -27,13 +27,19 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from probseq import beliefs as B
 from probseq.base import Filtered, StateSpaceModel
 from probseq.beliefs import Point
 from probseq.cells import Bidirectional, Cell
+from probseq.cells.bidirectional import last
 from probseq.checks import whole_number
 from probseq.emissions.heads import Head
+from probseq.models.padding import hold, seen_first
 from probseq.randomness import spawn
-from probseq.sequences import Sequences
+from probseq.sequences import Sequences, step_input
+
+#: steps that are scored at once where no gradient is wanted
+PIECE = 1024
 
 
 class RNN(StateSpaceModel[Point]):
@@ -164,12 +170,43 @@ class RNN(StateSpaceModel[Point]):
     # ---- whole sequences
 
     def _log_prob(self, sequences: Sequences) -> Tensor:
-        if self.feedback and not _seen_first(sequences):
+        if self.feedback and not seen_first(sequences):
             return super()._log_prob(sequences)
+        if sequences.complete and sequences.n_steps > PIECE and not torch.is_grad_enabled():
+            return self._log_prob_in_pieces(sequences)
         values = sequences.values
         observed = None if sequences.complete and sequences.rectangular else sequences.observed
         outputs = self.cell.sequence(self._inputs(sequences), self._first(sequences))
         return self.head.log_prob(outputs, values, observed).sum(-1)
+
+    def _log_prob_in_pieces(self, sequences: Sequences) -> Tensor:
+        """The same a piece at a time, in memory that does not grow with the length; without gradients."""
+        before = self._before(sequences)
+        total = sequences.values.new_zeros(len(sequences.values))
+        for start in range(0, sequences.n_steps, PIECE):
+            piece = sequences.steps(start, min(start + PIECE, sequences.n_steps))
+            log_prob, before = self._log_prob_onward(piece, before)
+            total = total + log_prob
+        return total
+
+    def _before(self, sequences: Sequences) -> Point:
+        first = self._first(sequences)
+        return Point(first, first.new_zeros(len(first), self._width))
+
+    def _log_prob_onward(self, sequences: Sequences, before: Point) -> tuple[Tensor, Point]:
+        if self.feedback and not sequences.complete:
+            filtered = super()._filter(sequences, self.predict(before, step_input(sequences.inputs, 0)))
+            log_prob, after = filtered.log_prob.sum(-1), B.at(filtered.updated, -1)
+        else:
+            inputs, values = self._inputs(sequences, before.previous), sequences.values
+            outputs, state = self.cell.carry(inputs, before.state)
+            if not sequences.rectangular:
+                with torch.no_grad():
+                    state = last(self.cell.states(inputs, before.state), sequences.lengths)
+            observed = None if sequences.complete and sequences.rectangular else sequences.observed
+            log_prob = self.head.log_prob(outputs, values, observed).sum(-1)
+            after = Point(state, self._encode(outputs[:, -1], last(values, sequences.lengths), None))
+        return log_prob, B.detach(B.where(sequences.lengths > 0, after, before))
 
     def _filter(self, sequences: Sequences, initial: Point | None) -> Filtered[Point]:
         if not sequences.complete or sequences.n_steps == 0:
@@ -181,21 +218,24 @@ class RNN(StateSpaceModel[Point]):
         else:
             states, first = initial.state.unsqueeze(1), initial.previous
             states = torch.cat([states, self.cell.states(inputs[:, 1:], initial.state)], 1)
-        states = _hold(states, sequences)
+        states = hold(states, sequences)
         outputs = self.cell.output(states)
-        previous = _hold(self._encode(outputs, sequences.values, None), sequences)
+        previous = hold(self._encode(outputs, sequences.values, None), sequences)
         before = torch.cat([first.unsqueeze(1), previous[:, :-1]], 1)
         observed = None if sequences.rectangular else sequences.observed
         score = self.head.log_prob(outputs, sequences.values, observed)
         return Filtered(Point(states, before), Point(states, previous), score)
 
-    def _inputs(self, sequences: Sequences) -> Tensor:
-        """What the cell reads at every step: the observation before it, zeros at first, and the input."""
+    def _inputs(self, sequences: Sequences, first: Tensor | None = None) -> Tensor:
+        """What the cell reads at every step: the encoded observation before it, zeros at first, and the input."""
         values = sequences.values
         if not self.feedback:
             return self._read(values, sequences.inputs)
         encoded = self.head.encode(values)
-        shifted = torch.nn.functional.pad(encoded[:, :-1], (0, 0, 1, 0)) if sequences.n_steps else encoded
+        if first is not None:
+            shifted = torch.cat([first.unsqueeze(1), encoded[:, :-1]], 1)
+        else:
+            shifted = torch.nn.functional.pad(encoded[:, :-1], (0, 0, 1, 0)) if sequences.n_steps else encoded
         return self._read(shifted, sequences.inputs)
 
     def _outside(self, values: Tensor) -> tuple[Tensor, str] | None:
@@ -213,25 +253,8 @@ class RNN(StateSpaceModel[Point]):
             torch.nn.init.zeros_(self.start_weights)
         if self.real_valued:
             self.head.standardise(torch.zeros_like(self.head.shift), torch.ones_like(self.head.scale))
-        self.head.start_from(sequences.values, sequences.observed)
+        self.head.start_from(sequences.values, sequences.observed, head_seed)
         if sequences.inputs is not None:
             shift, scale = sequences.input_units()
             self.input_shift.copy_(shift)
             self.input_scale.copy_(scale)
-
-
-def _seen_first(sequences: Sequences) -> bool:
-    """Whether every sequence is fully observed up to some step and not at all after it."""
-    if sequences.complete:
-        return True
-    whole = sequences.observed.all(-1)
-    return bool((whole[:, :-1] | ~sequences.seen[:, 1:]).all()) and bool((whole[:, 1:] <= whole[:, :-1]).all())
-
-
-def _hold(values: Tensor, sequences: Sequences) -> Tensor:
-    """Beyond each sequence's end, its last value."""
-    if sequences.rectangular:
-        return values
-    last = (sequences.lengths - 1).clamp(min=0).unsqueeze(-1)
-    index = torch.minimum(torch.arange(values.shape[1]).expand(values.shape[:2]), last)
-    return values.gather(1, index.unsqueeze(-1).expand_as(values))

@@ -15,18 +15,39 @@ from jaxtyping import TypeCheckError
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from probseq.emissions.heads import Bernoulli, Categorical, Gaussian, Head
-from probseq.emissions.heads.scales import inverse_softplus, softplus
+from probseq.emissions.heads import (
+    Bernoulli,
+    Categorical,
+    Gaussian,
+    Head,
+    MixtureDensity,
+    MixtureOfBernoullis,
+    Poisson,
+    Product,
+    StudentT,
+)
+from probseq.emissions.heads.scales import inverse_softplus, log_softplus, softplus
 
 HIDDEN = 4
 FACTORIES: dict[str, tuple[Callable[[], Head], int]] = {
     "diag": (Gaussian, 3),
     "full": (lambda: Gaussian("full"), 3),
     "full_scalar": (lambda: Gaussian("full"), 1),
+    "student": (StudentT, 3),
+    "student_full": (lambda: StudentT("full"), 3),
+    "mixture": (lambda: MixtureDensity(4), 3),
+    "mixture_full": (lambda: MixtureDensity(3, "full"), 3),
+    "mixture_scalar": (lambda: MixtureDensity(2, "full"), 1),
     "categorical": (lambda: Categorical(5), 1),
     "bernoulli": (Bernoulli, 3),
+    "bernoullis": (lambda: MixtureOfBernoullis(4), 3),
+    "poisson": (Poisson, 3),
+    "pen": (lambda: Product([MixtureDensity(3, "full"), Bernoulli()], [2, 1]), 3),
+    "labelled": (lambda: Product([StudentT(), Categorical(4), Poisson()], [1, 1, 2]), 4),
 }
 GAUSSIAN = ["diag", "full", "full_scalar"]
+REAL = [*GAUSSIAN, "student", "student_full", "mixture", "mixture_full", "mixture_scalar"]
+every_real = pytest.mark.parametrize("name", REAL)
 every_head = pytest.mark.parametrize("name", FACTORIES)
 every_gaussian = pytest.mark.parametrize("name", GAUSSIAN)
 
@@ -45,13 +66,29 @@ def random_head(name: str, dtype: torch.dtype = torch.float64, seed: int = 0) ->
         head.bias.copy_(0.4 * draws(*head.bias.shape, seed=seed + 2))
     if head.real_valued:
         head.standardise(3.0 * draws(dim, seed=seed + 3), draws(dim, seed=seed + 4).exp())
+    elif name in ("poisson", "pen", "labelled"):
+        with torch.no_grad():
+            head.scale.copy_(
+                torch.tensor({"poisson": [3.0, 0.5, 20.0], "pen": [2.0, 0.3, 1.0]}.get(name, [2, 1, 4, 1]))
+            )
     return head
 
 
 def random_values(head: Head, *batch: int, seed: int = 6) -> Tensor:
     """Observations inside the support, (*batch, D)."""
+    if isinstance(head, Product):
+        parts = zip(head._heads, head.widths, range(9), strict=False)
+        columns = []
+        for part, width, place in parts:
+            part.obs_dim = width
+            columns.append(random_values(part, *batch, seed=seed + place))
+            part.obs_dim = None
+        return torch.cat(columns, -1)
+    uniform = torch.rand(*batch, head.obs_dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     if isinstance(head, Categorical):
-        return (torch.rand(*batch, 1, generator=torch.Generator().manual_seed(seed)) * 5).floor().double()
+        return (uniform * head.n_symbols).floor()
+    if isinstance(head, Poisson):
+        return (uniform * 7).floor()
     values = draws(*batch, head.obs_dim, seed=seed)
     return values * 2 + 1 if head.real_valued else (values > 0).double()
 
@@ -64,30 +101,67 @@ def random_mask(*shape: int) -> Tensor:
     return mask
 
 
+def dense_factor(spread: np.ndarray, below: np.ndarray, floor: float) -> np.ndarray:
+    factor = np.diag(floor + np.logaddexp(0.0, spread))
+    factor[np.tril_indices(len(spread), -1)] = below if below.size else 0.0
+    return factor
+
+
 def dense_moments(head: Gaussian, hidden: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Mean and covariance in data units, by numpy from the documented layout of the outputs."""
     raw = head.weights.detach().numpy() @ hidden.numpy() + head.bias.detach().numpy()
     dim, scale = head.obs_dim, head.scale.numpy()
-    factor = np.diag(head.scale_floor + np.logaddexp(0.0, raw[dim : 2 * dim]))
-    if head.covariance == "full":
-        factor[np.tril_indices(dim, -1)] = raw[2 * dim :]
-    factor = scale[:, None] * factor
+    factor = scale[:, None] * dense_factor(raw[dim : 2 * dim], raw[2 * dim :], head.scale_floor)
     return head.shift.numpy() + scale * raw[:dim], factor @ factor.T
 
 
 def reference(head: Head, hidden: Tensor, y: Tensor, observed: Tensor) -> float:
     """log p of the observed coordinates of one step, by scipy."""
-    seen = observed.numpy()
+    raw = head.weights.detach().numpy() @ hidden.numpy() + head.bias.detach().numpy()
+    return by_scipy(head, raw, y.numpy(), observed.numpy(), head.shift.numpy(), head.scale.numpy())
+
+
+def by_scipy(head: Head, raw: np.ndarray, y: np.ndarray, seen: np.ndarray, shift: np.ndarray, scale: np.ndarray):
+    dim = len(y)
     if not seen.any():
         return 0.0
-    values = y.numpy()
+    if isinstance(head, Product):
+        total, start, first = 0.0, 0, 0
+        for part, width in zip(head._heads, head.widths, strict=True):
+            end, cut = start + part._n_outputs(width), slice(first, first + width)
+            total += by_scipy(part, raw[start:end], y[cut], seen[cut], shift[cut], scale[cut])
+            start, first = end, first + width
+        return total
+    if isinstance(head, MixtureDensity):
+        k = head.n_components
+        parts = raw[k:].reshape(k, -1)
+        return scipy.special.logsumexp(
+            [
+                log_weight + normal(part[:dim], part[dim : 2 * dim], part[2 * dim :], y, seen, shift, scale, head)
+                for log_weight, part in zip(scipy.special.log_softmax(raw[:k]), parts, strict=True)
+            ]
+        )
     if isinstance(head, Gaussian):
-        mean, cov = dense_moments(head, hidden)
-        return scipy.stats.multivariate_normal(mean[seen], cov[np.ix_(seen, seen)]).logpdf(values[seen])
-    raw = head.weights.detach().numpy() @ hidden.numpy() + head.bias.detach().numpy()
+        return normal(raw[:dim], raw[dim : 2 * dim], raw[2 * dim :], y, seen, shift, scale, head)
+    if isinstance(head, StudentT):
+        factor = scale[:, None] * dense_factor(raw[dim : 2 * dim], raw[2 * dim : -1], head.scale_floor)
+        where, shape = (shift + scale * raw[:dim])[seen], (factor @ factor.T)[np.ix_(seen, seen)]
+        return scipy.stats.multivariate_t(where, shape, df=1 + np.logaddexp(0.0, raw[-1])).logpdf(y[seen])
     if isinstance(head, Categorical):
-        return float(np.log(scipy.special.softmax(raw))[int(values[0])])
-    return float(scipy.stats.bernoulli.logpmf(values, scipy.special.expit(raw))[seen].sum())
+        return float(np.log(scipy.special.softmax(raw))[int(y[0])])
+    if isinstance(head, Poisson):
+        return float(scipy.stats.poisson.logpmf(y, scale * np.logaddexp(0.0, raw))[seen].sum())
+    if isinstance(head, MixtureOfBernoullis):
+        k = head.n_components
+        table = scipy.stats.bernoulli.logpmf(y, scipy.special.expit(raw[k:].reshape(k, dim)))
+        return scipy.special.logsumexp(scipy.special.log_softmax(raw[:k]) + table[:, seen].sum(1))
+    return float(scipy.stats.bernoulli.logpmf(y, scipy.special.expit(raw))[seen].sum())
+
+
+def normal(mean, spread, below, y, seen, shift, scale, head) -> float:
+    factor = scale[:, None] * dense_factor(spread, below, head.scale_floor)
+    where, cov = (shift + scale * mean)[seen], (factor @ factor.T)[np.ix_(seen, seen)]
+    return scipy.stats.multivariate_normal(where, cov).logpdf(y[seen])
 
 
 @every_head
@@ -181,11 +255,11 @@ def test_gradcheck_twice(name: str, missing: bool) -> None:
 
     parameters = [p.detach().clone().requires_grad_() for p in (density.head.weights, density.head.bias)]
     arguments = (hidden.requires_grad_(), y.requires_grad_(density.head.real_valued), *parameters)
-    assert torch.autograd.gradcheck(run, arguments)
-    assert torch.autograd.gradgradcheck(run, arguments)
+    assert torch.autograd.gradcheck(run, arguments, fast_mode=True)
+    assert torch.autograd.gradgradcheck(run, arguments, fast_mode=True)
 
 
-@every_gaussian
+@every_real
 @pytest.mark.parametrize("factor", [1e-8, 1.0, 1e8])
 def test_a_change_of_units_moves_the_density_by_minus_log_scale(name: str, factor: float) -> None:
     head = random_head(name)
@@ -228,6 +302,12 @@ def test_encoded_observations_and_their_expectation(name: str) -> None:
             assert torch.equal(encoded.argmax(-1, keepdim=True).double(), y)
             assert torch.equal(encoded.sum(-1), torch.ones(2, 3, dtype=torch.float64))
             torch.testing.assert_close(expected, distribution.base_dist.probs.squeeze(-2))
+        elif name == "labelled":
+            numbers, symbols, counts = distribution.parts
+            assert torch.equal(encoded[..., 1:5].argmax(-1).double(), y[..., 1])
+            assert torch.equal(encoded[..., 5:], y[..., 2:] / head.scale[2:])
+            parts = [(numbers.mean - head.shift[0]) / head.scale[0], symbols.base_dist.probs.squeeze(-2)]
+            torch.testing.assert_close(expected, torch.cat([*parts, counts.mean / head.scale[2:]], -1))
         else:
             torch.testing.assert_close(expected, head.encode(distribution.mean), rtol=1e-10, atol=1e-12)
 
@@ -241,7 +321,7 @@ def test_fill_replaces_what_is_missing_only(name: str) -> None:
         encoded = head.encode(torch.where(observed, y, math.nan))
         filled = head.fill(hidden, encoded, observed)
         assert filled.isfinite().all()
-        wide = observed.expand(filled.shape)
+        wide = observed.expand(filled.shape) if name != "labelled" else observed[:, [0, 1, 1, 1, 1, 2, 3]]
         assert torch.equal(filled[wide], head.encode(y)[wide])
         assert torch.equal(filled[~wide], head.expected_input(hidden)[~wide])
         assert torch.equal(head.fill(hidden, head.encode(y)), head.encode(y))
@@ -262,7 +342,8 @@ def test_extreme_single_precision_outputs_stay_finite(name: str, size: float) ->
         assert value.dtype == torch.float64
         assert value.isfinite().all()
         assert all(g.isfinite().all() for g in gradients)
-        assert head.distribution(hidden).log_prob(y).isfinite().all()
+        if name not in ("poisson", "labelled"):  # torch's own takes a rate, which underflows
+            assert head.distribution(hidden).log_prob(y).isfinite().all()
 
 
 def test_bernoulli_tails_keep_relative_digits() -> None:
@@ -279,6 +360,67 @@ def test_softplus_and_its_inverse() -> None:
     x = torch.tensor([-30.0, -1.0, 0.0, 19.9, 20.1, 50.0, 800.0], dtype=torch.float64)
     torch.testing.assert_close(softplus(x), torch.from_numpy(np.logaddexp(0.0, x.numpy())), rtol=1e-14, atol=0)
     torch.testing.assert_close(inverse_softplus(softplus(x)), x, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(log_softplus(x), softplus(x).log(), rtol=1e-14, atol=1e-15)
+    assert log_softplus(torch.tensor(-1e4, dtype=torch.float64)).item() == -1e4
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_a_mixture_is_torchs_mixture_of_multivariate_normals(missing: bool) -> None:
+    head = random_head("mixture_full")
+    hidden, y = draws(200, HIDDEN, seed=3), random_values(head, 200)
+    kept = [0, 2] if missing else [0, 1, 2]
+    observed = torch.zeros_like(y, dtype=torch.bool)
+    observed[:, kept] = True
+    with torch.no_grad():
+        said = head.distribution(hidden)
+        parts = said.component_distribution
+        inner = torch.distributions.MultivariateNormal(
+            parts.loc[..., kept], parts.covariance_matrix[..., kept, :][..., kept]
+        )
+        truth = torch.distributions.MixtureSameFamily(said.mixture_distribution, inner).log_prob(y[:, kept])
+        actual = head.log_prob(hidden, torch.where(observed, y, math.nan), observed)
+    torch.testing.assert_close(actual, truth, rtol=1e-10, atol=1e-10)
+
+
+@every_real
+@pytest.mark.parametrize("offset", [0.0, 1e6])
+def test_duplicated_points_have_finite_gradients(name: str, offset: float) -> None:
+    """A network that puts its mean on a point that comes again and again, and one that is far away from it."""
+    head = random_head(name)
+    constant = head.shift.expand(6, -1).clone() + offset
+    head.start_from(constant)
+    hidden = torch.zeros(6, HIDDEN, dtype=torch.float64, requires_grad=True)
+    for y in (constant, constant + 1e6):
+        value = head.log_prob(hidden, y)
+        gradients = torch.autograd.grad(value.sum(), [hidden, head.weights, head.bias])
+        assert value.isfinite().all()
+        assert all(g.isfinite().all() for g in gradients)
+
+
+def test_draws_have_the_moments_they_say() -> None:
+    for name in ("student_full", "mixture_full", "bernoullis", "poisson", "pen"):
+        head = random_head(name)
+        if name == "student_full":
+            with torch.no_grad():
+                head.bias[-1] = 9.0  # ten degrees of freedom: a fourth moment, so that a variance can be estimated
+        torch.manual_seed(0)
+        with torch.no_grad():
+            said = head.distribution(0.3 * torch.ones(HIDDEN, dtype=torch.float64))
+            drawn = said.sample((20_000,))
+        error = (said.variance / 20_000).sqrt()
+        assert ((drawn.mean(0) - said.mean).abs() < 5 * error).all(), name
+        assert ((drawn.var(0) / said.variance - 1).abs() < 0.1).all(), name
+
+
+def test_a_product_refuses_what_it_cannot_join() -> None:
+    with pytest.raises(TypeError, match=r"heads\[1\] must be a head"):
+        Product([Bernoulli(), 3], [1, 1])
+    with pytest.raises(ValueError, match="one entry for each head"):
+        Product([Bernoulli()], [1, 1])
+    with pytest.raises(ValueError, match=r"widths of the parts are \[1, 2\], 3 in all: got obs_dim 2"):
+        Product([Bernoulli(), Poisson()], [1, 2]).bind(HIDDEN, 2)
+    with pytest.raises(ValueError, match="bound to a network of its own"):
+        Product([random_head("bernoulli")], [3])
 
 
 @every_gaussian
@@ -325,30 +467,44 @@ def test_a_fresh_head_says_the_neutral_marginal(name: str) -> None:
     if head.real_valued:
         torch.testing.assert_close(distribution.mean, torch.zeros(dim, dtype=torch.float64))
         torch.testing.assert_close(distribution.variance, torch.ones(dim, dtype=torch.float64))
-    else:
+    elif name == "poisson":
+        torch.testing.assert_close(distribution.mean, torch.ones(dim, dtype=torch.float64))
+    elif not isinstance(head, Product):
         assert not head.bias.any()
 
 
 @every_head
 def test_start_from_says_the_datas_marginal(name: str) -> None:
     head = random_head(name)
-    values = random_values(head, 40, 50)
-    if name == "full":
+    values = random_values(head, 20, 50)
+    if name.endswith("full"):
         values = values @ draws(3, 3, seed=11)
-    observed = torch.rand(40, 50, 1, generator=torch.Generator().manual_seed(2)).expand(values.shape) < 0.8
+    observed = torch.rand(20, 50, 1, generator=torch.Generator().manual_seed(2)).expand(values.shape) < 0.8
     head.start_from(torch.where(observed, values, math.nan), observed)
-    distribution = head.distribution(torch.zeros(HIDDEN, dtype=torch.float64))
-    rows = values[observed.all(-1)].numpy()
-    if isinstance(head, Categorical):
-        counts = np.bincount(rows[:, 0].astype(int), minlength=5) + 0.5
-        np.testing.assert_allclose(distribution.base_dist.probs.detach()[0], counts / counts.sum(), rtol=1e-12)
+    with torch.no_grad():
+        distribution = head.distribution(torch.zeros(HIDDEN, dtype=torch.float64))
+    check_marginal(head, distribution, values[observed.all(-1)].numpy())
+
+
+def check_marginal(head: Head, distribution: torch.distributions.Distribution, rows: np.ndarray) -> None:
+    if isinstance(head, Product):
+        first = 0
+        for part, said, width in zip(head._heads, distribution.parts, head.widths, strict=True):
+            check_marginal(part, said, rows[:, first : first + width])
+            first += width
+    elif isinstance(head, Categorical):
+        counts = np.bincount(rows[:, 0].astype(int), minlength=head.n_symbols) + 0.5
+        np.testing.assert_allclose(distribution.base_dist.probs[0], counts / counts.sum(), rtol=1e-12)
     elif isinstance(head, Bernoulli):
-        np.testing.assert_allclose(distribution.mean.detach(), (rows.sum(0) + 0.5) / (len(rows) + 1), rtol=1e-12)
+        np.testing.assert_allclose(distribution.mean, (rows.sum(0) + 0.5) / (len(rows) + 1), rtol=1e-12)
+    elif isinstance(head, (StudentT, MixtureOfBernoullis)):  # a few steps towards it; one row too many
+        np.testing.assert_allclose(distribution.mean, rows.mean(0), atol=0.02 * rows.std())
     else:
-        np.testing.assert_allclose(distribution.mean.detach(), rows.mean(0), rtol=1e-10)
-        np.testing.assert_allclose(distribution.variance.detach(), rows.var(0), rtol=1e-10)
-        if name == "full":
-            np.testing.assert_allclose(distribution.covariance_matrix.detach(), np.cov(rows.T, bias=True), rtol=1e-9)
+        np.testing.assert_allclose(distribution.mean, rows.mean(0), rtol=1e-10)
+        if not isinstance(head, Poisson):  # what EM keeps of the data: mean and variance
+            np.testing.assert_allclose(distribution.variance, rows.var(0), rtol=1e-10)
+        if isinstance(head, Gaussian) and head.covariance == "full":
+            np.testing.assert_allclose(distribution.covariance_matrix, np.cov(rows.T, bias=True), rtol=1e-9)
 
 
 @every_head
@@ -363,7 +519,7 @@ def test_start_from_poor_data_stays_finite(name: str) -> None:
         head.weights.zero_()
         assert head.bias.isfinite().all()
         assert head.log_prob(torch.zeros(HIDDEN), constant).isfinite().all()
-        if not head.real_valued:  # never an impossible symbol
+        if not head.real_valued and name != "labelled":  # never an impossible symbol
             assert head.log_prob(torch.zeros(HIDDEN), constant + 1).isfinite().all()
 
 
@@ -376,8 +532,17 @@ def test_what_lies_outside_the_support(name: str) -> None:
     expected = {
         "categorical": ([1, 1, 1, 1, 1, 0, 0, 0, 1], "integers 0..4"),
         "bernoulli": ([1, 1, 1, 1, 1, 0, 0, 1, 1], "0 or 1"),
+        "bernoullis": ([1, 1, 1, 1, 1, 0, 0, 1, 1], "0 or 1"),
+        "poisson": ([1, 1, 1, 1, 1, 0, 0, 0, 0], "counts 0, 1, 2, ..."),
+        "pen": ([1, 1, 1, 0, 0, 0, 0, 0, 0], "finite real numbers in columns 0 .. 1 and 0 or 1 in column 2"),
+        "labelled": (
+            [1, 1, 1, 0, 0, 0, 0, 0, 0],
+            "finite real numbers in column 0 and integers 0..3 in column 1 and counts 0, 1, 2, ... in columns 2 .. 3",
+        ),
     }.get(name, ([1, 1, 1, 0, 0, 0, 0, 0, 0], "finite real numbers"))
     assert outside[:, 0].int().tolist() == expected[0]
+    if name == "pen":
+        assert outside[:, 2].int().tolist() == [1, 1, 1, 1, 1, 0, 0, 1, 1]
     assert outside.shape == (9, head.obs_dim)
     assert head.support == expected[1]
 

@@ -211,7 +211,7 @@ def test_constant_data_are_said_and_survived():
         ({"fixed": {"transitions"}}, "unknown parameter 'transitions'"),
         ({"validation": 1.5}, "validation must be a share"),
         ({"seed": -1}, "seed must be a non-negative integer"),
-        ({"optimizer": "sgd"}, "optimizer must be"),
+        ({"optimizer": "descent"}, "optimizer must be"),
     ],
 )
 def test_bad_options_are_named(keywords, words):

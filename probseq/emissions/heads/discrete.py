@@ -142,9 +142,9 @@ class Poisson(Head):
         return inverse_softplus(torch.ones(dim, dtype=torch.float64))
 
     def _marginal_bias(self, values: Tensor, seen: Tensor, units: Units, seed: int) -> Tensor:
-        count = seen.sum(0)
-        mean = (values.sum(0) + 0.5 / len(values)) / count.clamp(min=1)  # nothing was seen yet is not never
-        return inverse_softplus(torch.where(count > 0, mean / units.scale, 1.0))
+        total = values.sum(0)
+        total = torch.where(total > 0, total, 0.5)  # half a count: not seen yet is not never
+        return inverse_softplus(total / seen.sum(0).clamp(min=1) / units.scale)
 
     def _own_units(self, values: Tensor, seen: Tensor) -> Units:
         mean = values.sum(0) / seen.sum(0).clamp(min=1)

@@ -14,7 +14,7 @@ from probseq.errors import ProbseqWarning
 E = TypeVar("E", bound=Emission)
 
 #: M-steps of a start, and the most rows that it looks at, evenly spaced
-N_STEPS, MOST_ROWS = 20, 5000
+N_STEPS, MOST_ROWS = 8, 2000
 
 
 def thinned(values: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
