@@ -23,6 +23,7 @@ from probseq.models.hmm import HMM
 from probseq.models.hsmm import HSMM
 from probseq.models.labeller import Labeller
 from probseq.models.lds import LDS
+from probseq.models.neural_autoregressive import NeuralAR
 from probseq.models.nonlinear import NonlinearGaussian
 from probseq.models.particle_filter import Estimate, ParticleFilter
 from probseq.models.rnn import RNN
@@ -37,6 +38,7 @@ __all__ = [
     "HMM",
     "HSMM",
     "LDS",
+    "NeuralAR",
     "NonlinearGaussian",
     "ParticleFilter",
     "RNN",

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, NamedTuple, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Distribution
 
 from probseq import beliefs as B

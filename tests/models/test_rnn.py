@@ -152,3 +152,16 @@ def test_a_start_from_features_is_added_to_the_learned_start():
     assert model.start_weights.grad.abs().min() > 0
     with pytest.raises(ValueError, match="start_from_inputs=True reads u_0"):
         network(start_from_inputs=True)
+
+
+def test_long_sequences_are_scored_in_pieces(monkeypatch):
+    model = network("lstm")
+    y = np.random.default_rng(0).normal(size=(2, 11, 1))
+    whole = model.log_prob(y)
+    monkeypatch.setattr("probseq.models.rnn.PIECE", 4)
+    with torch.no_grad():
+        for lengths in ([11, 11], [11, 6]):
+            pieces = model.log_prob(y, lengths=lengths)
+            one_by_one = [model.log_prob(row[:n]).item() for row, n in zip(y, lengths, strict=True)]
+            assert pieces.tolist() == pytest.approx(one_by_one, rel=1e-12)
+    assert whole.tolist() == pytest.approx(model.log_prob(y).tolist(), rel=1e-12)
