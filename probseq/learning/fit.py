@@ -118,7 +118,7 @@ def _climb(
         return partial(_by_em, limit=_limit(max_iterations, 2000), tolerance=tolerance)
     if method == "gradient":
         return partial(_by_lbfgs, limit=_limit(max_iterations, 500), tolerance=tolerance)
-    return _by_start_alone
+    return _by_closed_form
 
 
 def _written(plan: Plan, path: str | Path, fixed: set[str]) -> Plan:
@@ -162,7 +162,8 @@ def _by_lbfgs(model: StateSpaceModel[Any], problem: Problem, seed: int, *, limit
         return run_lbfgs(model, problem, limit, _precision(model, tolerance))
 
 
-def _by_start_alone(model: StateSpaceModel[Any], problem: Problem, seed: int) -> Run:
+def _by_closed_form(model: StateSpaceModel[Any], problem: Problem, seed: int) -> Run:
+    model._solve(problem.train, seed)
     run = Run(model)
     run.record(problem.train_score(), model.snapshot(), problem.validation_score())
     run.settled(True, "closed form")
