@@ -18,6 +18,7 @@ from probseq.functions import StateFunction
 from probseq.io import load
 from probseq.labelling import SequenceLabeller
 from probseq.models.autoregressive import AR
+from probseq.models.echo_state import EchoState
 from probseq.models.hmm import HMM
 from probseq.models.hsmm import HSMM
 from probseq.models.labeller import Labeller
@@ -32,6 +33,7 @@ from probseq.sequences import Sequences
 __all__ = [
     # families
     "AR",
+    "EchoState",
     "HMM",
     "HSMM",
     "LDS",

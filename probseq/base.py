@@ -154,6 +154,9 @@ class StateSpaceModel(Parametric, abc.ABC, Generic[BeliefT]):
     def _start(self, sequences: Sequences, seed: int) -> None:
         """Set every free parameter from the data, the beginning of a fit from sizes."""
 
+    def _solve(self, sequences: Sequences, seed: int) -> None:
+        """What a closed form sets, from the start there is; by default nothing beyond that start."""
+
     def _unidentified(self, sequences: Sequences) -> set[str]:
         """Parameters that these data cannot tell, held by a fit because their likelihood has no maximum."""
         return set()

@@ -79,14 +79,18 @@ class Categorical(NamedTuple):
 
 
 class Point(NamedTuple):
-    """The activities of a recurrent network and the encoded observation that its next step reads."""
+    """The activities of a recurrent network and the encoded observation that its next step reads.
+
+    `step` is the time that the belief is about, an integer, of an echo state network: its first steps are a washout.
+    """
 
     state: Tensor
     previous: Tensor
+    step: Tensor | None = None
 
     @property
     def event_dims(self) -> tuple[int, ...]:
-        return (1, 1)
+        return (1, 1, 0)
 
 
 class Window(NamedTuple):

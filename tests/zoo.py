@@ -955,6 +955,50 @@ RNN_ROWS = [
 ]
 
 
+# ------------------------------------------------------------------------------------------- echo state networks
+
+
+def echo_state(seed: int, dim: int, **options: Any) -> ps.EchoState:
+    """A readout that was not fitted, with weights that are not known well."""
+    model = ps.EchoState(3, obs_dim=dim, leak=0.8, input_scaling=0.7, seed=seed, **options)
+    rng = np.random.default_rng([seed, 12])
+    size = model.feature_dim
+    model.assign(
+        readout_matrix=0.4 * rng.normal(size=(dim, size)),
+        noise_cov=covariance(rng, dim),
+        washout_mean=rng.normal(size=dim),
+        washout_cov=covariance(rng, dim),
+    )
+    model.readout_root.copy_(torch.as_tensor(0.3 * rng.normal(size=(size, size))))
+    return model.rescale(1.5, 0.3)
+
+
+def echo_rule(model: Any, belief: Point, y: Tensor, observed: Tensor) -> Point:
+    """Feed back the mean, standardised."""
+    if not model.feedback:
+        return belief
+    filled = torch.where(observed, y, model.emit(belief).mean)
+    return Point(belief.state, (filled - model.shift) / model.scale, belief.step)
+
+
+def echo_row(name: str, dim: int, **options: Any) -> Row:
+    return Row(
+        name=f"echo-{name}",
+        make=lambda s: echo_state(s, dim, **options),
+        kind="real",
+        dim=dim,
+        input_dim=int(options.get("input_dim", 0)),
+        missing_rule=echo_rule,
+        fit_methods=("ridge",),
+    )
+
+
+ECHO_ROWS = [
+    echo_row("feedback", 2, washout=2, feedback_noise=0.01, state_noise=0.01),
+    echo_row("transducer", 1, washout=0, input_dim=2, feedback=False, squares=True),
+]
+
+
 # -------------------------------------------------------------------------------------------------- the newcomer
 
 
@@ -977,5 +1021,6 @@ ROWS: list[Row] = [
     *NONLINEAR_ROWS,
     *PARTICLE_ROWS,
     *RNN_ROWS,
+    *ECHO_ROWS,
     Row("poisson-gamma", poisson_gamma, "count", missing_rule=unchanged_rule, fit_methods=("gradient",)),
 ]

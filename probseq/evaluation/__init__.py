@@ -14,6 +14,7 @@ from probseq.evaluation.diagnostics import (
     standardized_residuals,
 )
 from probseq.evaluation.diagnostics_plot import plot_diagnostics
+from probseq.evaluation.dynamics import GradientFlow, gradient_flow
 from probseq.evaluation.inference import standard_errors
 from probseq.evaluation.residuals import PseudoResiduals, pseudo_residuals
 from probseq.evaluation.residuals_plot import plot_residuals
@@ -23,6 +24,7 @@ from probseq.evaluation.summary import Summary, summary
 
 __all__ = [
     "Comparison",
+    "GradientFlow",
     "PseudoResiduals",
     "StateChoice",
     "Summary",
@@ -33,6 +35,7 @@ __all__ = [
     "crps",
     "default_bandwidth",
     "diagnose",
+    "gradient_flow",
     "hac_standard_error",
     "heteroskedasticity",
     "jarque_bera",

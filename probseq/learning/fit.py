@@ -141,6 +141,7 @@ def _by_lbfgs(model: StateSpaceModel[Any], problem: Problem, seed: int, *, limit
 
 
 def _by_start_alone(model: StateSpaceModel[Any], problem: Problem, seed: int) -> Run:
+    model._solve(problem.train, seed)
     run = Run(model)
     run.record(problem.train_score(), model.snapshot(), problem.validation_score())
     run.settled(True, "closed form")
