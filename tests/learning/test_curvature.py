@@ -95,7 +95,8 @@ def test_products_equal_the_dense_matrix_for_every_cell(name, missing):
     free = FreeVector(model)
     curvature = GaussNewton(model, model._door(y, u, lengths), free, structural=name != "reservoir")
     outputs, states = by_filter(model, y, u, lengths)
-    dense, moved = jacobians(model, free, lambda: by_filter(model, y, u, lengths))
+    step = 1e-6 if "layer-norm" in name else 1e-5  # normalising few units bends sharply
+    dense, moved = jacobians(model, free, lambda: by_filter(model, y, u, lengths), step)
     seen = ~np.isnan(np.concatenate([y[0, :5], y[1, :3]])[:, 0])
     spread = np.log1p(np.exp(outputs[:, 1]))
     slope, deviation = 1 / (1 + np.exp(-outputs[:, 1])), 1e-4 + spread
