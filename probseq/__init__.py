@@ -6,7 +6,7 @@ model.decode(y)      the best path         model.fit(y)         learn in place
 model.stream()       step by step          probseq.compare(...) every family, one score
 """
 
-from probseq import beliefs, cells, datasets, durations, emissions, errors, priors
+from probseq import beliefs, cells, datasets, durations, emissions, errors, learning, priors
 from probseq._version import __version__
 from probseq.base import Filtered, LatentStateModel, StateSpaceModel, Stream
 from probseq.beliefs import at, to_numpy
@@ -23,6 +23,7 @@ from probseq.models.hmm import HMM
 from probseq.models.hsmm import HSMM
 from probseq.models.labeller import Labeller
 from probseq.models.lds import LDS
+from probseq.models.neural_autoregressive import NeuralAR
 from probseq.models.nonlinear import NonlinearGaussian
 from probseq.models.particle_filter import Estimate, ParticleFilter
 from probseq.models.rnn import RNN
@@ -37,6 +38,7 @@ __all__ = [
     "HMM",
     "HSMM",
     "LDS",
+    "NeuralAR",
     "NonlinearGaussian",
     "ParticleFilter",
     "RNN",
@@ -66,6 +68,7 @@ __all__ = [
     "UnscentedTransform",
     "cells",
     "durations",
+    "learning",
     "emissions",
     "heads",
     "priors",

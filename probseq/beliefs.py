@@ -10,7 +10,7 @@ class of your own that does not say has one event axis per field.
 | `GaussianFactor` | square-root filters    | `mean (n,)`, `factor (n, n)` with cov = factor factor'             |
 | `Categorical`    | HMM                    | `log_probs (K,)`, `window (order, D)` of an AR-HMM or None         |
 | `Point`          | RNN                    | `state (H,)`, `previous (D,)`: the encoded observation fed back    |
-| `Window`         | feed-forward AR        | `values (order, D)`                                                |
+| `Window`         | NeuralAR               | `values (order, width)`, as the head encodes observations          |
 | `Mixture`        | switching models       | `log_weights (M,)`, `components`: a belief with batch `(*batch, M)`|
 | `Particles`      | Monte Carlo filters    | `log_weights (N,)`, `values (N, n)`; `draw ()`, `origins (N, n)`   |
 """
@@ -94,7 +94,7 @@ class Point(NamedTuple):
 
 
 class Window(NamedTuple):
-    """The last `order` observations, the newest first."""
+    """The last `order` observations as a network reads them, the newest first."""
 
     values: Tensor
 

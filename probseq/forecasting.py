@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from probseq.base import StateSpaceModel
 
 
+#: by what their parameters are called: components of mixtures that may stand in a mixture over paths again
+FLATTENED: dict[type[D.Distribution], tuple[str, ...]] = {D.Normal: ("loc", "scale"), D.Bernoulli: ("logits",)}
+
+
 class Forecast:
     """The predictive distribution of the coming steps; pandas indexes continue in `to_frame`."""
 
@@ -216,10 +220,11 @@ def _coordinates(distribution: D.Distribution) -> tuple[Tensor | None, Any]:
         outer = distribution.mixture_distribution.probs
         if inner is None:
             return outer, base
-        if not isinstance(base, D.Normal):
-            raise ValueError("mixtures of mixtures have no closed marginals")
-        loc, scale = (x.expand(*inner.shape, x.shape[-1]).flatten(-3, -2) for x in (base.loc, base.scale))
-        return (outer.unsqueeze(-1) * inner).flatten(-2), D.Normal(loc, scale, validate_args=False)
+        if type(base) not in FLATTENED:
+            raise ValueError(f"mixtures of mixtures of {type(base).__name__} have no closed marginals")
+        parts = {name: getattr(base, name) for name in FLATTENED[type(base)]}
+        flat = {name: x.expand(*inner.shape, x.shape[-1]).flatten(-3, -2) for name, x in parts.items()}
+        return (outer.unsqueeze(-1) * inner).flatten(-2), type(base)(**flat, validate_args=False)
     if isinstance(distribution, D.MultivariateNormal):
         return None, D.Normal(distribution.mean, distribution.variance.sqrt(), validate_args=False)
     if isinstance(distribution, D.Independent):

@@ -24,6 +24,7 @@ from torch.autograd import forward_ad
 
 import probseq as ps
 from probseq import beliefs as B
+from probseq.emissions.student import MultivariateStudentT
 from probseq.errors import ImproperBelief, ProbseqWarning
 from probseq.io import build, describe
 from probseq.models.linear_gaussian import is_diffuse
@@ -261,11 +262,24 @@ def law_04_sums(row: Row, case: Case) -> None:
 
 
 def _support(row: Row, says: Any) -> tuple[Tensor, Tensor]:
+    if isinstance(says, MultivariateStudentT):
+        return reference.heavy_grid(says.means, says.factor[..., 0])
+    if row.kind == "mixed":
+        numbers, symbols = _support_of_number(says.parts[0]), reference.symbols_grid(row.n_symbols)
+        pairs = [
+            torch.cartesian_prod(*(side.flatten() for side in both)) for both in zip(numbers, symbols, strict=True)
+        ]
+        return pairs[0], pairs[1].prod(-1)
     if row.kind == "real":
-        return reference.grid(says.mean, says.variance.sqrt(), points=121, reach=9.0)
+        return _support_of_number(says)
     if row.kind == "count":
         return reference.counts_grid(row.dim, int((says.mean + 60 * says.variance.sqrt() + 100).max()))
     return reference.symbols_grid(row.n_symbols) if row.kind == "symbol" else reference.binary_grid(row.dim)
+
+
+def _support_of_number(says: Any) -> tuple[Tensor, Tensor]:
+    mixed = isinstance(says, torch.distributions.MixtureSameFamily)  # a rare component may be wider than the whole
+    return reference.grid(says.mean, says.variance.sqrt(), points=161 if mixed else 121, reach=14.0 if mixed else 9.0)
 
 
 # -------------------------------------------------------------------------------- 5 - 7: many, missing, in parts
@@ -812,6 +826,53 @@ def _constant_network(scale: float) -> tuple[Tensor, Tensor]:
     return model.log_prob(y), model.emit(model.initial_belief()).log_prob(y).sum()
 
 
+def _one_component(scale: float) -> tuple[Tensor, Tensor]:
+    """A mixture of one Gaussian is a Gaussian head."""
+    models = [zoo.rnn(9, "elman", head, 2) for head in (ps.heads.MixtureDensity(1, "full"), ps.heads.Gaussian("full"))]
+    with torch.no_grad():
+        models[1].head.weights.copy_(models[0].head.weights[1:])
+        models[1].head.bias.copy_(models[0].head.bias[1:])
+        models[1].cell.load_state_dict(models[0].cell.state_dict())
+    y = scale * torch.as_tensor(np.random.default_rng(9).normal(size=(6, 2)))
+    y[2, 1] = torch.nan
+    one, other = (model.rescale(scale).log_prob(y) for model in models)
+    return one, other
+
+
+def _one_vector(scale: float) -> tuple[Tensor, Tensor]:
+    """A mixture of one vector of Bernoullis is a Bernoulli head."""
+    models = [zoo.rnn(9, "elman", head, 2) for head in (ps.heads.MixtureOfBernoullis(1), ps.heads.Bernoulli())]
+    with torch.no_grad():
+        models[1].head.weights.copy_(models[0].head.weights[1:])
+        models[1].head.bias.copy_(models[0].head.bias[1:])
+        models[1].cell.load_state_dict(models[0].cell.state_dict())
+    y = torch.as_tensor(np.random.default_rng(9).integers(0, 2, size=(6, 2)).astype(float))
+    y[2, 1] = torch.nan
+    return models[0].log_prob(y), models[1].log_prob(y)
+
+
+def _no_layers(scale: float) -> tuple[Tensor, Tensor]:
+    """A network without layers is the linear autoregression, given the window it starts from."""
+    network = zoo.neural_ar(9, 2, ps.heads.Gaussian("full"), 2)
+    with torch.no_grad():
+        network.head.weights[2:] = 0.0  # the covariance does not depend on the past
+        taps, (mean, *_) = network.head.weights[:2], network.head.bias.split((2, 3))
+        shift, scales = network.head.shift.clone(), network.head.scale.clone()
+        noise = network.emit(network.initial_belief()).covariance_matrix / scales / scales.unsqueeze(-1)
+    linear = ps.AR(
+        transition_matrices=taps.unflatten(-1, (2, 2)).transpose(0, 1),
+        transition_offset=mean.detach(),
+        transition_cov=noise,
+        initial_mean=torch.zeros(4),
+        initial_cov=torch.eye(4),
+        initial="fitted",
+    )
+    y = scale * torch.as_tensor(np.random.default_rng(9).normal(size=(8, 2)))
+    network.rescale(scale)
+    linear.rescale(scales, shift).rescale(scale)
+    return network.filter(y).log_prob[2:], linear.filter(y).log_prob[2:]
+
+
 def _constant_rate(scale: float) -> tuple[Tensor, Tensor]:
     """A discount of 1: exchangeable counts with a gamma mixing law, in closed form."""
     a, b = torch.tensor(2.5, dtype=torch.float64), torch.tensor(0.7, dtype=torch.float64)
@@ -834,6 +895,9 @@ REDUCTIONS: dict[str, Callable[[float], tuple[Tensor, Tensor]]] = {
     "lds-noiseless-is-recursion": _linear_recursion,
     "ar-is-lds": _companion,
     "rnn-without-weights-is-iid": _constant_network,
+    "mixture-density-of-one-is-gaussian": _one_component,
+    "mixture-of-one-bernoulli-is-bernoulli": _one_vector,
+    "neural-ar-without-layers-is-ar": _no_layers,
     "poisson-gamma-undiscounted-is-static": _constant_rate,
 }
 

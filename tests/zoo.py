@@ -15,10 +15,10 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
+from torch.distributions import Distribution
 
 import probseq as ps
-from probseq.beliefs import Point
+from probseq.beliefs import Point, Window
 from probseq.parameters import parametric_modules
 from tests import reference
 from tests.poisson_gamma import PoissonGamma
@@ -898,12 +898,24 @@ MORE_CELLS: dict[str, Callable[[], Any]] = {
     "logistic": lambda: ps.cells.Elman(2, "logistic"),
     "normalised": lambda: ps.cells.LSTM(3, peepholes=True, layer_norm=True),
     "reservoir": lambda: ps.cells.Reservoir(3, leak=0.7),
+    "echo-state": lambda: ps.cells.Elman(3, initialization=ps.cells.EchoStateInit(1.1, fan_in=2, input_scale=0.5)),
+}
+CLAMPED_CELLS: dict[str, Callable[[], Any]] = {
+    "clamped": lambda: ps.cells.Clamped(ps.cells.LSTM(2), units=[0, 3]),
+    "given-start": lambda: ps.cells.Clamped(ps.cells.GRU(3), units=[0, 1, 2], at="start"),
 }
 
 
 def rnn(seed: int, cell: str, head: Any, obs_dim: int, **options: Any) -> ps.RNN:
     """Weights large enough that the output depends on the past; unit-free data are shifted and scaled."""
-    model = ps.RNN(obs_dim, cell={**CELLS, **MORE_CELLS}[cell](), head=head, dtype=torch.float64, seed=seed, **options)
+    model = ps.RNN(
+        obs_dim,
+        cell={**CELLS, **MORE_CELLS, **CLAMPED_CELLS}[cell](),
+        head=head,
+        dtype=torch.float64,
+        seed=seed,
+        **options,
+    )
     rng = np.random.default_rng([seed, 9])
     with torch.no_grad():
         for parameter in model.parameters():
@@ -916,16 +928,17 @@ def rnn(seed: int, cell: str, head: Any, obs_dim: int, **options: Any) -> ps.RNN
 
 def expected_input_rule(model: Any, belief: Point, y: Tensor, observed: Tensor) -> Point:
     """Feed back the expectation of what was not seen: means (standardised), or probabilities."""
-    said: Distribution = model.emit(belief)
     if not model.feedback:
         return Point(belief.state, belief.previous)
-    if isinstance(said, MultivariateNormal) or (isinstance(said, Independent) and isinstance(said.base_dist, Normal)):
-        filled = torch.where(observed, y, said.mean)
-        return Point(belief.state, (filled - model.head.shift) / model.head.scale)
+    return Point(belief.state, expected_row(model, model.emit(belief), y, observed))
+
+
+def expected_row(model: Any, said: Distribution, y: Tensor, observed: Tensor) -> Tensor:
+    """What a network reads of a row that was not all seen."""
     if isinstance(model.head, ps.heads.Categorical):
         one_hot = torch.nn.functional.one_hot(y.squeeze(-1).long(), model.head.n_symbols).double()
-        return Point(belief.state, torch.where(observed, one_hot, said.base_dist.probs.squeeze(-2)))
-    return Point(belief.state, torch.where(observed, y, said.base_dist.probs))
+        return torch.where(observed, one_hot, said.base_dist.probs.squeeze(-2))  # type: ignore[attr-defined]
+    return (torch.where(observed, y, said.mean) - model.head.shift) / model.head.scale
 
 
 def rnn_row(
@@ -943,12 +956,24 @@ def rnn_row(
     )
 
 
+def strokes() -> Any:
+    return ps.heads.Product([ps.heads.MixtureDensity(2), ps.heads.Bernoulli()], [1, 1])
+
+
 RNN_ROWS = [
     *(rnn_row("gaussian-diag", cell, lambda: ps.heads.Gaussian(), "real", 2) for cell in CELLS),
     *(rnn_row("gaussian-full", cell, lambda: ps.heads.Gaussian("full"), "real", 2) for cell in CELLS),
     *(rnn_row("categorical", cell, lambda: ps.heads.Categorical(3), "symbol", 1, 3) for cell in CELLS),
     *(rnn_row("bernoulli", cell, lambda: ps.heads.Bernoulli(), "binary", 2) for cell in CELLS),
     *(rnn_row("gaussian-diag", cell, lambda: ps.heads.Gaussian(), "real", 1) for cell in MORE_CELLS),
+    rnn_row("student", "elman", lambda: ps.heads.StudentT(), "real", 1),
+    rnn_row("mixture-diag", "elman", lambda: ps.heads.MixtureDensity(2), "real", 1),
+    rnn_row("mixture-full", "elman", lambda: ps.heads.MixtureDensity(2, "full"), "real", 2),
+    rnn_row("bernoullis", "elman", lambda: ps.heads.MixtureOfBernoullis(2), "binary", 2),
+    rnn_row("poisson", "elman", lambda: ps.heads.Poisson(), "count", 1),
+    rnn_row("pen", "elman", strokes, "mixed", 2, 2),
+    rnn_row("transducer", "clamped", lambda: ps.heads.Gaussian(), "real", 1, input_dim=3, feedback=False),
+    rnn_row("gaussian-diag", "given-start", lambda: ps.heads.Gaussian(), "real", 1, input_dim=4),
     rnn_row("features", "lstm", lambda: ps.heads.Gaussian(), "real", 1, input_dim=2, start_from_inputs=True),
     rnn_row("inputs", "gru", lambda: ps.heads.Gaussian(), "real", 1, input_dim=2),
     rnn_row("transducer", "lstm", lambda: ps.heads.Gaussian(), "real", 1, input_dim=2, feedback=False),
@@ -999,6 +1024,47 @@ ECHO_ROWS = [
 ]
 
 
+# ------------------------------------------------------------------------------ feed-forward networks
+
+
+def neural_ar(seed: int, order: int, head: Any, obs_dim: int, **options: Any) -> ps.NeuralAR:
+    model = ps.NeuralAR(order, obs_dim, head=head, dtype=torch.float64, seed=seed, **options)
+    rng = np.random.default_rng([seed, 13])
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.as_tensor(0.4 * rng.normal(size=tuple(parameter.shape))))
+        if model.real_valued:
+            model.head.standardise(torch.full((obs_dim,), 0.3).double(), torch.full((obs_dim,), 1.5).double())
+    model.started = True
+    return model
+
+
+def pushed_rule(model: Any, belief: Window, y: Tensor, observed: Tensor) -> Window:
+    """The expectation of what was not seen goes into the window."""
+    newest = expected_row(model, model.emit(belief), y, observed)
+    return Window(torch.cat([newest.unsqueeze(0), belief.values[:-1]]))
+
+
+def neural_row(name: str, order: int, head: Callable[[], Any], kind: Kind, dim: int, **options: Any) -> Row:
+    return Row(
+        name=f"neural-ar-{name}",
+        make=lambda s: neural_ar(s, order, head(), dim, **options),
+        kind=kind,
+        dim=dim,
+        input_dim=int(options.get("input_dim", 0)),
+        n_symbols=3 if kind == "symbol" else 0,
+        missing_rule=None if options.get("input_dim") else pushed_rule,
+        fit_methods=("gradient",),
+    )
+
+
+NEURAL_ROWS = [
+    neural_row("linear", 2, lambda: ps.heads.Gaussian("full"), "real", 2),
+    neural_row("inputs", 2, lambda: ps.heads.Gaussian(), "real", 1, hidden=[3], direct=True, input_dim=2),
+    neural_row("symbols", 2, lambda: ps.heads.Categorical(3), "symbol", 1, hidden=[3, 2], embedding_dim=2),
+]
+
+
 # -------------------------------------------------------------------------------------------------- the newcomer
 
 
@@ -1022,5 +1088,6 @@ ROWS: list[Row] = [
     *PARTICLE_ROWS,
     *RNN_ROWS,
     *ECHO_ROWS,
+    *NEURAL_ROWS,
     Row("poisson-gamma", poisson_gamma, "count", missing_rule=unchanged_rule, fit_methods=("gradient",)),
 ]

@@ -11,6 +11,9 @@
 The rectified net has no bound: recurrent weights of norm above one can make its activities grow without limit.
 Started at U = 1 ("identity") it begins as a sum of its inputs, whose gradient neither dies nor grows: the IRNN.
 
+`initialization=EchoStateInit(spectral_radius=1.1, fan_in=15, input_scale=0.001)` starts it as a reservoir, see
+`probseq.cells.initialization`.
+
 Elman, J. L. (1990). Finding structure in time. Cognitive Science 14, 179-211.
 Le, Q., Jaitly, N. & Hinton, G. (2015). A simple way to initialize recurrent networks of rectified linear units.
 """
@@ -25,6 +28,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probseq.cells.gated import GatedCell
+from probseq.cells.initialization import Initialization
 from probseq.checks import whole_number
 
 Activation = Literal["tanh", "relu", "logistic"]
@@ -37,6 +41,14 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+def inverse_slopes(activation: Activation, values: Tensor) -> Tensor:
+    """1 / f'(z) of units at f(z), 0 where they are saturated; 1 for rectified units."""
+    if activation == "relu":
+        return torch.ones_like(values)
+    slope = 1 - values * values if activation == "tanh" else values * (1 - values)
+    return torch.where(slope > 0, 1 / slope, 0.0)
+
+
 class Elman(GatedCell):
     """h_t = f(W x_t + U h_{t-1} + b) with f one of tanh, relu, logistic; U starts as a rotation or as the identity."""
 
@@ -46,6 +58,7 @@ class Elman(GatedCell):
         activation: Activation = "tanh",
         *,
         recurrent_start: RecurrentStart = "orthogonal",
+        initialization: Initialization | None = None,
         layer_norm: bool = False,
         input_size: int | None = None,
         dtype: torch.dtype = torch.float32,
@@ -55,7 +68,10 @@ class Elman(GatedCell):
             raise ValueError(f"activation must be one of {', '.join(FUNCTIONS)}, got {activation!r}")
         if recurrent_start not in ("orthogonal", "identity"):
             raise ValueError(f'recurrent_start must be "orthogonal" or "identity", got {recurrent_start!r}')
+        if initialization is not None and not isinstance(initialization, Initialization):
+            raise TypeError(f"initialization must be one such as probseq.cells.EchoStateInit(), got {initialization!r}")
         hidden_size = whole_number("hidden_size", hidden_size)
+        self.initialization = initialization
         self.activation: Activation = activation
         self.recurrent_start: RecurrentStart = recurrent_start
         super().__init__(
@@ -70,7 +86,14 @@ class Elman(GatedCell):
         )
 
     def sizes(self) -> dict[str, Any]:
-        return {**super().sizes(), "activation": self.activation, "recurrent_start": self.recurrent_start}
+        names = ("activation", "recurrent_start", "initialization")
+        return {**super().sizes(), **{name: getattr(self, name) for name in names}}
+
+    def _draw(self, draws: torch.Generator) -> None:
+        super()._draw(draws)
+        if self.initialization is not None:
+            self.input_weights.copy_(self.initialization.inputs(self.input_weights.shape, draws))
+            self.recurrent_weights.copy_(self.initialization.recurrent(self.hidden_size, draws))
 
     def _recurrent_start(self, draws: torch.Generator) -> Tensor:
         if self.recurrent_start == "identity":
@@ -79,10 +102,7 @@ class Elman(GatedCell):
 
     def state_metric(self, states: Float[Tensor, "*batch state"]) -> Float[Tensor, "*batch state"]:
         """1 / f', as the base class says; 1 for rectified units."""
-        if self.activation == "relu":
-            return torch.ones_like(states)
-        slope = 1 - states * states if self.activation == "tanh" else states * (1 - states)
-        return torch.where(slope > 0, 1 / slope, 0.0)
+        return inverse_slopes(self.activation, states)
 
     def _advance(self, projected: Tensor, state: Tensor) -> Tensor:
         return FUNCTIONS[self.activation](self._recur(projected, state))

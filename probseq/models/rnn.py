@@ -34,8 +34,12 @@ from probseq.cells import Bidirectional, Cell
 from probseq.cells.bidirectional import last
 from probseq.checks import whole_number
 from probseq.emissions.head import Activities, Head
+from probseq.models.padding import hold, seen_first
 from probseq.randomness import spawn
 from probseq.sequences import Sequences, step_input
+
+#: steps that are scored at once where no gradient is wanted
+PIECE = 1024
 
 
 class RNN(StateSpaceModel[Point]):
@@ -148,10 +152,11 @@ class RNN(StateSpaceModel[Point]):
 
     def _begin(self, batch_shape: tuple[int, ...], u: Tensor | None) -> Tensor:
         """The cell's state before the first step, whose inputs are u: start + S u_0, or the start alone."""
-        start = self.cell.initial_state(batch_shape)
-        if self.start_weights is None or u is None:
+        first = None if u is None else self._standard(u)
+        start = self.cell.begin(batch_shape, first)
+        if self.start_weights is None or first is None:
             return start
-        return start + torch.nn.functional.linear(self._standard(u), self.start_weights)
+        return start + torch.nn.functional.linear(first, self.start_weights)
 
     def _first(self, sequences: Sequences) -> Tensor:
         """The same for a flat batch."""
@@ -166,8 +171,10 @@ class RNN(StateSpaceModel[Point]):
     # ---- whole sequences
 
     def _log_prob(self, sequences: Sequences) -> Tensor:
-        if self.feedback and not _seen_first(sequences):
+        if self.feedback and not seen_first(sequences):
             return super()._log_prob(sequences)
+        if sequences.complete and sequences.n_steps > PIECE and not torch.is_grad_enabled():
+            return self._log_prob_in_pieces(sequences)
         values = sequences.values
         observed = None if sequences.complete and sequences.rectangular else sequences.observed
         outputs = self.cell.sequence(self._inputs(sequences), self._first(sequences))
@@ -175,12 +182,22 @@ class RNN(StateSpaceModel[Point]):
 
     def _unrolled(self, sequences: Sequences) -> Activities:
         """What the network does with a flat batch, twice differentiable; for curvature."""
-        if self.feedback and not _seen_first(sequences):
+        if self.feedback and not seen_first(sequences):
             states = super()._filter(sequences, None).predicted.state
         else:
             states = self.cell.unrolled(self._inputs(sequences), self._first(sequences))
         metric = torch.where(sequences.inside.unsqueeze(-1), self.cell.state_metric(states.detach()), 0.0)
         return Activities(self.cell.output(states), sequences.values, sequences.observed, states, metric)
+
+    def _log_prob_in_pieces(self, sequences: Sequences) -> Tensor:
+        """The same a piece at a time, in memory that does not grow with the length; without gradients."""
+        before = self._before(sequences)
+        total = sequences.values.new_zeros(len(sequences.values))
+        for start in range(0, sequences.n_steps, PIECE):
+            piece = sequences.steps(start, min(start + PIECE, sequences.n_steps))
+            log_prob, before = self._log_prob_onward(piece, before)
+            total = total + log_prob
+        return total
 
     def _before(self, sequences: Sequences) -> Point:
         first = self._first(sequences)
@@ -211,9 +228,9 @@ class RNN(StateSpaceModel[Point]):
         else:
             states, first = initial.state.unsqueeze(1), initial.previous
             states = torch.cat([states, self.cell.states(inputs[:, 1:], initial.state)], 1)
-        states = _hold(states, sequences)
+        states = hold(states, sequences)
         outputs = self.cell.output(states)
-        previous = _hold(self._encode(outputs, sequences.values, None), sequences)
+        previous = hold(self._encode(outputs, sequences.values, None), sequences)
         before = torch.cat([first.unsqueeze(1), previous[:, :-1]], 1)
         observed = None if sequences.rectangular else sequences.observed
         score = self.head.log_prob(outputs, sequences.values, observed)
@@ -246,25 +263,8 @@ class RNN(StateSpaceModel[Point]):
             torch.nn.init.zeros_(self.start_weights)
         if self.real_valued:
             self.head.standardise(torch.zeros_like(self.head.shift), torch.ones_like(self.head.scale))
-        self.head.start_from(sequences.values, sequences.observed)
+        self.head.start_from(sequences.values, sequences.observed, head_seed)
         if sequences.inputs is not None:
-            shift, scale = sequences.input_units()
+            shift, scale = sequences.input_units(self.cell.n_given)
             self.input_shift.copy_(shift)
             self.input_scale.copy_(scale)
-
-
-def _seen_first(sequences: Sequences) -> bool:
-    """Whether every sequence is fully observed up to some step and not at all after it."""
-    if sequences.complete:
-        return True
-    whole = sequences.observed.all(-1)
-    return bool((whole[:, :-1] | ~sequences.seen[:, 1:]).all()) and bool((whole[:, 1:] <= whole[:, :-1]).all())
-
-
-def _hold(values: Tensor, sequences: Sequences) -> Tensor:
-    """Beyond each sequence's end, its last value."""
-    if sequences.rectangular:
-        return values
-    last = (sequences.lengths - 1).clamp(min=0).unsqueeze(-1)
-    index = torch.minimum(torch.arange(values.shape[1]).expand(values.shape[:2]), last)
-    return values.gather(1, index.unsqueeze(-1).expand_as(values))

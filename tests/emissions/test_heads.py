@@ -360,6 +360,67 @@ def test_softplus_and_its_inverse() -> None:
     x = torch.tensor([-30.0, -1.0, 0.0, 19.9, 20.1, 50.0, 800.0], dtype=torch.float64)
     torch.testing.assert_close(softplus(x), torch.from_numpy(np.logaddexp(0.0, x.numpy())), rtol=1e-14, atol=0)
     torch.testing.assert_close(inverse_softplus(softplus(x)), x, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(log_softplus(x), softplus(x).log(), rtol=1e-14, atol=1e-15)
+    assert log_softplus(torch.tensor(-1e4, dtype=torch.float64)).item() == -1e4
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_a_mixture_is_torchs_mixture_of_multivariate_normals(missing: bool) -> None:
+    head = random_head("mixture_full")
+    hidden, y = draws(200, HIDDEN, seed=3), random_values(head, 200)
+    kept = [0, 2] if missing else [0, 1, 2]
+    observed = torch.zeros_like(y, dtype=torch.bool)
+    observed[:, kept] = True
+    with torch.no_grad():
+        said = head.distribution(hidden)
+        parts = said.component_distribution
+        inner = torch.distributions.MultivariateNormal(
+            parts.loc[..., kept], parts.covariance_matrix[..., kept, :][..., kept]
+        )
+        truth = torch.distributions.MixtureSameFamily(said.mixture_distribution, inner).log_prob(y[:, kept])
+        actual = head.log_prob(hidden, torch.where(observed, y, math.nan), observed)
+    torch.testing.assert_close(actual, truth, rtol=1e-10, atol=1e-10)
+
+
+@every_real
+@pytest.mark.parametrize("offset", [0.0, 1e6])
+def test_duplicated_points_have_finite_gradients(name: str, offset: float) -> None:
+    """A network that puts its mean on a point that comes again and again, and one that is far away from it."""
+    head = random_head(name)
+    constant = head.shift.expand(6, -1).clone() + offset
+    head.start_from(constant)
+    hidden = torch.zeros(6, HIDDEN, dtype=torch.float64, requires_grad=True)
+    for y in (constant, constant + 1e6):
+        value = head.log_prob(hidden, y)
+        gradients = torch.autograd.grad(value.sum(), [hidden, head.weights, head.bias])
+        assert value.isfinite().all()
+        assert all(g.isfinite().all() for g in gradients)
+
+
+def test_draws_have_the_moments_they_say() -> None:
+    for name in ("student_full", "mixture_full", "bernoullis", "poisson", "pen"):
+        head = random_head(name)
+        if name == "student_full":
+            with torch.no_grad():
+                head.bias[-1] = 9.0  # ten degrees of freedom: a fourth moment, so that a variance can be estimated
+        torch.manual_seed(0)
+        with torch.no_grad():
+            said = head.distribution(0.3 * torch.ones(HIDDEN, dtype=torch.float64))
+            drawn = said.sample((20_000,))
+        error = (said.variance / 20_000).sqrt()
+        assert ((drawn.mean(0) - said.mean).abs() < 5 * error).all(), name
+        assert ((drawn.var(0) / said.variance - 1).abs() < 0.1).all(), name
+
+
+def test_a_product_refuses_what_it_cannot_join() -> None:
+    with pytest.raises(TypeError, match=r"heads\[1\] must be a head"):
+        Product([Bernoulli(), 3], [1, 1])
+    with pytest.raises(ValueError, match="one entry for each head"):
+        Product([Bernoulli()], [1, 1])
+    with pytest.raises(ValueError, match=r"widths of the parts are \[1, 2\], 3 in all: got obs_dim 2"):
+        Product([Bernoulli(), Poisson()], [1, 2]).bind(HIDDEN, 2)
+    with pytest.raises(ValueError, match="bound to a network of its own"):
+        Product([random_head("bernoulli")], [3])
 
 
 @every_gaussian

@@ -46,6 +46,24 @@ def test_without_feedback_missing_targets_change_nothing_else():
     assert model.log_prob(y, u).item() == pytest.approx(whole[4:].sum().item(), rel=1e-10)
 
 
+@pytest.mark.parametrize("which", ["last steps", "some units", "every step", "final"])
+def test_targets_stand_where_they_are_wanted(which):
+    """A mask of targets scores exactly those: the others add nothing and have no gradient."""
+    model = ps.RNN(2, cell=ps.cells.GRU(4), head=ps.heads.Gaussian(), input_dim=2, feedback=False, dtype=torch.float64)
+    draws = np.random.default_rng(0)
+    u, y = draws.normal(size=(3, 6, 2)), draws.normal(size=(3, 6, 2))
+    wanted = np.zeros((3, 6, 2), bool)
+    wanted[
+        {"last steps": np.s_[:, 3:], "some units": np.s_[..., :1], "every step": np.s_[:], "final": np.s_[:, -1]}[which]
+    ] = True
+    said = model.emit(model.filter(np.zeros_like(y), u).predicted).base_dist
+    expected = np.where(wanted, said.log_prob(torch.as_tensor(y)).numpy(), 0.0).sum((1, 2))
+    np.testing.assert_allclose(model.log_prob(np.where(wanted, y, np.nan), u).detach(), expected, rtol=1e-12)
+    targets = torch.tensor(np.where(wanted, y, np.nan), requires_grad=True)
+    model.log_prob(targets, u).sum().backward()
+    assert np.array_equal(targets.grad.numpy() != 0, wanted)
+
+
 def test_a_transducer_learns_the_running_parity():
     """Targets at every step, inputs only: a task that needs memory; chance is log 2 = 0.693 nats per step."""
     draws = np.random.default_rng(0)
@@ -134,3 +152,16 @@ def test_a_start_from_features_is_added_to_the_learned_start():
     assert model.start_weights.grad.abs().min() > 0
     with pytest.raises(ValueError, match="start_from_inputs=True reads u_0"):
         network(start_from_inputs=True)
+
+
+def test_long_sequences_are_scored_in_pieces(monkeypatch):
+    model = network("lstm")
+    y = np.random.default_rng(0).normal(size=(2, 11, 1))
+    whole = model.log_prob(y)
+    monkeypatch.setattr("probseq.models.rnn.PIECE", 4)
+    with torch.no_grad():
+        for lengths in ([11, 11], [11, 6]):
+            pieces = model.log_prob(y, lengths=lengths)
+            one_by_one = [model.log_prob(row[:n]).item() for row, n in zip(y, lengths, strict=True)]
+            assert pieces.tolist() == pytest.approx(one_by_one, rel=1e-12)
+    assert whole.tolist() == pytest.approx(model.log_prob(y).tolist(), rel=1e-12)

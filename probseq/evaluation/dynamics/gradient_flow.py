@@ -21,7 +21,7 @@ from torch import Tensor
 
 from probseq.beliefs import reshape_batch
 from probseq.cells import Elman
-from probseq.evaluation.dynamics.maps import Driven, driven, network
+from probseq.evaluation.dynamics.maps import Driven, driven, network, same_length
 
 #: the largest slope of each activation
 SLOPES = {"tanh": 1.0, "relu": 1.0, "logistic": 0.25}
@@ -58,7 +58,7 @@ def gradient_flow(model: Any, y: Any, u: Any = None, *, lengths: Any = None) -> 
     """
     net = network(model, "gradient_flow")
     sequences = net._door(y, u, lengths, least=1)
-    along = driven(net, sequences.flat())
+    along = driven(net, same_length(sequences))
     last = _last_observed(along)
     by_step, norms = _norms(along)
     rows = torch.arange(len(last))

@@ -19,8 +19,11 @@ from torch import Tensor
 from probseq import beliefs as B
 from probseq.beliefs import Point
 from probseq.models.echo_state import EchoState
+from probseq.models.hmm import HMM
+from probseq.models.linear_gaussian import LinearGaussianModel
 from probseq.models.rnn import RNN
 from probseq.sequences import Sequences
+from probseq.stationary import closed_classes, stationary_law
 
 Map = Callable[[Tensor], Tensor]
 
@@ -60,11 +63,16 @@ def jacobian(function: Map, states: Tensor) -> Tensor:
     return torch.stack(rows, 1).detach()
 
 
-def driven(model: Any, sequences: Sequences) -> Driven:
-    """The trajectory of a network (a float64 copy) along a flat batch of sequences of one length, and its Jacobians."""
-    if not sequences.rectangular:
+def same_length(sequences: Sequences) -> Sequences:
+    """A flat batch of sequences of one length, or a ValueError."""
+    if not sequences.flat().rectangular:
         raise ValueError(f"y must hold sequences of one length, got lengths {sequences.lengths.tolist()}")
-    predicted = model._filter(sequences, None).predicted
+    return sequences.flat()
+
+
+def driven(model: Any, sequences: Sequences, initial: Point | None = None) -> Driven:
+    """The trajectory of a network (a float64 copy) along a flat batch of sequences of one length, and its Jacobians."""
+    predicted = model._filter(sequences, initial).predicted
     n, steps = predicted.state.shape[:2]
     flat: Point = B.reshape_batch(predicted, 2, (n * steps,))
     u = None if sequences.inputs is None else sequences.inputs.reshape(n * steps, -1)
@@ -110,10 +118,55 @@ def start_states(model: Any, u: Any = None, n: int = 1) -> Tensor:
     return belief.state if isinstance(model, RNN) else torch.cat([belief.state, belief.previous], -1)
 
 
-def _held(model: Any, u: Any) -> Tensor | None:
+def held_input(model: Any, u: Any) -> Tensor | None:
+    """A constant input (P,) of any model, checked; None where it is not given."""
     if u is None:
-        return model.input_shift if model.input_dim else None
+        return None
     held = torch.as_tensor(u, dtype=torch.float64).reshape(-1)
     if len(held) != model.input_dim:
         raise ValueError(f"u must have {model.input_dim} entries (input_dim), got {len(held)}")
     return held
+
+
+def _held(model: Any, u: Any) -> Tensor | None:
+    return model.input_shift if u is None and model.input_dim else held_input(model, u)
+
+
+def run(step: Map, states: Tensor, n_steps: int) -> Tensor:
+    """The states h_0 .. h_n of a map from h_0 (N, S), (N, n + 1, S)."""
+    path = [states]
+    for _ in range(n_steps):
+        path.append(step(path[-1]))
+    return torch.stack(path, 1)
+
+
+class Linear(NamedTuple):
+    """An exact family as a linear map z -> M z + b: its matrix, and its fixed point (None where there are many)."""
+
+    matrix: Tensor
+    fixed_point: Tensor | None
+
+
+@torch.no_grad()
+def linear_map(model: Any, u: Any = None) -> Linear | None:
+    """The dynamics of the hidden state of an LDS, an AR or an HMM; None for other families.
+
+    For an HMM it is p -> A' p on probabilities, whose matrix is that on differences of them, (K - 1, K - 1): the
+    eigenvalue 1 that keeps the sum is left out.
+    """
+    if isinstance(model, HMM):
+        moves = model._log_moves(held_input(model, u)).exp()
+        axes = torch.linalg.qr(torch.cat([torch.ones(len(moves), 1), torch.eye(len(moves))[:, 1:]], 1).double()).Q[
+            :, 1:
+        ]
+        fixed = stationary_law(moves) if len(closed_classes(moves)) == 1 else None
+        return Linear(axes.mT @ moves.mT @ axes, fixed)
+    if not isinstance(model, LinearGaussianModel):
+        return None
+    if model.varying:
+        raise ValueError(f"the dynamics of {', '.join(model.varying)} vary in time: there is no one linear map")
+    matrix = model.system().transition_matrix
+    offset = model.transition_offset_at(held_input(model, u), None)
+    offset = matrix.new_zeros(len(matrix)) if offset is None else offset
+    solved, failed = torch.linalg.solve_ex(torch.eye(len(matrix), dtype=matrix.dtype) - matrix, offset)
+    return Linear(matrix, None if int(failed) or not bool(solved.isfinite().all()) else solved)
