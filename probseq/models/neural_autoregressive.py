@@ -186,7 +186,7 @@ class NeuralAR(StateSpaceModel[Window]):
         return windows[:, :-1].flatten(-2)
 
     def _unrolled(self, sequences: Sequences) -> Activities:
-        """What the network does with a flat batch, twice differentiable; for curvature. Hidden layers are the states."""
+        """What the network does with a flat batch, twice differentiable, for curvature; its layers are the states."""
         if seen_first(sequences):
             taps = self._taps(sequences)
         else:
