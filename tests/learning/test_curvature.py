@@ -30,6 +30,7 @@ CELLS = {
     "min-lstm": lambda: ps.cells.MinLSTM(3),
     "lru": lambda: ps.cells.LRU(2, 2),
     "reservoir": lambda: ps.cells.Reservoir(4),
+    "clamped": lambda: ps.cells.Clamped(ps.cells.Elman(3), [1]),
     "stack": lambda: ps.cells.Stack([ps.cells.Elman(2), ps.cells.LSTM(2, peepholes=True)], skip=True),
 }
 
@@ -76,7 +77,7 @@ def batch(seed=0, missing=True):
 
 def inverse_slopes(name, states):
     """1 / f' of the units that are f(z), 1 for the others."""
-    if name in ("tanh", "elman-layer-norm"):
+    if name in ("tanh", "elman-layer-norm", "clamped"):
         return 1 / (1 - states**2)
     if name == "logistic":
         return 1 / (states * (1 - states))

@@ -31,7 +31,7 @@ def trained(task, head, iterations):
 
 @pytest.mark.slow
 def test_the_adding_problem():
-    mean, target, history = trained(ps.datasets.adding, ps.heads.Gaussian(), 40)
+    mean, target, history = trained(ps.datasets.adding, ps.heads.Gaussian(), 27)
     error = float((np.abs(mean - target) > 0.04).mean())
     print(f"\nadding, T = 30, 50 tanh units: {100 * error:.2f} % of answers off by more than .04; {history}")
     assert error < 0.05
@@ -39,7 +39,7 @@ def test_the_adding_problem():
 
 @pytest.mark.slow
 def test_the_xor_problem():
-    mean, target, history = trained(ps.datasets.xor, ps.heads.Bernoulli(), 40)
+    mean, target, history = trained(ps.datasets.xor, ps.heads.Bernoulli(), 22)
     error = float(((mean > 0.5) != (target > 0.5)).mean())
     print(f"\nxor, T = 30, 50 tanh units: {100 * error:.2f} % of bits wrong; {history}")
     assert error < 0.05
