@@ -53,10 +53,10 @@ variants = {
 # %% [markdown]
 # ## The task
 #
-# Strings of the embedded Reber grammar, `B T ... T E` or `B P ... P E` around a string of a small automaton. The symbols
-# in the middle need a short memory; the last but one repeats the second, however long ago that was. The score is the
-# held-out log-probability per symbol, and what no model can beat is known: the strings' own law. The baseline looks
-# one symbol back.
+# Strings of the embedded Reber grammar, `B T ... T E` or `B P ... P E` around a string of a small automaton. The
+# symbols in the middle need a short memory; the last but one repeats the second, however long ago that was. The score
+# is the held-out log-probability per symbol, and what no model can beat is known: the strings' own law. The baseline
+# looks one symbol back.
 
 
 # %%
