@@ -139,5 +139,5 @@ print(
 # - An *LSTM* decides by its forget gate how fast the past fades. It can be told at the start not to.
 #
 # The bounds are far from the gradient. They have to hold for the one direction that every Jacobian stretches most, and
-# an error seldom lies there for long. What they are good for is the other direction: g |U| < 1 is enough for gradients to
-# vanish. Four ways to train a network in spite of all this are the subject of the next tutorial.
+# an error seldom lies there for long. What they are good for is the other direction: g |U| < 1 is enough for gradients
+# to vanish. Four ways to train a network in spite of all this are the subject of the next tutorial.
