@@ -6,7 +6,7 @@ model.decode(y)      the best path         model.fit(y)         learn in place
 model.stream()       step by step          probseq.compare(...) every family, one score
 """
 
-from probseq import beliefs, cells, datasets, durations, emissions, errors, priors
+from probseq import beliefs, cells, datasets, durations, emissions, errors, learning, priors
 from probseq._version import __version__
 from probseq.base import Filtered, LatentStateModel, StateSpaceModel, Stream
 from probseq.beliefs import at, to_numpy
@@ -68,6 +68,7 @@ __all__ = [
     "UnscentedTransform",
     "cells",
     "durations",
+    "learning",
     "emissions",
     "heads",
     "priors",

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from probseq._version import __version__
 from probseq.base import StateSpaceModel
-from probseq.cells import Bidirectional, Cell
+from probseq.cells import Bidirectional, Cell, Initialization
 from probseq.durations import Duration
 from probseq.emissions import Emission
 from probseq.emissions.heads import Head
@@ -33,7 +33,7 @@ from probseq.priors import Prior
 FORMAT = 1
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 MODELS = (StateSpaceModel, SequenceLabeller)
-PARTS = (Emission, Duration, Cell, Bidirectional, Head, StateFunction, Linearisation, Prior)
+PARTS = (Emission, Duration, Cell, Initialization, Bidirectional, Head, StateFunction, Linearisation, Prior)
 ROOTS: tuple[type[Any], ...] = (*MODELS, *PARTS)
 
 

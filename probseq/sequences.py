@@ -105,13 +105,18 @@ class Sequences:
         """The pandas index of the first sequence, or None."""
         return self.indexes[0] if self.indexes else None
 
-    def input_units(self) -> tuple[Tensor, Tensor]:
-        """Mean and spread of each input over all steps; the spread is 1 where it is nothing beside the size."""
+    def input_units(self, n_plain: int = 0) -> tuple[Tensor, Tensor]:
+        """Mean and spread of each input over all steps; the spread is 1 where it is nothing beside the size.
+
+        The last `n_plain` columns have no unit: 0 and 1.
+        """
         if self.inputs is None:
             raise ValueError("these sequences have no inputs")
         inputs = self.inputs[self.inside]
         spread = inputs.std(0, correction=0)
-        return inputs.mean(0), torch.where(spread > 1e-12 * inputs.abs().amax(0), spread, 1.0)
+        spread = torch.where(spread > 1e-12 * inputs.abs().amax(0), spread, 1.0)
+        united = torch.arange(inputs.shape[-1]) < inputs.shape[-1] - n_plain
+        return torch.where(united, inputs.mean(0), 0.0), torch.where(united, spread, 1.0)
 
     def flat(self) -> Sequences:
         """The same data with exactly one batch axis."""

@@ -278,8 +278,8 @@ def _support(row: Row, says: Any) -> tuple[Tensor, Tensor]:
 
 
 def _support_of_number(says: Any) -> tuple[Tensor, Tensor]:
-    fine = isinstance(says, torch.distributions.MixtureSameFamily)  # a component may be narrower than the whole
-    return reference.grid(says.mean, says.variance.sqrt(), points=201 if fine else 121, reach=9.0)
+    mixed = isinstance(says, torch.distributions.MixtureSameFamily)  # a rare component may be wider than the whole
+    return reference.grid(says.mean, says.variance.sqrt(), points=161 if mixed else 121, reach=14.0 if mixed else 9.0)
 
 
 # -------------------------------------------------------------------------------- 5 - 7: many, missing, in parts

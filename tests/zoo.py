@@ -898,12 +898,24 @@ MORE_CELLS: dict[str, Callable[[], Any]] = {
     "logistic": lambda: ps.cells.Elman(2, "logistic"),
     "normalised": lambda: ps.cells.LSTM(3, peepholes=True, layer_norm=True),
     "reservoir": lambda: ps.cells.Reservoir(3, leak=0.7),
+    "echo-state": lambda: ps.cells.Elman(3, initialization=ps.cells.EchoStateInit(1.1, fan_in=2, input_scale=0.5)),
+}
+CLAMPED_CELLS: dict[str, Callable[[], Any]] = {
+    "clamped": lambda: ps.cells.Clamped(ps.cells.LSTM(2), units=[0, 3]),
+    "given-start": lambda: ps.cells.Clamped(ps.cells.GRU(3), units=[0, 1, 2], at="start"),
 }
 
 
 def rnn(seed: int, cell: str, head: Any, obs_dim: int, **options: Any) -> ps.RNN:
     """Weights large enough that the output depends on the past; unit-free data are shifted and scaled."""
-    model = ps.RNN(obs_dim, cell={**CELLS, **MORE_CELLS}[cell](), head=head, dtype=torch.float64, seed=seed, **options)
+    model = ps.RNN(
+        obs_dim,
+        cell={**CELLS, **MORE_CELLS, **CLAMPED_CELLS}[cell](),
+        head=head,
+        dtype=torch.float64,
+        seed=seed,
+        **options,
+    )
     rng = np.random.default_rng([seed, 9])
     with torch.no_grad():
         for parameter in model.parameters():
@@ -960,6 +972,8 @@ RNN_ROWS = [
     rnn_row("bernoullis", "elman", lambda: ps.heads.MixtureOfBernoullis(2), "binary", 2),
     rnn_row("poisson", "elman", lambda: ps.heads.Poisson(), "count", 1),
     rnn_row("pen", "elman", strokes, "mixed", 2, 2),
+    rnn_row("transducer", "clamped", lambda: ps.heads.Gaussian(), "real", 1, input_dim=3, feedback=False),
+    rnn_row("gaussian-diag", "given-start", lambda: ps.heads.Gaussian(), "real", 1, input_dim=4),
     rnn_row("features", "lstm", lambda: ps.heads.Gaussian(), "real", 1, input_dim=2, start_from_inputs=True),
     rnn_row("inputs", "gru", lambda: ps.heads.Gaussian(), "real", 1, input_dim=2),
     rnn_row("transducer", "lstm", lambda: ps.heads.Gaussian(), "real", 1, input_dim=2, feedback=False),

@@ -2,11 +2,28 @@
 
 from probseq.cells.base import Cell
 from probseq.cells.bidirectional import Bidirectional
+from probseq.cells.clamped import Clamped
 from probseq.cells.elman import Elman
 from probseq.cells.gru import GRU
+from probseq.cells.initialization import EchoStateInit, Initialization, NormalInit
 from probseq.cells.lstm import LSTM
 from probseq.cells.reservoir import Reservoir
 from probseq.cells.scan_cells import LRU, MinGRU, MinLSTM
 from probseq.cells.stack import Stack
 
-__all__ = ["GRU", "LRU", "LSTM", "Bidirectional", "Cell", "Elman", "MinGRU", "MinLSTM", "Reservoir", "Stack"]
+__all__ = [
+    "GRU",
+    "LRU",
+    "LSTM",
+    "Bidirectional",
+    "Cell",
+    "Clamped",
+    "EchoStateInit",
+    "Elman",
+    "Initialization",
+    "MinGRU",
+    "MinLSTM",
+    "NormalInit",
+    "Reservoir",
+    "Stack",
+]

@@ -50,6 +50,8 @@ class Cell(nn.Module, abc.ABC):
 
     #: weights and start are drawn and never learned
     frozen: ClassVar[bool] = False
+    #: how many of the last input columns are activities of units, which no one may standardise
+    n_given: int = 0
     initial_activity: Tensor
 
     def __init__(
@@ -127,6 +129,12 @@ class Cell(nn.Module, abc.ABC):
         """The learned state before the first step, (*batch, state_size); one parameter, shared by the batch."""
         self._require_bound()
         return self.initial_activity.expand(*batch_shape, self.state_size)
+
+    def begin(
+        self, batch_shape: Sequence[int], inputs: Float[Tensor, "*batch input"] | None
+    ) -> Float[Tensor, "*batch state"]:
+        """The state before the first step, whose inputs these are: the learned one, unless the inputs give it."""
+        return self.initial_state(batch_shape)
 
     def output(self, state: Float[Tensor, "*batch state"]) -> Float[Tensor, "*batch output"]:
         """The part of the state that the head reads, (*batch, output_size): its first entries, unless it is a stack."""

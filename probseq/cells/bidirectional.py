@@ -28,6 +28,8 @@ class Bidirectional(nn.Module):
         super().__init__()
         if not isinstance(ahead, Cell) or not isinstance(back, Cell):
             raise TypeError(f"ahead and back must be Cells such as probseq.cells.GRU(16), got {ahead!r} and {back!r}")
+        if ahead.n_given or back.n_given:
+            raise TypeError("ahead and back must not have given units: Clamped runs forwards")
         if ahead is back:
             raise ValueError("ahead and back must be different cells, got the same one twice")
         self.ahead, self.back = ahead, back

@@ -11,6 +11,9 @@
 The rectified net has no bound: recurrent weights of norm above one can make its activities grow without limit.
 Started at U = 1 ("identity") it begins as a sum of its inputs, whose gradient neither dies nor grows: the IRNN.
 
+`initialization=EchoStateInit(spectral_radius=1.1, fan_in=15, input_scale=0.001)` starts it as a reservoir, see
+`probseq.cells.initialization`.
+
 Elman, J. L. (1990). Finding structure in time. Cognitive Science 14, 179-211.
 Le, Q., Jaitly, N. & Hinton, G. (2015). A simple way to initialize recurrent networks of rectified linear units.
 """
@@ -24,6 +27,7 @@ import torch
 from torch import Tensor
 
 from probseq.cells.gated import GatedCell
+from probseq.cells.initialization import Initialization
 from probseq.checks import whole_number
 
 Activation = Literal["tanh", "relu", "logistic"]
@@ -45,6 +49,7 @@ class Elman(GatedCell):
         activation: Activation = "tanh",
         *,
         recurrent_start: RecurrentStart = "orthogonal",
+        initialization: Initialization | None = None,
         layer_norm: bool = False,
         input_size: int | None = None,
         dtype: torch.dtype = torch.float32,
@@ -54,7 +59,10 @@ class Elman(GatedCell):
             raise ValueError(f"activation must be one of {', '.join(FUNCTIONS)}, got {activation!r}")
         if recurrent_start not in ("orthogonal", "identity"):
             raise ValueError(f'recurrent_start must be "orthogonal" or "identity", got {recurrent_start!r}')
+        if initialization is not None and not isinstance(initialization, Initialization):
+            raise TypeError(f"initialization must be one such as probseq.cells.EchoStateInit(), got {initialization!r}")
         hidden_size = whole_number("hidden_size", hidden_size)
+        self.initialization = initialization
         self.activation: Activation = activation
         self.recurrent_start: RecurrentStart = recurrent_start
         super().__init__(
@@ -69,7 +77,14 @@ class Elman(GatedCell):
         )
 
     def sizes(self) -> dict[str, Any]:
-        return {**super().sizes(), "activation": self.activation, "recurrent_start": self.recurrent_start}
+        names = ("activation", "recurrent_start", "initialization")
+        return {**super().sizes(), **{name: getattr(self, name) for name in names}}
+
+    def _draw(self, draws: torch.Generator) -> None:
+        super()._draw(draws)
+        if self.initialization is not None:
+            self.input_weights.copy_(self.initialization.inputs(self.input_weights.shape, draws))
+            self.recurrent_weights.copy_(self.initialization.recurrent(self.hidden_size, draws))
 
     def _recurrent_start(self, draws: torch.Generator) -> Tensor:
         if self.recurrent_start == "identity":

@@ -31,6 +31,8 @@ class Stack(Cell):
             raise TypeError(f"layers must be one or more Cells, got {layers!r}")
         if len({id(layer) for layer in layers}) < len(layers):
             raise ValueError("layers must be different cells, got the same one twice")
+        if any(layer.n_given for layer in layers):
+            raise TypeError("layers must not have given units: use Clamped(Stack(...), units)")
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must be a share in [0, 1), got {dropout!r}")
         shown = sum(layer.output_size for layer in layers) if skip else layers[-1].output_size

@@ -46,6 +46,8 @@ class Batches:
     def __init__(self, model: StateSpaceModel[Any], data: Sequences, batch_size: int) -> None:
         self.model, self.data, self.batch_size = model, data, batch_size
         self.n_seen = int(data.seen.sum())
+        #: what the next pass needs of this one
+        self.carried: Point | None = None
 
     @property
     def n_pieces(self) -> int:
@@ -68,11 +70,6 @@ class Batches:
             n_seen = self.n_seen if batch is self.data else int(batch.seen.sum())
             yield Piece(partial(self.model._log_prob, batch), n_seen)
 
-    @property
-    def carried(self) -> Point | None:
-        """What the next pass needs of this one."""
-        return None
-
 
 class Windows(Batches):
     """Windows of `truncate` steps over shuffled batches of sequences, or of parts of them."""
@@ -83,21 +80,12 @@ class Windows(Batches):
         parts, self.continues = cut(data, streams)
         super().__init__(model, parts, batch_size)
         self.truncate = truncate
-        self.ends: Point | None = None
         self.found: list[tuple[Tensor, Point]] = []
         self.before: Point | None = None
 
     @property
     def n_pieces(self) -> int:
         return super().n_pieces * -(-self.data.n_steps // self.truncate)
-
-    @property
-    def carried(self) -> Point | None:
-        return self.ends
-
-    @carried.setter
-    def carried(self, ends: Point | None) -> None:
-        self.ends = ends
 
     def a_pass(self) -> Iterator[Piece]:
         self.found = []
@@ -120,9 +108,9 @@ class Windows(Batches):
     def _start(self, window: Sequences, rows: Tensor) -> Point:
         """The learned start, or where the part before this one ended in the last pass."""
         fresh = self.model._before(window)
-        if self.ends is None:
+        if self.carried is None:
             return fresh
-        earlier = B.map_tensors(lambda field, _: field[(rows - 1).clamp(min=0)], self.ends)
+        earlier = B.map_tensors(lambda field, _: field[(rows - 1).clamp(min=0)], self.carried)
         return B.where(self.continues[rows], earlier, fresh)
 
     def _settle(self) -> None:
@@ -130,7 +118,7 @@ class Windows(Batches):
         if self.found:
             order = torch.cat([rows for rows, _ in self.found]).argsort()
             ends = [end for _, end in self.found]
-            self.ends = B.zip_tensors(lambda fields, _: torch.cat(fields)[order], ends)
+            self.carried = B.zip_tensors(lambda fields, _: torch.cat(fields)[order], ends)
 
 
 def cut(data: Sequences, streams: int) -> tuple[Sequences, Tensor]:

@@ -1,7 +1,7 @@
 """The front door of learning: one call for every family and method.
 
     fit(y, method=None, n_restarts=1, validation=None, seed=None, max_iterations=None, tolerance=None,
-        fixed=(), optimizer=None, **options)
+        fixed=(), optimizer=None, checkpoint=None, **options)
 
 - Values given, fitted or loaded before are the start (restart 0); what has none yet starts from the data, as do
   all further restarts. The best restart is kept, by validation score if there is one, else by likelihood.
@@ -11,6 +11,7 @@
 - `optimizer` climbs the gradient: "lbfgs" on all the data, or one that takes small steps on pieces of it, with the
   options of `probseq.learning.settings`: `fit(y, optimizer="rmsprop", learning_rate=1e-3, truncate=64, streams=32)`.
 - Where a family accelerates EM (`em_accelerates`), up to 50 steps of L-BFGS finish what it found.
+- `checkpoint="file"`: the same call goes on after a kill, to the very same end (`probseq.learning.checkpoint`).
 - Ctrl-C returns the best so far with a warning. If anything else goes wrong the model is as it was before.
 """
 
@@ -21,13 +22,15 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 
 from probseq.base import StateSpaceModel
 from probseq.checks import whole_number
 from probseq.errors import ConvergenceWarning, each_once
+from probseq.learning.checkpoint import Checkpoint
 from probseq.learning.em import LOST, SETTLED, run_em
 from probseq.learning.gradient import run_lbfgs
 from probseq.learning.history import History
@@ -46,6 +49,15 @@ POLISH = 50
 Climb = Callable[[StateSpaceModel[Any], Problem, int], Run]
 
 
+class Plan(NamedTuple):
+    """What a fit does after the data are ready."""
+
+    climb: Climb
+    n_restarts: int
+    seed: int | None
+    ledger: Checkpoint | None = None
+
+
 def fit(
     model: StateSpaceModel[Any],
     data: Sequences,
@@ -58,6 +70,7 @@ def fit(
     tolerance: float | None = None,
     fixed: Iterable[str] = (),
     optimizer: Any = None,
+    checkpoint: str | Path | None = None,
     **options: Any,
 ) -> None:
     """Learn `model` in place from validated sequences and set `model.history`.
@@ -68,14 +81,17 @@ def fit(
     """
     method = _method(model, method)
     whole_number("n_restarts", n_restarts)
-    climb = _climb(model, method, optimizer, max_iterations, tolerance, options)
     fixed = {fixed} if isinstance(fixed, str) else set(fixed)
+    climb = _climb(model, method, optimizer, max_iterations, tolerance, options)
+    plan = Plan(climb, n_restarts, seed)
+    if checkpoint is not None:
+        plan = _written(plan, checkpoint, fixed)
     data = data.flat()
     if not bool(data.observed.any()):
         raise ValueError("y must have at least one observed value to fit, all are missing")
     start = time.perf_counter()
     with each_once():
-        runs, jacobian, held_jacobian = _all(model, data, fixed, validation, spawn(fresh_seed(seed), n_restarts), climb)
+        runs, jacobian, held_jacobian = _all(model, data, fixed, validation, plan)
     model.eval()
     model.history = _history(method, runs, jacobian, held_jacobian, time.perf_counter() - start)
     _report(model)
@@ -105,14 +121,31 @@ def _climb(
     return _by_closed_form
 
 
+def _written(plan: Plan, path: str | Path, fixed: set[str]) -> Plan:
+    """The same plan with a checkpoint, where the climb can have one."""
+    climb = plan.climb
+    if not isinstance(climb, partial) or climb.func is not _by_stochastic_gradient:
+        raise ValueError('checkpoint is for stochastic gradients, such as method="gradient", optimizer="adam"')
+    settings: dict[str, Any] = {**vars(climb.keywords["settings"]), "max_iterations": climb.keywords["limit"]}
+    settings |= {"n_restarts": plan.n_restarts, "fixed": sorted(fixed)}
+    ledger = Checkpoint(path, settings)
+    return plan._replace(climb=partial(climb, ledger=ledger), ledger=ledger)
+
+
 def _limit(given: int | None, usual: int) -> int:
     return usual if given is None else given
 
 
 def _by_stochastic_gradient(
-    model: StateSpaceModel[Any], problem: Problem, seed: int, *, limit: int, settings: Training
+    model: StateSpaceModel[Any],
+    problem: Problem,
+    seed: int,
+    *,
+    limit: int,
+    settings: Training,
+    ledger: Checkpoint | None = None,
 ) -> Run:
-    return run_stochastic(model, problem, limit, settings, seed)
+    return run_stochastic(model, problem, limit, settings, seed, ledger)
 
 
 def _by_em(model: StateSpaceModel[Any], problem: Problem, seed: int, *, limit: int, tolerance: float | None) -> Run:
@@ -160,8 +193,7 @@ def _all(
     data: Sequences,
     fixed: set[str],
     validation: Any,
-    seeds: list[int],
-    climb: Climb,
+    plan: Plan,
 ) -> tuple[list[Run], float, float]:
     """Every restart in the units of the fit, the model left at the best; and what maps scores to the data's units."""
     before, history_before = model.snapshot(), model.history
@@ -171,7 +203,7 @@ def _all(
             jacobian = units.jacobian(problem.train)
             held_jacobian = 0.0 if problem.held_back is None else units.jacobian(problem.held_back)
             held_jacobian -= jacobian if problem.given_train else 0.0
-            runs = _runs(model, problem, seeds, climb)
+            runs = _runs(model, problem, plan)
             model.restore(max(runs, key=lambda run: run.best_score).best)
             prior = _log_prior(model)
         _put_back(model, fixed, before)
@@ -203,15 +235,24 @@ def _put_back(model: StateSpaceModel[Any], fixed: Iterable[str], before: Snapsho
                 raw[held] = before.tensors[f"{path}.{raw_name}" if path else raw_name][held]
 
 
-def _runs(model: StateSpaceModel[Any], problem: Problem, seeds: list[int], climb: Climb) -> list[Run]:
-    """One run for each seed: from the values there are (the first) or from the data, then a climb; Ctrl-C ends all."""
+def _runs(model: StateSpaceModel[Any], problem: Problem, plan: Plan) -> list[Run]:
+    """Every restart: from the values there are (the first) or from the data, then a climb; Ctrl-C ends all."""
     runs: list[Run] = []
-    for restart, seed in enumerate(seeds):
-        _begin(model, problem, restart, seed)
+    seed, ledger = fresh_seed(plan.seed), plan.ledger
+    if ledger is not None:
+        seed = ledger.agree(model, problem, seed, plan.seed)
+    for restart, own in enumerate(spawn(seed, plan.n_restarts)):
+        finished = None if ledger is None else ledger.finished_run(model, restart)
+        if finished is not None:
+            runs.append(finished)
+            continue
+        _begin(model, problem, restart, own)
         with freeze(model, model._unidentified(problem.train)):
-            runs.append(climb(model, problem, seed))
+            runs.append(plan.climb(model, problem, own))
         if runs[-1].reason == "interrupted":
             break
+        if ledger is not None:
+            ledger.finish(runs[-1])
     return runs
 
 

@@ -144,9 +144,9 @@ class Run:
         self.model.restore(self.best)
 
     @contextmanager
-    def progress(self, total: int, label: str) -> Generator[Any]:
+    def progress(self, total: int, label: str, done: int = 0) -> Generator[Any]:
         """A progress bar over iterations, silent when not at a terminal; Ctrl-C ends the loop and keeps the best."""
-        bar = tqdm(range(total), desc=label, disable=None, leave=False)
+        bar = tqdm(range(done, total), desc=label, initial=done, total=total, disable=None, leave=False)
         try:
             yield bar
         except KeyboardInterrupt:

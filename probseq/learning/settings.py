@@ -10,6 +10,7 @@
 | `streams`       | with `truncate`: each sequence is cut into so many, read side by side                              |
 | `clip_norm`     | largest joint norm of the gradient of the loss in nats per observed step; None: no bound           |
 | `clip_value`    | largest size of one entry, applied first                                                           |
+| `weight_noise`  | standard deviation of noise on the weights, or `AdaptiveNoise()`, whose own is learned             |
 | `patience`      | passes without a better validation score before training stops                                     |
 """
 
@@ -23,6 +24,7 @@ from typing import Any, Literal
 from probseq.checks import whole_number
 from probseq.learning.optimizers import find_optimizer
 from probseq.learning.schedules import Schedule, momentum_schedule, rate_schedule
+from probseq.learning.weight_noise import AdaptiveNoise
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Training:
     streams: int = 1
     clip_norm: float | None = 1.0
     clip_value: float | None = None
+    weight_noise: float | AdaptiveNoise | None = None
     patience: int = 50
 
     def __post_init__(self) -> None:
@@ -52,8 +55,8 @@ class Training:
         elif self.streams > 1:
             raise ValueError(f"streams cuts sequences for truncate, which is not given; got streams={self.streams}")
         _positive("learning_rate", self.learning_rate)
-        for name in ("clip_norm", "clip_value"):
-            if getattr(self, name) is not None:
+        for name in ("clip_norm", "clip_value", "weight_noise"):
+            if getattr(self, name) is not None and not isinstance(getattr(self, name), AdaptiveNoise):
                 _positive(name, getattr(self, name))
 
     @property

@@ -157,7 +157,7 @@ class Labeller(SequenceLabeller):
         into = self._standard(sequences)
         if isinstance(self.reader, Bidirectional):
             return self.reader.read(into, sequences.lengths)[self.per == "sequence"]
-        outputs = self.reader.sequence(into, self.reader.initial_state((len(into),)))
+        outputs = self.reader.sequence(into, self.reader.begin((len(into),), into[:, 0]))
         return outputs if self.per == "step" else last(outputs, sequences.lengths)
 
     def _log_prob(self, sequences: Sequences) -> Tensor:
@@ -170,7 +170,7 @@ class Labeller(SequenceLabeller):
     def _before(self, sequences: Sequences) -> Point:
         if self.per == "sequence" or isinstance(self.reader, Bidirectional):
             raise ValueError("truncate needs a reader that runs forwards and labels for every step")
-        start = self.reader.initial_state((len(sequences.lengths),))
+        start = self.reader.begin((len(sequences.lengths),), self._standard(sequences)[:, 0])
         return Point(start, start.new_zeros(len(start), 0))
 
     def _log_prob_onward(self, sequences: Sequences, before: Point) -> tuple[Tensor, Point]:
@@ -205,6 +205,6 @@ class Labeller(SequenceLabeller):
         self.reader.reset_parameters(reader_seed)
         self.head.reset_parameters(head_seed)
         self.head.start_from(sequences.values, sequences.observed)
-        shift, scale = sequences.input_units()
+        shift, scale = sequences.input_units(self.reader.n_given if isinstance(self.reader, Cell) else 0)
         self.input_shift.copy_(shift)
         self.input_scale.copy_(scale)

@@ -58,6 +58,10 @@ class NeuralAR(StateSpaceModel[Window]):
     optimizer: ClassVar[Literal["lbfgs", "adam"]] = "adam"
     validation_share: ClassVar[float | None] = 0.2
 
+    embedding: nn.Parameter | None
+    input_shift: Tensor
+    input_scale: Tensor
+
     def __init__(
         self,
         order: int,
@@ -96,8 +100,6 @@ class NeuralAR(StateSpaceModel[Window]):
         self.layer_biases = nn.ParameterList([torch.zeros(size, dtype=dtype) for size in self.hidden])
         table = None if self.embedding_dim is None else torch.zeros(allow(head.input_width, self.embedding_dim))
         self.register_parameter("embedding", None if table is None else nn.Parameter(table.to(dtype)))
-        self.input_shift: Tensor
-        self.input_scale: Tensor
         self.register_buffer("input_shift", torch.zeros(self.input_dim, dtype=torch.float64))
         self.register_buffer("input_scale", torch.ones(self.input_dim, dtype=torch.float64))
         self._draw(layer_seed)

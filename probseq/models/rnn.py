@@ -152,10 +152,11 @@ class RNN(StateSpaceModel[Point]):
 
     def _begin(self, batch_shape: tuple[int, ...], u: Tensor | None) -> Tensor:
         """The cell's state before the first step, whose inputs are u: start + S u_0, or the start alone."""
-        start = self.cell.initial_state(batch_shape)
-        if self.start_weights is None or u is None:
+        first = None if u is None else self._standard(u)
+        start = self.cell.begin(batch_shape, first)
+        if self.start_weights is None or first is None:
             return start
-        return start + torch.nn.functional.linear(self._standard(u), self.start_weights)
+        return start + torch.nn.functional.linear(first, self.start_weights)
 
     def _first(self, sequences: Sequences) -> Tensor:
         """The same for a flat batch."""
@@ -255,6 +256,6 @@ class RNN(StateSpaceModel[Point]):
             self.head.standardise(torch.zeros_like(self.head.shift), torch.ones_like(self.head.scale))
         self.head.start_from(sequences.values, sequences.observed, head_seed)
         if sequences.inputs is not None:
-            shift, scale = sequences.input_units()
+            shift, scale = sequences.input_units(self.cell.n_given)
             self.input_shift.copy_(shift)
             self.input_scale.copy_(scale)

@@ -46,6 +46,24 @@ def test_without_feedback_missing_targets_change_nothing_else():
     assert model.log_prob(y, u).item() == pytest.approx(whole[4:].sum().item(), rel=1e-10)
 
 
+@pytest.mark.parametrize("which", ["last steps", "some units", "every step", "final"])
+def test_targets_stand_where_they_are_wanted(which):
+    """A mask of targets scores exactly those: the others add nothing and have no gradient."""
+    model = ps.RNN(2, cell=ps.cells.GRU(4), head=ps.heads.Gaussian(), input_dim=2, feedback=False, dtype=torch.float64)
+    draws = np.random.default_rng(0)
+    u, y = draws.normal(size=(3, 6, 2)), draws.normal(size=(3, 6, 2))
+    wanted = np.zeros((3, 6, 2), bool)
+    wanted[
+        {"last steps": np.s_[:, 3:], "some units": np.s_[..., :1], "every step": np.s_[:], "final": np.s_[:, -1]}[which]
+    ] = True
+    said = model.emit(model.filter(np.zeros_like(y), u).predicted).base_dist
+    expected = np.where(wanted, said.log_prob(torch.as_tensor(y)).numpy(), 0.0).sum((1, 2))
+    np.testing.assert_allclose(model.log_prob(np.where(wanted, y, np.nan), u).detach(), expected, rtol=1e-12)
+    targets = torch.tensor(np.where(wanted, y, np.nan), requires_grad=True)
+    model.log_prob(targets, u).sum().backward()
+    assert np.array_equal(targets.grad.numpy() != 0, wanted)
+
+
 def test_a_transducer_learns_the_running_parity():
     """Targets at every step, inputs only: a task that needs memory; chance is log 2 = 0.693 nats per step."""
     draws = np.random.default_rng(0)

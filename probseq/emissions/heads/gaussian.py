@@ -13,6 +13,7 @@ from probseq.emissions.head import Head, Units, argument_checks, seen_sum
 from probseq.emissions.heads.scales import (
     Covariance,
     checked_covariance,
+    checked_floor,
     factor_outputs,
     inverse_softplus,
     lower_factor,
@@ -31,7 +32,8 @@ class Gaussian(Head):
 
     def __init__(self, covariance: Covariance = "diag", *, scale_floor: float = 1e-4) -> None:
         super().__init__()
-        self.covariance, self.scale_floor = checked_covariance(covariance, scale_floor)
+        self.covariance: Covariance = checked_covariance(covariance)
+        self.scale_floor = checked_floor(scale_floor)
 
     def sizes(self) -> dict[str, Any]:
         return {"covariance": self.covariance, "scale_floor": self.scale_floor}

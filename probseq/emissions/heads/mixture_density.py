@@ -31,6 +31,7 @@ from probseq.emissions.heads.marginal import settled
 from probseq.emissions.heads.scales import (
     Covariance,
     checked_covariance,
+    checked_floor,
     factor_outputs,
     lower_factor,
     n_below,
@@ -48,7 +49,8 @@ class MixtureDensity(Head):
     def __init__(self, n_components: int, covariance: Covariance = "diag", *, scale_floor: float = 1e-4) -> None:
         super().__init__()
         self.n_components = whole_number("n_components", n_components)
-        self.covariance, self.scale_floor = checked_covariance(covariance, scale_floor)
+        self.covariance: Covariance = checked_covariance(covariance)
+        self.scale_floor = checked_floor(scale_floor)
 
     def sizes(self) -> dict[str, Any]:
         return {

@@ -33,13 +33,18 @@ def inverse_softplus(x: Tensor) -> Tensor:
     return x + torch.log(-torch.expm1(-x))
 
 
-def checked_covariance(covariance: Covariance, scale_floor: float) -> tuple[Covariance, float]:
-    """Both arguments of a head with scales, or a ValueError."""
+def checked_covariance(covariance: Covariance) -> Covariance:
+    """The argument of a head, or a ValueError."""
     if covariance not in ("diag", "full"):
         raise ValueError(f"covariance must be 'diag' or 'full', got {covariance!r}")
+    return covariance
+
+
+def checked_floor(scale_floor: float) -> float:
+    """Likewise."""
     if not 0.0 <= scale_floor < 1.0:
         raise ValueError(f"scale_floor must be in [0, 1), in standardised units, got {scale_floor!r}")
-    return covariance, float(scale_floor)
+    return float(scale_floor)
 
 
 def n_below(covariance: Covariance, dim: int) -> int:

@@ -21,6 +21,7 @@ from probseq.emissions.heads.marginal import settled
 from probseq.emissions.heads.scales import (
     Covariance,
     checked_covariance,
+    checked_floor,
     factor_outputs,
     inverse_softplus,
     lower_factor,
@@ -42,7 +43,8 @@ class StudentT(Head):
 
     def __init__(self, covariance: Covariance = "diag", *, scale_floor: float = 1e-4) -> None:
         super().__init__()
-        self.covariance, self.scale_floor = checked_covariance(covariance, scale_floor)
+        self.covariance: Covariance = checked_covariance(covariance)
+        self.scale_floor = checked_floor(scale_floor)
 
     def sizes(self) -> dict[str, Any]:
         return {"covariance": self.covariance, "scale_floor": self.scale_floor}
