@@ -79,9 +79,8 @@ gates = {"write": write.sigmoid(), "keep": keep.sigmoid(), "read": read.sigmoid(
 print("step     input   write  keep  read      cell     shows")
 for t, name in enumerate(programme):
     opened = "".join(f"{float(gate[t]):7.2f}" for gate in gates.values())
-    print(
-        f"{name:8s}{float(u[t, VALUE]):6.1f}{opened}{round(float(held[t]), 4) + 0:10.4f}{round(float(shown[t]), 4) + 0:10.4f}"
-    )
+    inside = "".join(f"{round(float(x[t]), 4) + 0:10.4f}" for x in (held, shown))
+    print(f"{name:8s}{float(u[t, VALUE]):6.1f}{opened}{inside}")
 
 # %% [markdown]
 # ## How long does it last?
