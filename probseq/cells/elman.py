@@ -41,6 +41,14 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+def inverse_slopes(activation: Activation, values: Tensor) -> Tensor:
+    """1 / f'(z) of units at f(z), 0 where they are saturated; 1 for rectified units."""
+    if activation == "relu":
+        return torch.ones_like(values)
+    slope = 1 - values * values if activation == "tanh" else values * (1 - values)
+    return torch.where(slope > 0, 1 / slope, 0.0)
+
+
 class Elman(GatedCell):
     """h_t = f(W x_t + U h_{t-1} + b) with f one of tanh, relu, logistic; U starts as a rotation or as the identity."""
 
@@ -94,10 +102,7 @@ class Elman(GatedCell):
 
     def state_metric(self, states: Float[Tensor, "*batch state"]) -> Float[Tensor, "*batch state"]:
         """1 / f', as the base class says; 1 for rectified units."""
-        if self.activation == "relu":
-            return torch.ones_like(states)
-        slope = 1 - states * states if self.activation == "tanh" else states * (1 - states)
-        return torch.where(slope > 0, 1 / slope, 0.0)
+        return inverse_slopes(self.activation, states)
 
     def _advance(self, projected: Tensor, state: Tensor) -> Tensor:
         return FUNCTIONS[self.activation](self._recur(projected, state))

@@ -51,7 +51,7 @@ def conjugate_gradient(
     kept: list[Iterate] = []
     z = residual / preconditioner
     direction, size = -z, float(residual @ z)
-    next_kept = SPACING
+    next_kept = 1.0
     for step in range(1, max_iterations + 1):
         image = product(direction)
         curve = float(direction @ image)

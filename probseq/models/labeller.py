@@ -184,7 +184,8 @@ class Labeller(SequenceLabeller):
             outputs = outputs if self.per == "step" else last(outputs, lengths)
         metric = torch.cat([c.state_metric(s.detach()) for c, s in zip(cells, parts, strict=True)], -1)
         metric = torch.where(sequences.inside.unsqueeze(-1), metric, 0.0)
-        return Activities(outputs, *self._targets(sequences), torch.cat(parts, -1), metric)
+        values, observed = self._targets(sequences)
+        return Activities(outputs, values, observed, torch.cat(parts, -1), metric)
 
     def _before(self, sequences: Sequences) -> Point:
         if self.per == "sequence" or isinstance(self.reader, Bidirectional):

@@ -56,7 +56,7 @@ def test_it_finds_the_optimum_of_a_convex_problem():
 
 def test_a_recurrent_network_learns_and_never_falls():
     u, y = echoes()
-    model = quiet_fit(transducer(), y, u, structural_damping=0.03, max_iterations=25, seed=0, validation=False)
+    model = quiet_fit(transducer(), y, u, structural_damping=0.03, max_iterations=20, seed=0, validation=False)
     assert np.diff(model.history.objective).min() >= 0
     assert model.score(y, u) > -0.05  # chance: -0.69
     assert model.history.method == "hessian_free"
@@ -70,18 +70,18 @@ def test_every_kind_of_network_climbs(cell):
         "lstm-peepholes": lambda: ps.cells.LSTM(3, peepholes=True),
         "stack": lambda: ps.cells.Stack([ps.cells.Elman(3), ps.cells.MinGRU(3)], skip=True),
     }
-    series = np.sin(0.7 * np.arange(60)) + 0.1 * np.random.default_rng(0).normal(size=60)
+    series = np.sin(0.7 * np.arange(40)) + 0.1 * np.random.default_rng(0).normal(size=40)
     model = ps.RNN(cell=cells[cell](), head=ps.heads.MixtureDensity(2), seed=0)
-    quiet_fit(model, series, max_iterations=6, seed=0, structural_damping=0.1)
+    quiet_fit(model, series, max_iterations=4, seed=0, structural_damping=0.1, max_products=20)
     trace = model.history.objective
     assert np.diff(trace).min() >= 0
-    assert trace[-1] > trace[0] + 20
+    assert trace[-1] > trace[0] + 15
 
 
 def test_batches_of_gradient_and_curvature():
     u, y = echoes()
     model = transducer()
-    quiet_fit(model, y, u, max_iterations=12, seed=0, gradient_batch_size=20, curvature_batch_size=10)
+    quiet_fit(model, y, u, max_iterations=10, seed=0, max_products=60, gradient_batch_size=20, curvature_batch_size=10)
     assert max(model.history.objective) > model.history.objective[0] + 10
     assert model.history.restarts[0] == pytest.approx(max(model.history.validation))
 
@@ -102,7 +102,7 @@ def test_structural_damping_holds_the_hidden_states():
         model._start(model._door(y, u), 0)
         model.started = True
         before = model.filter(y, u).predicted.state
-        options = {"structural_damping": mu, "damping": 1e-2, "max_iterations": 1, "validation": 0.5}
+        options = {"structural_damping": mu, "damping": 1e-2, "max_iterations": 1, "max_products": 60}
         quiet_fit(model, y, u, seed=0, **options)
         moved.append(float((model.filter(y, u).predicted.state - before).square().sum()))
     assert moved[2] < 0.2 * moved[1] < 0.2 * moved[0]
@@ -149,7 +149,7 @@ def test_a_labeller_learns():
     labels = (u.sum((1, 2)) > 0).astype(int)
     reader = ps.cells.Bidirectional(ps.cells.Elman(3), ps.cells.Elman(3))
     model = ps.Labeller(2, input_dim=1, reader=reader, per="sequence", seed=0)
-    quiet_fit(model, labels, u, max_iterations=10, seed=0)
+    quiet_fit(model, labels, u, max_iterations=8, seed=0, max_products=40)
     assert (model.decode(u).numpy() == labels).mean() > 0.9
 
 
@@ -173,7 +173,7 @@ def test_interruption_keeps_the_best(monkeypatch):
     monkeypatch.setattr(hessian_free._Search, "step", interrupted)
     model = transducer()
     with pytest.warns(ConvergenceWarning, match="interrupted"):
-        model.fit(y, u, method="hessian_free", seed=0, validation=False)
+        model.fit(y, u, method="hessian_free", seed=0, validation=False, max_products=10)
     assert len(model.history.objective) == 3
     assert model.history.reason == "interrupted"
 
