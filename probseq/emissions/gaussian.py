@@ -24,14 +24,13 @@ from torch.distributions import Distribution, Independent, MultivariateNormal, N
 from probseq import parameters as P
 from probseq.emissions.base import Emission, cluster, leading_size, positive, rows_of
 from probseq.emissions.floor import VARIANCE_FLOOR, Floor, lift, lift_matrix
+from probseq.kernels.few_emissions import WIDEST
 from probseq.ops import gaussian
 from probseq.ops.modes import array_of, untracked
 from probseq.parameters import Param, Parametric
 from probseq.priors import NormalInverseGamma, NormalInverseWishart, Prior, accept
 
 Covariance = Literal["full", "diag", "tied", "spherical"]
-#: columns up to which a row's densities are best computed within the recursion over the steps
-WIDEST = 8
 
 
 class _Covs(Param):

@@ -3,14 +3,13 @@
     relative(size, kind, entries, centres, tops, values, b, t) = log p(y_t given z_t) - shift, shift     largest is 0
     emitted (size, kind, entries, centres, tops, values, b, t) = e_t = exp of that, shift
 
-| len(kind) | emission | entries (P, W)              | centres                      | tops                          |
-|-----------|----------|-----------------------------|------------------------------|-------------------------------|
-| 0         | a table  | none                        | none                         | (K,), for its size            |
-| 1         | symbols  | log p - top of each, or the | none                         | (M,), the largest log p of a  |
-|           |          | exponential; P = M          |                              | symbol                        |
-| 2         | Gaussian | whiteners W_k, their lower  | (D + 1, W), means, and the   | none                          |
-|           |          | triangles row by row, or    | density's logarithm at them  |                               |
-|           |          | (P = D) their diagonals     |                              |                               |
+| kind       | entries (P, W)                                | centres                      | tops          |
+|------------|-----------------------------------------------|------------------------------|---------------|
+| a table    | none                                          | none                         | none          |
+| symbols    | log p - top of each, or the exponential; P = M| none                         | (M,), largest |
+|            |                                               |                              | log p of each |
+| Gaussian   | whiteners W_k, their lower triangles row by   | (D + 1, W), means, and the   | none          |
+|            | row, or (P = D) their diagonals               | density's logarithm at them  |               |
 
 Each is one sequence of instructions, since a call between compiled functions with arrays among its arguments counts
 references, 5 ns for each of them. Entries behind the last state are -inf, and e_t there 0.
@@ -28,6 +27,13 @@ from numba.extending import intrinsic, overload
 
 from probseq.kernels import gaussian
 from probseq.kernels import vectors as V
+
+#: kinds of emission, as lengths of a tuple; GAUSSIAN + D - 1 for D columns, and WIDEST more with diagonal covariances
+TABLE, SYMBOLS, GAUSSIAN = 0, 1, 2
+WIDEST = 8
+#: states that are few
+WIDTH = 16
+ZEROS = (0,) * (GAUSSIAN + 2 * WIDEST)
 
 _OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
 
@@ -52,8 +58,8 @@ def prepare(size, emission, n, exponentials):
 
 
 @njit(**_OPTIONS)
-def _prepare_table(size, n):
-    return np.empty((0, len(size))), np.empty((0, len(size))), np.empty(n)
+def _prepare_table(size):
+    return np.empty((0, len(size))), np.empty((0, len(size))), np.empty(0)
 
 
 @njit(**_OPTIONS)
@@ -102,12 +108,19 @@ def _prepare(size, emission, n, exponentials):
         return lambda size, emission, n, exponentials: _prepare_gaussian(size, emission[0], emission[1])
     if len(emission) == 1:
         return lambda size, emission, n, exponentials: _prepare_symbols(size, emission[0], exponentials)
-    return lambda size, emission, n, exponentials: _prepare_table(size, n)
+    return lambda size, emission, n, exponentials: _prepare_table(size)
+
+
+def kind_of(emission):
+    """The kind of an emission's stored parameters, as the tuple that the kernels want."""
+    if len(emission) < 2:
+        return ZEROS[: len(emission)]
+    return ZEROS[: GAUSSIAN + emission[0].shape[1] - 1 + (WIDEST if emission[1].ndim == 2 else 0)]
 
 
 def _row_of(builder, array, index, width):
     """A pointer to a row of a (.., W) array as a vector."""
-    place = builder.gep(array.data, [builder.mul(index, ir.Constant(V.LONG, width))])
+    place = builder.gep(array.data, [builder.mul(index, V.whole(width))])
     return builder.bitcast(place, ir.VectorType(V.DOUBLE, width).as_pointer())
 
 
@@ -119,50 +132,44 @@ def _one(builder, array, index):
     return builder.load(builder.gep(array.data, [index]))
 
 
-def _symbol(builder, width, entries, centres, tops, start, n_columns, values):
+def _symbol(builder, width, entries, tops, start):
     m, n_symbols = builder.fptosi(builder.load(start), V.LONG), cgutils.unpack_tuple(builder, tops.shape)[0]
-    m = builder.select(builder.icmp_unsigned("<", m, n_symbols), m, ir.Constant(V.LONG, 0))  # stay inside the memory
+    m = builder.select(builder.icmp_unsigned("<", m, n_symbols), m, V.whole(0))  # stay inside the memory
     return _load(builder, entries, m, width), _one(builder, tops, m)
 
 
-def _table(builder, width, entries, centres, tops, start, n_columns, values):
+def _table(builder, width, n_columns, start):
     row = ir.Constant(ir.VectorType(V.DOUBLE, width), [-math.inf] * width)
     for k in range(width):
-        inside = builder.icmp_signed("<", ir.Constant(V.LONG, k), n_columns)
-        place = builder.select(inside, ir.Constant(V.LONG, k), ir.Constant(V.LONG, 0))
+        inside = builder.icmp_signed("<", V.whole(k), n_columns)
+        place = builder.select(inside, V.whole(k), V.whole(0))
         entry = builder.load(builder.gep(start, [place]))
         entry = builder.select(inside, entry, ir.Constant(V.DOUBLE, -math.inf))
         row = builder.insert_element(row, entry, ir.Constant(ir.IntType(32), k))
     return row
 
 
-def _gaussian(builder, width, entries, centres, tops, start, n_columns, values):
-    kind = ir.VectorType(V.DOUBLE, width)
-    n_entries = cgutils.unpack_tuple(builder, entries.shape)[0]
-    diagonal = builder.icmp_signed("==", n_entries, n_columns)
-    square, white, place = (cgutils.alloca_once(builder, x) for x in (kind, kind, V.LONG))
-    builder.store(V.constant(0.0, width), square)
-    builder.store(ir.Constant(V.LONG, 0), place)
-    one = ir.Constant(V.LONG, 1)
-    with cgutils.for_range(builder, n_columns) as outer:
-        builder.store(V.constant(0.0, width), white)
-        first = builder.select(diagonal, outer.index, ir.Constant(V.LONG, 0))
-        with cgutils.for_range_slice(builder, first, builder.add(outer.index, one), one) as (j, _):
-            value = V.everywhere(builder, builder.load(builder.gep(start, [j])), width)
-            away = builder.fsub(value, _load(builder, centres, j, width))
-            term = builder.fmul(_load(builder, entries, builder.load(place), width), away, flags=V.FAST)
-            builder.store(builder.fadd(builder.load(white), term, flags=V.FAST), white)
-            builder.store(builder.add(builder.load(place), one), place)
-        own = builder.load(white)
-        builder.store(builder.fadd(builder.load(square), builder.fmul(own, own, flags=V.FAST), flags=V.FAST), square)
-    half = builder.fmul(builder.load(square), V.constant(-0.5, width), flags=V.FAST)
-    return builder.fadd(_load(builder, centres, n_columns, width), half, flags=V.FAST)
+def _gaussian(builder, width, n_columns, diagonal, entries, centres, start):
+    away = []
+    for j in range(n_columns):
+        value = V.everywhere(builder, builder.load(builder.gep(start, [V.whole(j)])), width)
+        away.append(builder.fsub(value, _load(builder, centres, V.whole(j), width)))
+    square, place = V.constant(0.0, width), 0
+    for d in range(n_columns):
+        white = V.constant(0.0, width)
+        for j in range(d if diagonal else 0, d + 1):
+            term = builder.fmul(_load(builder, entries, V.whole(place), width), away[j], flags=V.FAST)
+            white = term if j == 0 or diagonal else builder.fadd(white, term, flags=V.FAST)
+            place += 1
+        own = builder.fmul(white, white, flags=V.FAST)
+        square = own if d == 0 else builder.fadd(square, own, flags=V.FAST)
+    half = builder.fmul(square, V.constant(-0.5, width), flags=V.FAST)
+    return builder.fadd(_load(builder, centres, V.whole(n_columns), width), half, flags=V.FAST)
 
 
 def _of_a_row(exponentials):
     def typed(typing, size, kind, entries, centres, tops, values, b, t):
         width = len(size)
-        logs = (_table, _symbol, _gaussian)[len(kind)]
 
         def generate(context, builder, signature, arguments):
             rows, means, largest, data = (
@@ -172,9 +179,14 @@ def _of_a_row(exponentials):
             _, n_steps, n_columns = cgutils.unpack_tuple(builder, data.shape)
             step = builder.add(builder.mul(arguments[6], n_steps), arguments[7])
             start = builder.gep(data.data, [builder.mul(step, n_columns)])
-            found = logs(builder, width, rows, means, largest, start, n_columns, data)
-            if len(kind) == 1:
+            if len(kind) == SYMBOLS:
+                found = _symbol(builder, width, rows, largest, start)
                 return context.make_tuple(builder, signature.return_type, found)
+            if len(kind) == TABLE:
+                found = _table(builder, width, n_columns, start)
+            else:
+                n_known, diagonal = (len(kind) - GAUSSIAN) % WIDEST + 1, len(kind) >= GAUSSIAN + WIDEST
+                found = _gaussian(builder, width, n_known, diagonal, rows, means, start)
             top = V.largest_entry(builder, found, width)
             some = builder.fcmp_ordered(">", top, ir.Constant(V.DOUBLE, -math.inf))
             top = builder.select(some, top, ir.Constant(V.DOUBLE, 0.0))
@@ -190,3 +202,29 @@ def _of_a_row(exponentials):
 
 relative = intrinsic(_of_a_row(False))
 emitted = intrinsic(_of_a_row(True))
+
+
+@njit(**_OPTIONS)
+def moments(size, n_columns, first, last, rows, weights, means, mass, away_sum, total):
+    """`gaussian.scatter_groups` for few states and columns (D, the length of n_columns) of complete rows.
+
+    Group g of mass.shape[0] gets the sums over its stretch of rows: mass (G, K), away_sum (G, K, D), and of
+    total (G, K, D, D) the lower triangle.
+    """
+    (n_rows, n), dim, n_groups = weights.shape, len(n_columns), mass.shape[0]
+    centres, flat = np.zeros((dim, len(size))), weights.reshape(weights.size)
+    for k in range(n):
+        for d in range(dim):
+            centres[d, k] = means[k, d]
+    for g in range(first, last + 1):
+        sums = np.zeros((1 + dim + dim * (dim + 1) // 2, len(size)))
+        for row in range((g * n_rows + n_groups - 1) // n_groups, ((g + 1) * n_rows + n_groups - 1) // n_groups):
+            V.add_moments(sums, n_columns, centres, rows, row, V.load_part(size, flat, row * n))
+        for k in range(n):
+            mass[g, k] = sums[0, k]
+            place = 1 + dim
+            for i in range(dim):
+                away_sum[g, k, i] = sums[1 + i, k]
+                for j in range(i + 1):
+                    total[g, k, i, j] = sums[place, k]
+                    place += 1

@@ -43,14 +43,11 @@ from probseq.kernels.few_emissions import emitted, normalise_logs, prepare, rela
 from probseq.kernels.hmm import LOG_SMALLEST_PROBABILITY, SMALLEST_EVIDENCE, SMALLEST_NORMALISER
 from probseq.kernels.viterbi import add_compensated
 
-BLOCK = 64  # normalisers whose logarithms are taken together
 SMALLEST_MOVE = 1e-100
 OFTEN = 16  # steps after which a path's score is put aside
-MANTISSA, ONE = 0x000FFFFFFFFFFFFF, 0x3FF0000000000000
 LN_2 = math.log(2)
 
 _OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
-_SUMS = {**_OPTIONS, "fastmath": {"contract", "reassoc", "nsz"}}
 
 # ---------------------------------------------------------------------------------------------- parameters
 
@@ -89,33 +86,6 @@ def read_probabilities(log_initial, log_transition, start, matrices):
     return fine and smallest >= SMALLEST_MOVE
 
 
-# ---------------------------------------------------------------------------------------------- sums
-
-
-@njit(**_SUMS)
-def sum_of_logs(numbers):
-    """sum(log(numbers)) where all are at least SMALLEST_NORMALISER, else NaN.
-
-    log prod x = log 2 sum(exponents) + log prod(mantissas), a mantissa in [1, 2) and a product of BLOCK of them.
-    """
-    result, exponent, fine = 0.0, 0, 0
-    bits = numbers.view(np.int64)
-    mantissas = np.empty(BLOCK)
-    mantissa_bits = mantissas.view(np.int64)
-    for first in range(0, numbers.shape[0], BLOCK):
-        part, own = bits[first : first + BLOCK], numbers[first : first + BLOCK]
-        n = part.shape[0]
-        for i in range(n):
-            fine += own[i] >= SMALLEST_NORMALISER
-            exponent += (part[i] >> 52) - 1023
-            mantissa_bits[i] = (part[i] & MANTISSA) | ONE
-        product = 1.0
-        for i in range(n):
-            product *= mantissas[i]
-        result += math.log(product)
-    return result + LN_2 * exponent if fine == numbers.shape[0] else np.nan
-
-
 # ---------------------------------------------------------------------------------------------- likelihood
 
 
@@ -127,43 +97,78 @@ def log_prob(size, kind, log_initial, log_transition, emission, values, lengths,
     if not read_probabilities(log_initial, log_transition, start, matrices):
         return False
     entries, centres, tops = prepare(size, emission, n, True)
-    c = np.empty(2 * BLOCK)
     for b in range(values.shape[0]):
         length = lengths[b]
-        if length == 0:
-            out[b] = 0.0
-            continue
-        half, waiting, result, lost, evidence = (length - 1) // 2, 0, 0.0, 0.0, 1.0
+        half, fine, shifts, lost, product, power = (length - 1) // 2, length >= 0, 0.0, 0.0, 1.0, 0
         u, h = V.load(size, start, 0), V.load(size, start, 1)
-        if length % 2 == 0:
-            e, shift = emitted(size, kind, entries, centres, tops, values, b, length - 1)
+        if length > 0 and length % 2 == 0:
+            e, shifts = emitted(size, kind, entries, centres, tops, values, b, length - 1)
             v = V.multiply(h, e)
-            evidence = V.total(v)
-            h = V.multiply(V.times(v, matrices, 1), 1.0 / evidence)
-            result = shift
+            product = V.total(v)
+            fine = product >= SMALLEST_NORMALISER
+            h = V.multiply(V.times(v, matrices, 1), 1.0 / product)
         last = 2 * half
         for t in range(half):
             e, shift = emitted(size, kind, entries, centres, tops, values, b, t)
             w = V.multiply(u, e)
-            normaliser = V.total(w)
-            u = V.multiply(V.times(w, matrices, 0), 1.0 / normaliser)
-            c[waiting] = normaliser
+            c = V.total(w)
+            u = V.multiply(V.times(w, matrices, 0), 1.0 / c)
             e, more = emitted(size, kind, entries, centres, tops, values, b, last - t)
             v = V.multiply(h, e)
-            normaliser = V.total(v)
-            h = V.multiply(V.times(v, matrices, 1), 1.0 / normaliser)
-            c[waiting + 1] = normaliser
-            result, lost = add_compensated(shift + more, result, lost)
-            waiting += 2
-            if waiting == c.shape[0]:
-                result += sum_of_logs(c)
-                waiting = 0
-        e, shift = emitted(size, kind, entries, centres, tops, values, b, half)
-        w = V.multiply(u, e)
-        result += shift + lost + sum_of_logs(c[:waiting]) + math.log(evidence) + math.log(V.total(V.multiply(w, h)))
-        out[b] = result
-        if not (V.total(w) >= SMALLEST_NORMALISER and evidence >= SMALLEST_NORMALISER and -np.inf < result < np.inf):
+            d = V.total(v)
+            h = V.multiply(V.times(v, matrices, 1), 1.0 / d)
+            fine &= c >= SMALLEST_NORMALISER and d >= SMALLEST_NORMALISER
+            shifts, lost = add_compensated(shift + more, shifts, lost)
+            product, more_power = V.split(product * (c * d))
+            power += more_power
+        if length > 0:
+            e, shift = emitted(size, kind, entries, centres, tops, values, b, half)
+            w = V.multiply(u, e)
+            fine &= V.total(w) >= SMALLEST_NORMALISER
+            shifts += shift
+            product *= V.total(V.multiply(w, h))
+        out[b] = shifts + lost + (math.log(product) + LN_2 * power)
+        if not (fine and -np.inf < out[b] < np.inf):
             return False
+    return True
+
+
+# ---------------------------------------------------------------------------------------------- filter
+
+
+@njit(**_OPTIONS)
+def filter(
+    size, kind, log_initial, log_transition, emission, values, lengths, log_predicted, log_updated, log_steps
+):  # fmt: skip
+    """Write log u_t and log p(z_t given y_<=t) (B, T, K), and log p(y_t given y_<t) (B, T); `hmm.finish_filter` else.
+
+    Padding repeats the last belief, and 0. Returns whether all is well.
+    """
+    n, width, n_steps = log_initial.shape[0], len(size), values.shape[1]
+    start, matrices = np.empty((2, width)), np.empty((2, width, width))
+    if not read_probabilities(log_initial, log_transition, start, matrices):
+        return False
+    entries, centres, tops = prepare(size, emission, n, False)
+    for b in range(values.shape[0]):
+        before, after = log_predicted[b].reshape(n_steps * n), log_updated[b].reshape(n_steps * n)
+        u = V.load(size, start, 0)
+        last = V.logarithm(u)
+        for t in range(n_steps):
+            log_u = V.logarithm(u) if t < lengths[b] else last
+            V.store_part(before, t * n, n, log_u)
+            if t < lengths[b]:
+                row, shift = relative(size, kind, entries, centres, tops, values, b, t)
+                weight = V.multiply(u, V.exponential(row))
+                c = V.total(weight)
+                if not c >= SMALLEST_NORMALISER:
+                    return False
+                log_c = V.logarithm(V.fill(size, c))
+                u = V.multiply(V.times(weight, matrices, 0), 1.0 / c)
+                last = V.subtract(V.add(log_u, row), log_c)
+                log_steps[b, t] = V.largest(log_c) + shift
+            else:
+                log_steps[b, t] = 0.0
+            V.store_part(after, t * n, n, last)
     return True
 
 
@@ -217,7 +222,7 @@ def posterior(
     c, fine, with_moves = np.empty(room.shape[1]), True, xi.size > 0
     absent = V.subtract(V.fill(size, 1.0), V.load(size, start, 1))
     for b in range(values.shape[0]):
-        length, shifts, lost = lengths[b], 0.0, 0.0
+        length, shifts, lost, product, power = lengths[b], 0.0, 0.0, 1.0, 0
         half = length // 2
         u, h = V.load(size, start, 0), V.load(size, start, 1)
         for t in range((length + 1) // 2):
@@ -254,14 +259,13 @@ def posterior(
             if with_moves:
                 V.store(moves, back, V.multiply(weight, 1.0 / d))
             h = V.multiply(V.times(weight, matrices, 1), 1.0 / d)
-        log_probs[b] = (shifts + sum_of_logs(c[:length])) + lost
-        fine &= -np.inf < log_probs[b] < np.inf
-        if not fine:
-            return False
         gamma[b, length:] = -np.inf if logarithms else 0.0
         out = gamma[b, :length].reshape(length * n)
         least, earlier = V.fill(size, 1.0), V.fill(size, 0.0)
         for t in range(length):
+            fine &= c[t] >= SMALLEST_NORMALISER
+            product, more_power = V.split(product * c[t])
+            power += more_power
             weight = V.load(size, w, t)
             joint = V.multiply(weight, V.load(size, later, t))
             inverse = 1.0 / V.total(joint)
@@ -273,6 +277,9 @@ def posterior(
             if with_moves:
                 V.add_outer(counts, earlier, V.load(size, moves, t))
                 earlier = V.multiply(weight, inverse)
+        log_probs[b] = shifts + lost + (math.log(product) + LN_2 * power)
+        if not (fine and -np.inf < log_probs[b] < np.inf):
+            return False
         if logarithms and -V.largest(V.multiply(least, -1.0)) < SMALLEST_EVIDENCE:
             write_small_logarithms(size, kind, emission, values, b, length, start, matrices, w, later, c, out)
         if with_moves:

@@ -70,6 +70,8 @@ def pull_chain(gamma, xi, initial, transition, into_initial, into_transition):
         for k in range(initial.shape[0]):
             first[0, k] += gamma[b, 0, k]
     for g in range(xi.shape[0]):
-        moves += xi[g]
-    pull_rows(first, initial.reshape(1, -1), into_initial.reshape(1, -1))
+        for i in range(moves.shape[0]):
+            for j in range(moves.shape[1]):
+                moves[i, j] += xi[g, i, j]
+    pull_rows(first, initial.reshape(first.shape), into_initial.reshape(first.shape))
     pull_rows(moves, transition, into_transition)

@@ -11,6 +11,7 @@ in registers, and every operation is one instruction or a few, whatever the proc
     exponential(x)                for entries up to 0, as `rows.exponentiate`
     logarithm(x)                  for entries from 0 on, as `rows.take_logarithms`; -inf of what is no normal number
     first_place(x, number)        the first index where x is this number
+    split(number)                 m in [1, 2) and k with number = m 2^k, of normal numbers above 0
 
 `len(size)` must be a power of two.
 """
@@ -65,6 +66,11 @@ def _row(context, builder, array_type, array, index, width):
         stride = builder.mul(stride, size)
     place = builder.gep(data.data, [builder.mul(index, stride)])
     return builder.bitcast(place, ir.VectorType(DOUBLE, width).as_pointer())
+
+
+def whole(number):
+    """A constant place."""
+    return ir.Constant(LONG, number)
 
 
 def everywhere(builder, number, width):
@@ -225,6 +231,83 @@ def first_place(typing, x, number):
 
 
 @intrinsic
+def split(typing, number):
+    def generate(context, builder, signature, arguments):
+        bits = builder.bitcast(arguments[0], LONG)
+        power = builder.sub(builder.lshr(bits, whole(52)), whole(1023))
+        mantissa = builder.or_(builder.and_(bits, whole((1 << 52) - 1)), whole(1023 << 52))
+        return context.make_tuple(builder, signature.return_type, (builder.bitcast(mantissa, DOUBLE), power))
+
+    return types.Tuple((types.float64, types.int64))(types.float64), generate
+
+
+@intrinsic
+def add_moments(typing, sums, n_columns, centres, values, row, weight):
+    """Add w, w (x_i - m_i) and w (x_i - m_i)(x_j - m_j), j <= i, to the rows of sums; x is a row of values (N, D).
+
+    For vectors of weights w and means m, the rows of `centres`; D is the length of the tuple n_columns.
+    """
+    width, dim = weight.width, len(n_columns)
+
+    def generate(context, builder, signature, arguments):
+        total, means, data = (
+            context.make_array(array)(context, builder, argument)
+            for array, argument in zip((sums, centres, values), (arguments[0], *arguments[2:4]), strict=True)
+        )
+
+        def at(array, place):
+            place = builder.gep(array.data, [whole(place * width)])
+            return builder.bitcast(place, ir.VectorType(DOUBLE, width).as_pointer())
+
+        def increase(place, more):
+            builder.store(builder.fadd(builder.load(at(total, place), align=8), more, flags=FAST), at(total, place), 8)
+
+        start = builder.gep(data.data, [builder.mul(arguments[4], whole(dim))])
+        increase(0, arguments[5])
+        away, place = [], 1 + dim
+        for i in range(dim):
+            value = everywhere(builder, builder.load(builder.gep(start, [whole(i)])), width)
+            away.append(builder.fsub(value, builder.load(at(means, i), align=8)))
+            weighted = builder.fmul(arguments[5], away[i], flags=FAST)
+            increase(1 + i, weighted)
+            for j in range(i + 1):
+                increase(place, builder.fmul(weighted, away[j], flags=FAST))
+                place += 1
+        return context.get_dummy_value()
+
+    return types.void(sums, n_columns, centres, values, types.intp, weight), generate
+
+
+@intrinsic
+def load_part(typing, size, array, place):
+    """array[place : place + W] of a flat array, 0 behind its end."""
+    width = len(size)
+
+    def generate(context, builder, signature, arguments):
+        source = context.make_array(array)(context, builder, arguments[1])
+        n = cgutils.unpack_tuple(builder, source.shape)[0]
+        kind = ir.VectorType(DOUBLE, width)
+        result = cgutils.alloca_once(builder, kind)
+        inside = builder.icmp_signed("<=", builder.add(arguments[2], whole(width)), n)
+        with builder.if_else(inside) as (all_there, part):
+            with all_there:
+                pointer = builder.bitcast(builder.gep(source.data, [arguments[2]]), kind.as_pointer())
+                builder.store(builder.load(pointer, align=8), result)
+            with part:
+                x = constant(0.0, width)
+                for i in range(width):
+                    index = builder.add(arguments[2], whole(i))
+                    there = builder.icmp_signed("<", index, n)
+                    safe = builder.select(there, index, whole(0))
+                    entry = builder.select(there, builder.load(builder.gep(source.data, [safe])), DOUBLE(0.0))
+                    x = builder.insert_element(x, entry, ir.Constant(ir.IntType(32), i))
+                builder.store(x, result)
+        return builder.load(result)
+
+    return Vector(width)(size, array, types.intp), generate
+
+
+@intrinsic
 def add_outer(typing, array, x, y):
     """array[i] += x[i] * y for every entry of x, array (W, W)."""
     width = x.width
@@ -309,14 +392,14 @@ def logarithm(typing, x):
 
         value, longs = arguments[0], ir.VectorType(LONG, width)
 
-        def whole(number):
+        def long(number):
             return ir.Constant(longs, [number] * width)
 
         bits = builder.bitcast(value, longs)
-        shifted = builder.sub(bits, whole(SQRT_HALF_BITS - (1023 << 52)))
-        k = builder.lshr(shifted, whole(52))
-        mantissa = builder.sub(bits, builder.shl(builder.sub(k, whole(1023)), whole(52)))
-        power = builder.fsub(builder.bitcast(builder.or_(k, whole(TWO_52_BITS)), value.type), const(TWO_52 + 1023.0))
+        shifted = builder.sub(bits, long(SQRT_HALF_BITS - (1023 << 52)))
+        k = builder.lshr(shifted, long(52))
+        mantissa = builder.sub(bits, builder.shl(builder.sub(k, long(1023)), long(52)))
+        power = builder.fsub(builder.bitcast(builder.or_(k, long(TWO_52_BITS)), value.type), const(TWO_52 + 1023.0))
         f = builder.fsub(builder.bitcast(mantissa, value.type), const(1.0))
         s = builder.fdiv(f, plus(f, const(2.0)))
         z = mul(s, s)

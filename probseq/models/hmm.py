@@ -202,59 +202,68 @@ class HMM(LatentStateModel[Categorical]):
         return total - self.n_drivers * (int(impossible.sum()) + len(impossible))
 
     def _arguments(
-        self, sequences: Sequences, initial: Categorical | None = None, windows: Tensor | None = None
+        self,
+        sequences: Sequences,
+        initial: Categorical | None = None,
+        windows: Tensor | None = None,
+        table: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """log_initial (B, K), log_transition (1, 1, K, K), (B, T, K, K) with inputs, table (B, T, K), lengths."""
         first = self._log_initial() if initial is None else initial.log_probs
-        says = self._says(sequences, self._windows(sequences, initial) if windows is None else windows)
-        table = says.log_prob(sequences.values, None if sequences.complete else sequences.observed)
+        if table is None:
+            says = self._says(sequences, self._windows(sequences, initial) if windows is None else windows)
+            table = says.log_prob(sequences.values, None if sequences.complete else sequences.observed)
         log_transition = self._log_moves(sequences.inputs if sequences.n_steps else None)
         if log_transition.ndim == 2:
             log_transition = log_transition.reshape(1, 1, self.n_states, self.n_states)
         return first.expand(sequences.values.shape[0], self.n_states), log_transition, table, sequences.lengths
 
-    def _stored(self, sequences: Sequences, watched: bool = False) -> few.Stored | None:
-        """What the kernels for few states read; None where the model, the data or the call is not as plain as that.
-
-        With `watched` derivatives in the parameters are wanted, and the data have none.
-        """
-        if self.n_states > few.MOST_STATES or sequences.inputs is not None or self._remembers:
-            return None
-        chain = self.stored("initial_probs", "transition_matrix", watched=watched)
-        if chain is None or not (watched or untracked(sequences.values)):
+    def _stored(self, sequences: Sequences) -> few.Stored | None:
+        """What the kernels for few states read; None where the model, the data or the call is not as plain as that."""
+        chain = self.stored("initial_probs", "transition_matrix") if self._is_few(sequences) else None
+        if chain is None or not untracked(sequences.values):
             return None
         if self.initial != "free" or self.tied_rows is not None:
             chain = [array_of(self._log_initial()), array_of(self._log_transition())]
-        emission, values = self.emission.compact(watched) if sequences.complete else None, sequences.values
+        emission, values = self.emission.compact() if sequences.complete else None, sequences.values
         if emission is None:
-            emission, values = (), self.emission.log_prob(values, None if sequences.complete else sequences.observed)
+            emission, values = (), self._table(sequences)
         return few.Stored(chain[0], chain[1], emission, array_of(values), array_of(sequences.lengths))
+
+    def _is_few(self, sequences: Sequences) -> bool:
+        return self.n_states <= few.MOST_STATES and sequences.inputs is None and not self._remembers
+
+    def _table(self, sequences: Sequences) -> Tensor:
+        """log b_t(k) of an emission that reads nothing but the state, (B, T, K)."""
+        return self.emission.log_prob(sequences.values, None if sequences.complete else sequences.observed)
 
     def _log_prob(self, sequences: Sequences) -> Tensor:
         stored = self._stored(sequences)
         result = self._derived(sequences) if stored is None else few.log_prob(stored)
-        return self._table_log_prob(sequences) if result is None else result
-
-    def _table_log_prob(self, sequences: Sequences) -> Tensor:
-        return hmm.log_prob(*self._arguments(sequences))
+        return hmm.log_prob(*self._arguments(sequences)) if result is None else result
 
     def _derived(self, sequences: Sequences) -> Tensor | None:
-        """log p(y) and its gradient in the parameters, where these are all that is watched, and plain."""
-        if self.initial != "free" or self.tied_rows is not None or sequences.values.requires_grad:
+        """log p(y) with its gradient in the parameters and the data, where reverse mode is all that watches."""
+        chain = self.stored("initial_probs", "transition_matrix", watched=True) if self._is_few(sequences) else None
+        if chain is None or self.initial != "free" or self.tied_rows is not None:
             return None
-        emission, own = self.emission, self._parameters
-        leaves = [own["raw_initial_probs"], own["raw_transition_matrix"], *emission._parameters.values()]
-        if not derivatives_wanted(sequences.values, *leaves):  # type: ignore[arg-type]
+        whole = sequences.complete and not sequences.values.requires_grad
+        compact, emission = self.emission.compact(watched=True) if whole else None, self.emission
+        own = list(emission._parameters.values()) if compact else [self._table(sequences)]
+        leaves: list[Any] = [self._parameters[f"raw_{name}"] for name in ("initial_probs", "transition_matrix")] + own
+        if not derivatives_wanted(*leaves):
             return None
-        stored = self._stored(sequences, watched=True)
-        if stored is None or not stored.emission:
-            return None
-        rows = stored.values.reshape(-1, stored.values.shape[-1])
+        data = array_of(sequences.values if compact else leaves[2])
+        stored = few.Stored(chain[0], chain[1], compact or (), data, array_of(sequences.lengths))
 
         def pull(gamma: Any) -> tuple[Any, ...]:
-            return emission.pull_compact(rows, gamma.reshape(-1, self.n_states))
+            rows = data.reshape(-1, data.shape[-1])
+            return emission.pull_compact(rows, gamma.reshape(-1, self.n_states)) if compact else (gamma,)
 
-        return few.differentiable(stored, tuple(leaves), pull, lambda: self._table_log_prob(sequences))  # type: ignore[arg-type]
+        def otherwise() -> Tensor:
+            return hmm.log_prob(*self._arguments(sequences, table=None if compact else leaves[2]))
+
+        return few.differentiable(stored, leaves, pull, otherwise)
 
     def _windows(self, sequences: Sequences, initial: Categorical | None = None) -> Tensor | None:
         """The rows that an AR-HMM reads at every step, and after the last, (B, T + 1, order, D)."""
@@ -268,6 +277,10 @@ class HMM(LatentStateModel[Categorical]):
         return self.emission.given(u, window)
 
     def _filter(self, sequences: Sequences, initial: Categorical | None) -> Filtered[Categorical]:
+        stored = self._stored(sequences) if initial is None else None
+        found = None if stored is None else few.filter(stored)
+        if found is not None:
+            return Filtered(Categorical(found.log_predicted), Categorical(found.log_updated), found.log_prob)
         windows = self._windows(sequences, initial)
         predicted, updated, log_prob = hmm.filter(*self._arguments(sequences, initial, windows))
         before, after = (None, None) if windows is None else (windows[:, :-1], windows[:, 1:])

@@ -10,7 +10,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from probseq.kernels import few_emissions as few
 from probseq.kernels import gaussian as kernel
+from probseq.kernels.rows import width_of
 from probseq.ops import memory
 from probseq.ops.modes import OnceDifferentiable, array_of, operator, untracked
 from probseq.ops.threads import WORTHWHILE, group, n_groups, over_blocks
@@ -67,9 +69,15 @@ def _sums(data: Any, mask: Any, centres: Any, w: Any, diagonal: bool) -> tuple[A
     groups = n_groups(n) if n_operations >= WORTHWHILE else 1
     sums = np.zeros((groups, k)), np.zeros((groups, k, d)), np.zeros((groups, k, d, d))
 
+    small = k <= few.WIDTH and d <= few.WIDEST and not (mask.size or diagonal)
+    sizes = few.ZEROS[: width_of(k)], few.ZEROS[:d]
+
     def run(block: slice) -> None:
         first, last = (0, 0) if groups == 1 else (group(block.start, n), group(block.stop - 1, n))
-        kernel.scatter_groups(first, last, groups, data, mask, centres, w, diagonal, *sums)
+        if small:
+            few.moments(*sizes, first, last, data, w, centres, *sums)
+        else:
+            kernel.scatter_groups(first, last, groups, data, mask, centres, w, diagonal, *sums)
 
     over_blocks(run, n, n_operations)
     return sums

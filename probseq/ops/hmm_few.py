@@ -19,16 +19,17 @@ from torch import Tensor
 
 from probseq.kernels import hmm_few as kernel
 from probseq.kernels import simplex
+from probseq.kernels.few_emissions import WIDTH, ZEROS, kind_of
 from probseq.kernels.rows import width_of
-from probseq.ops.hmm import Path
+from probseq.ops.hmm import Filtered, Path
 from probseq.ops.modes import array_of, run_adjoint
 from probseq.ops.threads import groups_of, n_groups, over_blocks
 
 Array = NDArray[np.float64]
 Pull = Callable[[Array], tuple[Array, ...]]
 
-#: states up to which a row fits in the registers
-MOST_STATES = 16
+#: states that are few
+MOST_STATES = WIDTH
 #: numbers of scratch that a thread keeps for its next call (64 MB); a posterior that needs more is not for here
 KEPT = 1 << 23
 _EMPTY = np.empty((0, 0, 0))
@@ -47,7 +48,7 @@ class Stored(NamedTuple):
     def leading(self) -> tuple[Any, Any, Array, Array, tuple[Array, ...]]:
         """What every kernel takes first."""
         width = width_of(len(self.log_initial))
-        return (_ZEROS[:width], _ZEROS[: len(self.emission)], self.log_initial, self.log_transition, self.emission)
+        return (ZEROS[:width], kind_of(self.emission), self.log_initial, self.log_transition, self.emission)
 
     @property
     def width(self) -> int:
@@ -57,9 +58,6 @@ class Stored(NamedTuple):
         """Whether run(rows) was right for every block of sequences."""
         b, t, _ = self.values.shape
         return b == 0 or all(over_blocks(run, b, b * t * len(self.log_initial) ** 2))
-
-
-_ZEROS = (0,) * MOST_STATES
 
 
 class _Rooms(threading.local):
@@ -87,6 +85,18 @@ def log_prob(stored: Stored) -> Tensor | None:
     if stored.over_blocks(lambda rows: kernel.log_prob(*leading, values[rows], lengths[rows], out[rows])):
         return torch.from_numpy(out)
     return None
+
+
+def filter(stored: Stored) -> Filtered | None:
+    """Beliefs before and after every observation, and log p(y_t | y_<t)."""
+    (b, t, _), k = stored.values.shape, len(stored.log_initial)
+    leading, values, lengths = stored.leading, stored.values, stored.lengths
+    made = np.empty((b, t, k)), np.empty((b, t, k)), np.empty((b, t))
+
+    def run(rows: slice) -> bool:
+        return kernel.filter(*leading, values[rows], lengths[rows], *(array[rows] for array in made))
+
+    return Filtered(*map(torch.from_numpy, made)) if stored.over_blocks(run) else None
 
 
 def _posterior(stored: Stored, logarithms: bool, weights: Array, places: Any, xi: Array) -> tuple[Array, Array] | None:
@@ -139,7 +149,7 @@ def viterbi(stored: Stored) -> Path | None:
 WORDS = "HMM log-likelihood"
 
 
-def differentiable(stored: Stored, leaves: tuple[Tensor, ...], pull: Pull, otherwise: Callable[[], Tensor]) -> Any:
+def differentiable(stored: Stored, leaves: list[Tensor], pull: Pull, otherwise: Callable[[], Tensor]) -> Any:
     """log p(y) (B,), once differentiable in `leaves`: start, transitions, and the emission's stored tensors or table.
 
     pull(gamma (B, T, K)) returns the derivatives of sum(gamma * table) in the emission's. `otherwise` computes log p(y)
@@ -159,7 +169,9 @@ class _Question(NamedTuple):
         found = expectations(self.stored, array_of(gradient))
         if found is None:
             with torch.enable_grad():
-                return torch.autograd.grad(self.otherwise(), leaves, gradient, allow_unused=True)
+                wanted = [leaf for leaf in leaves if leaf.requires_grad]
+                made = iter(torch.autograd.grad(self.otherwise(), wanted, gradient))
+            return tuple(next(made) if leaf.requires_grad else torch.zeros_like(leaf) for leaf in leaves)
         _, gamma, xi = found
         pulled = np.empty_like(self.stored.log_initial), np.empty_like(self.stored.log_transition)
         simplex.pull_chain(gamma, xi, self.stored.log_initial, self.stored.log_transition, *pulled)

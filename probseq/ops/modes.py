@@ -190,8 +190,7 @@ def run_adjoint(words: str, run: Run, *arguments: Any) -> Any:
 
 def derivatives_wanted(*tensors: Tensor) -> bool:
     """Whether this call is one that plain reverse mode watches, and nothing else."""
-    plain = not (_opaque(tensors) or torch._C._are_functorch_transforms_active() or _forward_mode())
-    return plain and torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    return eager(*tensors) and torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
 def _no_second_derivative(words: str) -> str:

@@ -39,6 +39,8 @@ def test_every_answer_is_that_of_the_general_kernels(n_states, spread):
     np.testing.assert_allclose(found[0], expected.log_prob, rtol=1e-13, atol=1e-12)
     np.testing.assert_allclose(found[1], expected.log_gamma.exp(), rtol=1e-11, atol=1e-13)
     np.testing.assert_allclose(found[2].sum(0), expected.xi_sum.sum((0, 1)), rtol=1e-11, atol=1e-12)
+    for ours, theirs in zip(few.filter(stored) or (), hmm.filter(*arguments), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-11, atol=1e-11)
     best = few.viterbi(stored)
     assert best is not None
     np.testing.assert_array_equal(best.states, path.states)
@@ -71,6 +73,7 @@ def test_an_impossible_step_is_left_to_them_too(step):
     stored = chain(3, [10, 10])
     stored.values[1, step] = -np.inf
     assert refused(stored) == [True, True, True]
+    assert few.filter(stored) is None
 
 
 @pytest.mark.parametrize("step", [1, 5, 18])
