@@ -242,9 +242,12 @@ class LinearGaussianModel(LatentStateModel[Gaussian]):
         with torch.enable_grad():
             arguments, prior = self._arguments(sequences), self.log_prior()
         value, gradients = kalman.value_and_gradient(*arguments)
-        pairs = zip((*arguments[0], arguments[1], prior), (*gradients, torch.ones_like(prior)), strict=True)
-        outputs = {one: gradient for one, gradient in pairs if one.requires_grad}
-        found = torch.autograd.grad(list(outputs), parameters, list(outputs.values()), allow_unused=True)
+        outputs, inner = (*arguments[0], arguments[1], prior), (*gradients, torch.ones_like(prior))
+        watched = [i for i, one in enumerate(outputs) if one.requires_grad]
+        found: tuple[Tensor | None, ...] = (None,) * len(parameters)
+        if watched:
+            own, weights = [outputs[i] for i in watched], [inner[i] for i in watched]
+            found = torch.autograd.grad(own, parameters, weights, allow_unused=True)
         return value.sum() + prior.detach(), found
 
     def _filter(self, sequences: Sequences, initial: Gaussian | None) -> Filtered[Gaussian]:
