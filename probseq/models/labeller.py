@@ -177,7 +177,8 @@ class Labeller(SequenceLabeller):
         into, lengths, reader = self._standard(sequences), sequences.lengths, self.reader
         if isinstance(reader, Bidirectional):
             cells, parts = (reader.ahead, reader.back), reader.unrolled(into, lengths)
-            outputs = joined(*(c.output(s) for c, s in zip(cells, parts, strict=True)), lengths)[self.per == "sequence"]
+            shown = reader.ahead.output(parts[0]), reader.back.output(parts[1])
+            outputs = joined(*shown, lengths)[self.per == "sequence"]
         else:
             cells, parts = (reader,), (reader.unrolled(into, reader.initial_state((len(into),))),)
             outputs = reader.output(parts[0])
