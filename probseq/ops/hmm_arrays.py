@@ -3,10 +3,10 @@
     problem_of(...)  exponentials, offsets       run_forward(problem)                u_t, log p(y_t | y_<t)
                                                  run_backward(problem, forward)      gamma_t and the sum of xi_t
 
-The scaled recursions (`probseq.kernels.hmm`, `hmm_adjoint`) run first, in threads over the sequences. A sequence in
-which they could lose a state that matters comes back with status CAREFUL and is done again with logarithms (`hmm_log`),
-alone; one without any path that explains it gets status IMPOSSIBLE. Symbols and shapes are those of the kernels and of
-`probseq.ops.hmm`.
+The scaled recursions (`probseq.kernels.hmm`, `hmm_adjoint`; `hmm_wide` backwards with many states) run first, in
+threads over the sequences. A sequence in which they could lose a state that matters comes back with status CAREFUL and
+is done again with logarithms (`hmm_log`), alone; one without any path that explains it gets status IMPOSSIBLE. Symbols
+and shapes are those of the kernels and of `probseq.ops.hmm`.
 
 A forward pass keeps e_t and u_t for the backward pass, unless these are more than `KEPT` numbers each. Else only u at
 every sqrt(T)-th step is kept, or rarer where segments would have fewer than `SEGMENT` entries, and the segments between
