@@ -83,7 +83,8 @@ def belief_band(
     elif isinstance(model_or_belief, (Gaussian, GaussianFactor)):
         mean, cov = _moments(model_or_belief)
     else:
-        raise TypeError(f"belief_band needs an LDS, an AR or a Gaussian belief, got {_kind_of(model_or_belief)}")
+        kind_given = _kind_of(model_or_belief)
+        raise TypeError(f"belief_band needs an LDS, an AR or a Gaussian belief (model.smooth(y)), got {kind_given}")
     _match(mean, sequences, 2)
     _coordinate(coordinate, mean.shape[-1])
     center = mean[:, coordinate].numpy()
