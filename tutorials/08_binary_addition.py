@@ -127,8 +127,8 @@ print(f"result: {shares[500]:.3f} of sums of 500 bits exact (trivial baseline: {
 # ## Reading it
 #
 # Trained on twelve bits, right on five hundred: a network that had learned the sums by heart could not do that. Most
-# activities are close to 0 or 1, where a logistic unit is flat, so that small errors die out from column to column and do
-# not add up. One unit also says things in between, while a carry is handed through columns of a single one; there
+# activities are close to 0 or 1, where a logistic unit is flat, so that small errors die out from column to column and
+# do not add up. One unit also says things in between, while a carry is handed through columns of a single one; there
 # the state creeps, and there the networks fail that add twelve bits and not a hundred: chosen by sums of twelve bits
 # alone, the best of ten starts got one sum in two hundred wrong.
 #
