@@ -314,7 +314,7 @@ class StateSpaceModel(Parametric, abc.ABC, Generic[BeliefT]):
         if length == 0:
             return torch.zeros(*sample_shape, 0, *self.event_shape, dtype=torch.float64)
         with seeded(seed):
-            return self._draw(tuple(sample_shape), length, inputs)
+            return self._draw_series(tuple(sample_shape), length, inputs)
 
     def fit(
         self,
@@ -449,7 +449,7 @@ class StateSpaceModel(Parametric, abc.ABC, Generic[BeliefT]):
         beyond = self.predict(last, u)
         return beyond if bool((flat.lengths > 0).all()) else B.where(flat.lengths > 0, beyond, fresh)
 
-    def _draw(self, sample_shape: tuple[int, ...], length: int, inputs: Tensor | None) -> Tensor:
+    def _draw_series(self, sample_shape: tuple[int, ...], length: int, inputs: Tensor | None) -> Tensor:
         """Draws (*sample_shape, length, *event) from the start; a family of latent paths may draw those first."""
         belief = self.initial_belief(sample_shape, step_input(inputs, 0, axis=len(sample_shape)))
         return self._simulate(belief, length, inputs)[0]

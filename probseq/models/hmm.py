@@ -317,8 +317,8 @@ class HMM(LatentStateModel[Categorical]):
         uniforms = torch.rand((n_samples, *sequences.values.shape[:2]), dtype=torch.float64, generator=randomness)
         return hmm.sample_paths(*arguments, uniforms)
 
-    def _draw(self, sample_shape: tuple[int, ...], length: int, inputs: Tensor | None) -> Tensor:
-        draw = super()._draw if self._remembers else partial(draw_rows, self)
+    def _draw_series(self, sample_shape: tuple[int, ...], length: int, inputs: Tensor | None) -> Tensor:
+        draw = super()._draw_series if self._remembers else partial(draw_rows, self)
         return draw(sample_shape, length, inputs)
 
     def _path_log_prob(self, states: Tensor, sequences: Sequences) -> Tensor:

@@ -194,7 +194,7 @@ class HSMM(LatentStateModel[Elapsed]):
         uniforms = torch.rand((n_samples, *sequences.values.shape[:2]), dtype=torch.float64, generator=randomness)
         return hsmm.sample_paths(*self._arguments(sequences), uniforms)
 
-    def _draw(self, sample_shape: tuple[int, ...], length: int, inputs: Tensor | None) -> Tensor:
+    def _draw_series(self, sample_shape: tuple[int, ...], length: int, inputs: Tensor | None) -> Tensor:
         return draw_rows(self, sample_shape, length, inputs)
 
     def _path_log_prob(self, states: Tensor, sequences: Sequences) -> Tensor:
