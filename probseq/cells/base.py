@@ -10,7 +10,7 @@ its memory activities, a stack those of its layers. `output` is (*batch, output_
 
 Two ways of running over time share the parameters. `step` is the specification. `sequence` runs whole sequences,
 compiled where there is a kernel; it equals the loop over `step` up to rounding. `states` gives the full state after
-every step.
+every step; so does `unrolled`, of torch's own operations alone, for derivatives beyond the first in reverse mode.
 
 Cells are made without the width of their inputs and get their parameters when a network binds them (`bind`).
 All draws are made in float64 from the seed alone, so both precisions start at the same place. Dropout acts in
@@ -140,6 +140,14 @@ class Cell(nn.Module, abc.ABC):
         """The part of the state that the head reads, (*batch, output_size): its first entries, unless it is a stack."""
         return state[..., : self.output_size]
 
+    def state_metric(self, states: Float[Tensor, "*batch state"]) -> Float[Tensor, "*batch state"]:
+        """What the square of a small change of each entry counts as a distance between states, the same shape.
+
+        1, but 1 / f' for units h = f(z) with a logistic or tanh f: the divergence whose slope in z is f (Martens &
+        Sutskever 2011, section 3), under which a change of z counts f'. A saturated unit does not move and counts 0.
+        """
+        return torch.ones_like(states)
+
     @abc.abstractmethod
     def step(
         self, inputs: Float[Tensor, "*batch input"], state: Float[Tensor, "*batch state"]
@@ -164,6 +172,14 @@ class Cell(nn.Module, abc.ABC):
         states = self._whole(flat, start) if flat.numel() else self._no_steps(flat, start)
         return states.reshape(*batch_shape, *states.shape[1:])
 
+    def unrolled(
+        self, inputs: Float[Tensor, "*batch time input"], state: Float[Tensor, "*batch state"]
+    ) -> Float[Tensor, "*batch time state"]:
+        """`states` without compiled kernels: differentiable as often as one likes, and in forward mode."""
+        flat, start, batch_shape = self._flatten(inputs, state)
+        states = self._unroll(flat, start) if flat.numel() else self._no_steps(flat, start)
+        return states.reshape(*batch_shape, *states.shape[1:])
+
     def carry(
         self, inputs: Float[Tensor, "*batch time input"], state: Float[Tensor, "*batch state"]
     ) -> tuple[Float[Tensor, "*batch time output"], Float[Tensor, "*batch state"]]:
@@ -182,6 +198,10 @@ class Cell(nn.Module, abc.ABC):
 
     def _whole(self, inputs: Tensor, state: Tensor) -> Tensor:
         """States (B, T, state_size), likewise."""
+        return self._unroll(inputs, state)
+
+    def _unroll(self, inputs: Tensor, state: Tensor) -> Tensor:
+        """The same by the loop over `step`, or as plain."""
         states: list[Tensor] = []
         for x in inputs.unbind(1):
             state = self.step(x, state)

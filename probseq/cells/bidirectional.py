@@ -57,10 +57,21 @@ class Bidirectional(nn.Module):
         turned = reverse(inputs, lengths)
         ahead = self.ahead.sequence(inputs, self.ahead.initial_state(batch))
         back = self.back.sequence(turned, self.back.initial_state(batch))
-        return (
-            torch.cat([ahead, reverse(back, lengths)], -1),
-            torch.cat([last(ahead, lengths), last(back, lengths)], -1),
-        )
+        return joined(ahead, back, lengths)
+
+    def unrolled(self, inputs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """The states of both cells (B, T, .), each in the order in which it reads; see `Cell.unrolled`."""
+        batch = (len(inputs),)
+        ahead = self.ahead.unrolled(inputs, self.ahead.initial_state(batch))
+        return ahead, self.back.unrolled(reverse(inputs, lengths), self.back.initial_state(batch))
+
+
+def joined(ahead: Tensor, back: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Outputs of both cells, each in its own order: at every step, and after the last step that each reads."""
+    return (
+        torch.cat([ahead, reverse(back, lengths)], -1),
+        torch.cat([last(ahead, lengths), last(back, lengths)], -1),
+    )
 
 
 def reverse(values: Tensor, lengths: Tensor) -> Tensor:

@@ -76,6 +76,10 @@ class Clamped(Cell):
         """What the cell inside shows of it."""
         return self.cell.output(state)
 
+    def state_metric(self, states: Float[Tensor, "*batch state"]) -> Float[Tensor, "*batch state"]:
+        """That of the cell inside; given units do not move."""
+        return self.cell.state_metric(states)
+
     def step(
         self, inputs: Float[Tensor, "*batch input"], state: Float[Tensor, "*batch state"]
     ) -> Float[Tensor, "*batch state"]:

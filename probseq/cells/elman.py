@@ -24,6 +24,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from probseq.cells.gated import GatedCell
@@ -38,6 +39,14 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu,
     "logistic": torch.sigmoid,
 }
+
+
+def inverse_slopes(activation: Activation, values: Tensor) -> Tensor:
+    """1 / f'(z) of units at f(z), 0 where they are saturated; 1 for rectified units."""
+    if activation == "relu":
+        return torch.ones_like(values)
+    slope = 1 - values * values if activation == "tanh" else values * (1 - values)
+    return torch.where(slope > 0, 1 / slope, 0.0)
 
 
 class Elman(GatedCell):
@@ -91,12 +100,16 @@ class Elman(GatedCell):
             return torch.eye(self.hidden_size, dtype=torch.float64)
         return super()._recurrent_start(draws)
 
+    def state_metric(self, states: Float[Tensor, "*batch state"]) -> Float[Tensor, "*batch state"]:
+        """1 / f', as the base class says; 1 for rectified units."""
+        return inverse_slopes(self.activation, states)
+
     def _advance(self, projected: Tensor, state: Tensor) -> Tensor:
         return FUNCTIONS[self.activation](self._recur(projected, state))
 
     def _compiled(self, inputs: Tensor, state: Tensor) -> Tensor:
         if self.activation == "logistic":  # torch has no kernel; this loop costs less than its tanh kernel
-            return self._loop(inputs, state)
+            return self._unroll(inputs, state)
         run = torch.rnn_tanh if self.activation == "tanh" else torch.rnn_relu
         start = state.unsqueeze(0).contiguous()
         return run(inputs, start, self._torch_weights(), True, 1, 0.0, self.training, False, True)[0]

@@ -147,9 +147,9 @@ class GatedCell(Cell):
     def _whole(self, inputs: Tensor, state: Tensor) -> Tensor:
         if self.state_size == self.output_size and not self.layer_norm:
             return self._compiled(inputs, state)
-        return self._loop(inputs, state)
+        return self._unroll(inputs, state)
 
-    def _loop(self, inputs: Tensor, state: Tensor) -> Tensor:
+    def _unroll(self, inputs: Tensor, state: Tensor) -> Tensor:
         """States (B, T, state_size) by the loop over steps, with the products W x + b taken at once."""
         states: list[Tensor] = []
         for projected in self._project(inputs).unbind(1):

@@ -198,7 +198,7 @@ class LSTM(GatedCell):
     def _whole(self, inputs: Tensor, state: Tensor) -> Tensor:
         if not self.layer_norm and untracked(inputs, state, *self.parameters()):
             return ops.lstm_states(inputs, *self._weights(), state, self.parts)
-        return self._loop(inputs, state)
+        return self._unroll(inputs, state)
 
     def _weights(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
         """W, U, b, p, R, V, those that are not there empty."""

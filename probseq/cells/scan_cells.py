@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import abc
 import math
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -93,6 +93,9 @@ class _Convex(Cell, abc.ABC):
 
     def _whole(self, inputs: Tensor, state: Tensor) -> Tensor:
         return self._fused(inputs, state)
+
+    def _unroll(self, inputs: Tensor, state: Tensor) -> Tensor:
+        return linear_scan(*self._read(inputs), state, "associative")
 
 
 class MinGRU(_Convex):
@@ -217,16 +220,21 @@ class LRU(Cell):
         self, inputs: Float[Tensor, "*batch input"], state: Float[Tensor, "*batch state"]
     ) -> Float[Tensor, "*batch state"]:
         """The state after one more input, (*batch, hidden_size + 2 n_modes)."""
-        modes = self.factors * self._modes(state) + self._driven(inputs)
-        return torch.cat([self._shown(modes, inputs), modes.real, modes.imag], -1)
+        return self._joined(self.factors * self._modes(state) + self._driven(inputs), inputs)
 
-    def _run(self, inputs: Tensor, state: Tensor) -> Tensor:
+    def _run(self, inputs: Tensor, state: Tensor, method: Literal["associative"] | None = None) -> Tensor:
         driven = self._driven(inputs)
-        return linear_scan(self.factors.expand_as(driven), driven, self._modes(state))
+        return linear_scan(self.factors.expand_as(driven), driven, self._modes(state), method)
 
     def _fused(self, inputs: Tensor, state: Tensor) -> Tensor:
         return self._shown(self._run(inputs, state), inputs)
 
     def _whole(self, inputs: Tensor, state: Tensor) -> Tensor:
-        modes = self._run(inputs, state)
+        return self._joined(self._run(inputs, state), inputs)
+
+    def _unroll(self, inputs: Tensor, state: Tensor) -> Tensor:
+        return self._joined(self._run(inputs, state, "associative"), inputs)
+
+    def _joined(self, modes: Tensor, inputs: Tensor) -> Tensor:
+        """The state: what is shown, and the modes."""
         return torch.cat([self._shown(modes, inputs), modes.real, modes.imag], -1)

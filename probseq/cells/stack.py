@@ -11,7 +11,7 @@ in training mode alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -77,6 +77,10 @@ class Stack(Cell):
         shown = [layer.output(part) for layer, part in zip(self._cells, self._parts(state), strict=True)]
         return torch.cat(shown, -1) if self.skip else shown[-1]
 
+    def state_metric(self, states: Float[Tensor, "*batch state"]) -> Float[Tensor, "*batch state"]:
+        """Those of the layers, side by side."""
+        return torch.cat([c.state_metric(part) for c, part in zip(self._cells, self._parts(states), strict=True)], -1)
+
     def _into(self, inputs: Tensor, below: Tensor | None) -> Tensor:
         """What a layer reads, from the stack's inputs and the output of the layer below."""
         if below is None:
@@ -116,8 +120,15 @@ class Stack(Cell):
         return outputs.reshape(*batch_shape, *outputs.shape[1:]), torch.cat(after, -1).reshape(*batch_shape, -1)
 
     def _whole(self, inputs: Tensor, state: Tensor) -> Tensor:
+        return self._layered(inputs, state, [layer.states for layer in self._cells])
+
+    def _unroll(self, inputs: Tensor, state: Tensor) -> Tensor:
+        return self._layered(inputs, state, [layer.unrolled for layer in self._cells])
+
+    def _layered(self, inputs: Tensor, state: Tensor, runs: Sequence[Callable[[Tensor, Tensor], Tensor]]) -> Tensor:
+        """The states of all layers, each run over all steps by its own function."""
         states, below = [], None
-        for layer, part in zip(self._cells, self._parts(state), strict=True):
-            states.append(layer.states(self._into(inputs, below), part))
+        for layer, run, part in zip(self._cells, runs, self._parts(state), strict=True):
+            states.append(run(self._into(inputs, below), part))
             below = layer.output(states[-1])
         return torch.cat(states, -1)

@@ -25,6 +25,20 @@ from probseq.parameters import allow
 from probseq.randomness import generator
 
 
+class Activities(NamedTuple):
+    """What a network does with a flat batch, by torch's own operations: twice differentiable.
+
+    The head reads `outputs` (*, H), to say `values` (*, D) where `observed`; the hidden units are `states`
+    (B, T, S), and the square of a small change of one counts `metric`, 0 outside sequences.
+    """
+
+    outputs: Tensor
+    values: Tensor
+    observed: Tensor
+    states: Tensor
+    metric: Tensor
+
+
 class Head(nn.Module, abc.ABC):
     """To write: the abstract methods below.  You get: bind, starts, units, fill, distribution, log_prob."""
 

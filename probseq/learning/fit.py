@@ -10,6 +10,7 @@
 - `validation` is a share, sequences (with inputs: a pair), or False, which holds nothing back.
 - `optimizer` climbs the gradient: "lbfgs" on all the data, or one that takes small steps on pieces of it, with the
   options of `probseq.learning.settings`: `fit(y, optimizer="rmsprop", learning_rate=1e-3, truncate=64, streams=32)`.
+- `method="hessian_free"` is for networks, with the options of `probseq.learning.hessian_free.Settings`.
 - Where a family accelerates EM (`em_accelerates`), up to 50 steps of L-BFGS finish what it found.
 - `checkpoint="file"`: the same call goes on after a kill, to the very same end (`probseq.learning.checkpoint`).
 - Ctrl-C returns the best so far with a warning. If anything else goes wrong the model is as it was before.
@@ -33,6 +34,7 @@ from probseq.errors import ConvergenceWarning, each_once
 from probseq.learning.checkpoint import Checkpoint
 from probseq.learning.em import LOST, SETTLED, run_em
 from probseq.learning.gradient import run_lbfgs
+from probseq.learning.hessian_free import Settings, hessian_free_settings, run_hessian_free
 from probseq.learning.history import History
 from probseq.learning.problem import Problem, Run, one_thread, split
 from probseq.learning.settings import Training, training
@@ -108,6 +110,9 @@ def _climb(
     """What one run does after its start; arguments are checked here."""
     if max_iterations is not None:
         whole_number("max_iterations", max_iterations, least=0)
+    if method == "hessian_free":
+        limit, own = _limit(max_iterations, 100), hessian_free_settings(optimizer, options)
+        return partial(_by_hessian_free, limit=limit, tolerance=tolerance, settings=own)
     chosen = model.optimizer if optimizer is None else optimizer
     settings = training("adam" if chosen == "lbfgs" else chosen, options)
     if method == "gradient" and chosen != "lbfgs":
@@ -146,6 +151,12 @@ def _by_stochastic_gradient(
     ledger: Checkpoint | None = None,
 ) -> Run:
     return run_stochastic(model, problem, limit, settings, seed, ledger)
+
+
+def _by_hessian_free(
+    model: StateSpaceModel[Any], problem: Problem, seed: int, *, limit: int, tolerance: float | None, settings: Settings
+) -> Run:
+    return run_hessian_free(model, problem, limit, _precision(model, tolerance), settings, seed)
 
 
 def _by_em(model: StateSpaceModel[Any], problem: Problem, seed: int, *, limit: int, tolerance: float | None) -> Run:
@@ -301,7 +312,7 @@ def _report(model: StateSpaceModel[Any]) -> None:
     logger.info("%s: %r", type(model).__name__, history)
     if history.reason == "interrupted":
         warnings.warn("the fit was interrupted; the best parameters so far are kept", ConvergenceWarning)
-    elif not history.converged and model.optimizer != "adam":
+    elif not history.converged and (model.optimizer != "adam" or history.method == "hessian_free"):
         warnings.warn(
             f"the fit stopped before it settled ({history.reason} after {history.n_iterations} iterations); "
             "raise max_iterations or tolerance",

@@ -22,8 +22,9 @@ from torch import Tensor
 from probseq import beliefs as B
 from probseq.beliefs import Point
 from probseq.cells import Bidirectional, Cell
-from probseq.cells.bidirectional import last
+from probseq.cells.bidirectional import joined, last
 from probseq.checks import whole_number
+from probseq.emissions.head import Activities
 from probseq.emissions.heads import Categorical
 from probseq.labelling import SequenceLabeller
 from probseq.layout import Paths, leave
@@ -37,7 +38,7 @@ class Labeller(SequenceLabeller):
     Labels are integers 0 .. n_labels - 1: one for each step of u, or with `per="sequence"` one for each sequence.
     """
 
-    fit_methods: ClassVar[tuple[str, ...]] = ("gradient",)
+    fit_methods: ClassVar[tuple[str, ...]] = ("gradient", "hessian_free")
     optimizer: ClassVar[Literal["lbfgs", "adam"]] = "adam"
     gradient_tolerance: ClassVar[float] = 1e-6
     real_valued: ClassVar[bool] = False
@@ -161,11 +162,31 @@ class Labeller(SequenceLabeller):
         return outputs if self.per == "step" else last(outputs, sequences.lengths)
 
     def _log_prob(self, sequences: Sequences) -> Tensor:
-        outputs = self._outputs(sequences)
+        outputs, (labels, observed) = self._outputs(sequences), self._targets(sequences)
+        scores = self.head.log_prob(outputs, labels, observed)
+        return scores.sum(-1) if self.per == "step" else scores
+
+    def _targets(self, sequences: Sequences) -> tuple[Tensor, Tensor]:
+        """Labels and which of them are there, beside what the head reads."""
         if self.per == "step":
-            return self.head.log_prob(outputs, sequences.values, sequences.observed).sum(-1)
-        labels = last(sequences.values, sequences.lengths)
-        return self.head.log_prob(outputs, labels, last(sequences.observed, sequences.lengths))
+            return sequences.values, sequences.observed
+        return last(sequences.values, sequences.lengths), last(sequences.observed, sequences.lengths)
+
+    def _unrolled(self, sequences: Sequences) -> Activities:
+        """What the network does with a flat batch, twice differentiable; for curvature."""
+        into, lengths, reader = self._standard(sequences), sequences.lengths, self.reader
+        if isinstance(reader, Bidirectional):
+            cells, parts = (reader.ahead, reader.back), reader.unrolled(into, lengths)
+            shown = reader.ahead.output(parts[0]), reader.back.output(parts[1])
+            outputs = joined(*shown, lengths)[self.per == "sequence"]
+        else:
+            cells, parts = (reader,), (reader.unrolled(into, reader.initial_state((len(into),))),)
+            outputs = reader.output(parts[0])
+            outputs = outputs if self.per == "step" else last(outputs, lengths)
+        metric = torch.cat([c.state_metric(s.detach()) for c, s in zip(cells, parts, strict=True)], -1)
+        metric = torch.where(sequences.inside.unsqueeze(-1), metric, 0.0)
+        values, observed = self._targets(sequences)
+        return Activities(outputs, values, observed, torch.cat(parts, -1), metric)
 
     def _before(self, sequences: Sequences) -> Point:
         if self.per == "sequence" or isinstance(self.reader, Bidirectional):

@@ -38,8 +38,9 @@ from torch.distributions import Distribution
 from probseq.base import Filtered, StateSpaceModel
 from probseq.beliefs import Window
 from probseq.cells.base import floating_dtype, uniform
-from probseq.cells.elman import FUNCTIONS, Activation
+from probseq.cells.elman import FUNCTIONS, Activation, inverse_slopes
 from probseq.checks import whole_number
+from probseq.emissions.head import Activities
 from probseq.emissions.heads import Categorical, Gaussian, Head
 from probseq.models.padding import hold, seen_first
 from probseq.parameters import allow
@@ -54,7 +55,7 @@ class NeuralAR(StateSpaceModel[Window]):
     float64. The weights are drawn from `seed`, and drawn anew by a fit unless they were fitted or loaded.
     """
 
-    fit_methods: ClassVar[tuple[str, ...]] = ("gradient",)
+    fit_methods: ClassVar[tuple[str, ...]] = ("gradient", "hessian_free")
     optimizer: ClassVar[Literal["lbfgs", "adam"]] = "adam"
     validation_share: ClassVar[float | None] = 0.2
 
@@ -156,12 +157,20 @@ class NeuralAR(StateSpaceModel[Window]):
         return encoded if self.embedding is None else encoded @ self.embedding
 
     def _network(self, taps: Tensor, u: Tensor | None) -> Tensor:
+        return self._shown(self._layers(taps, u))
+
+    def _layers(self, taps: Tensor, u: Tensor | None) -> list[Tensor]:
+        """The taps and inputs, and what every layer makes of them."""
         if u is not None:
             taps = torch.cat([taps, ((u - self.input_shift) / self.input_scale).to(self.dtype)], -1)
-        hidden = taps
+        layers = [taps]
         for weights, bias in zip(self.layer_weights, self.layer_biases, strict=True):
-            hidden = FUNCTIONS[self.activation](F.linear(hidden, weights, bias))
-        return torch.cat([hidden, taps], -1) if self.direct and self.hidden else hidden
+            layers.append(FUNCTIONS[self.activation](F.linear(layers[-1], weights, bias)))
+        return layers
+
+    def _shown(self, layers: list[Tensor]) -> Tensor:
+        """What the head reads of all that."""
+        return torch.cat([layers[-1], layers[0]], -1) if self.direct and self.hidden else layers[-1]
 
     # ---- whole sequences
 
@@ -170,17 +179,30 @@ class NeuralAR(StateSpaceModel[Window]):
         joined = torch.cat([first.flip(-2), rows], -2)
         return joined.unfold(1, self.order, 1).flip(-1).mT
 
-    def _reads(self, sequences: Sequences) -> Tensor:
-        """What the head reads at every step of sequences without gaps, (B, T, .); every row is embedded once."""
+    def _taps(self, sequences: Sequences) -> Tensor:
+        """What the first layer reads of the past of sequences without gaps, (B, T, .); every row is embedded once."""
         rows = self._embed(self.head.encode(sequences.values))
         windows = self._windows(rows, rows.new_zeros(len(rows), self.order, rows.shape[-1]))
-        return self._network(windows[:, :-1].flatten(-2), sequences.inputs)
+        return windows[:, :-1].flatten(-2)
+
+    def _unrolled(self, sequences: Sequences) -> Activities:
+        """What the network does with a flat batch, twice differentiable, for curvature; its layers are the states."""
+        if seen_first(sequences):
+            taps = self._taps(sequences)
+        else:
+            taps = self._embed(super()._filter(sequences, None).predicted.values).flatten(-2)
+        layers = self._layers(taps, sequences.inputs)
+        states = torch.cat([*layers[1:], taps.new_zeros(*taps.shape[:-1], 0)], -1)
+        metric = torch.where(sequences.inside.unsqueeze(-1), inverse_slopes(self.activation, states.detach()), 0.0)
+        return Activities(self._shown(layers), sequences.values, sequences.observed, states, metric)
 
     def _log_prob(self, sequences: Sequences) -> Tensor:
         if not seen_first(sequences) or not sequences.n_steps:
             return super()._log_prob(sequences)
         observed = None if sequences.complete and sequences.rectangular else sequences.observed
-        return self.head.log_prob(self._reads(sequences), sequences.values, observed).sum(-1)
+        return self.head.log_prob(
+            self._network(self._taps(sequences), sequences.inputs), sequences.values, observed
+        ).sum(-1)
 
     def _filter(self, sequences: Sequences, initial: Window | None) -> Filtered[Window]:
         if not sequences.complete or not sequences.n_steps:

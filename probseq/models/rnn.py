@@ -33,7 +33,7 @@ from probseq.beliefs import Point
 from probseq.cells import Bidirectional, Cell
 from probseq.cells.bidirectional import last
 from probseq.checks import whole_number
-from probseq.emissions.heads import Head
+from probseq.emissions.head import Activities, Head
 from probseq.models.padding import hold, seen_first
 from probseq.randomness import spawn
 from probseq.sequences import Sequences, step_input
@@ -49,7 +49,7 @@ class RNN(StateSpaceModel[Point]):
     float64. The weights are drawn from `seed`, and drawn anew by a fit unless they were fitted or loaded.
     """
 
-    fit_methods: ClassVar[tuple[str, ...]] = ("gradient",)
+    fit_methods: ClassVar[tuple[str, ...]] = ("gradient", "hessian_free")
     optimizer: ClassVar[Literal["lbfgs", "adam"]] = "adam"
     validation_share: ClassVar[float | None] = 0.2
 
@@ -179,6 +179,15 @@ class RNN(StateSpaceModel[Point]):
         observed = None if sequences.complete and sequences.rectangular else sequences.observed
         outputs = self.cell.sequence(self._inputs(sequences), self._first(sequences))
         return self.head.log_prob(outputs, values, observed).sum(-1)
+
+    def _unrolled(self, sequences: Sequences) -> Activities:
+        """What the network does with a flat batch, twice differentiable; for curvature."""
+        if self.feedback and not seen_first(sequences):
+            states = super()._filter(sequences, None).predicted.state
+        else:
+            states = self.cell.unrolled(self._inputs(sequences), self._first(sequences))
+        metric = torch.where(sequences.inside.unsqueeze(-1), self.cell.state_metric(states.detach()), 0.0)
+        return Activities(self.cell.output(states), sequences.values, sequences.observed, states, metric)
 
     def _log_prob_in_pieces(self, sequences: Sequences) -> Tensor:
         """The same a piece at a time, in memory that does not grow with the length; without gradients."""
