@@ -131,7 +131,8 @@ def dynamax(problem: Problem) -> Calls:
     from dynamax.hidden_markov_model import CategoricalHMM, GaussianHMM
 
     k, d = len(problem.start), problem.y.shape[-1]
-    flat_priors: dict[str, Any] = {"initial_probs_concentration": 1.0, "transition_matrix_concentration": 1.0}
+    flat = 1.0 + 1e-12  # at 1.0 a probability that vanishes beside it turns the mode of the whole row to NaN
+    flat_priors: dict[str, Any] = {"initial_probs_concentration": flat, "transition_matrix_concentration": flat}
     start, matrix = jnp.asarray(problem.start), jnp.asarray(problem.matrix)
     names: dict[str, Any] = {"initial_probs": start, "transition_matrix": matrix}
     if problem.kind == "Gaussian":
@@ -143,7 +144,7 @@ def dynamax(problem: Problem) -> Calls:
         }
         y = jnp.asarray(problem.y)
     else:
-        model = CategoricalHMM(k, 1, N_SYMBOLS, emission_prior_concentration=1.0, **flat_priors)
+        model = CategoricalHMM(k, 1, N_SYMBOLS, emission_prior_concentration=flat, **flat_priors)
         names["emission_probs"] = jnp.asarray(problem.parameters["probs"])[:, None]
         y = jnp.asarray(problem.y.astype(int))
     parameters, properties = model.initialize(jax.random.PRNGKey(0), **names)

@@ -16,16 +16,21 @@ COLUMNS = "probseq, ms | quartiles | best rival | its ms | times faster | others
 SLOW = 2.0
 """Seconds from which a call is timed once."""
 
+BRIEF = 0.2
+"""Seconds up to which a turn begins with a call that is not timed."""
+
 
 def turns(calls: dict[str, Call], seconds: float, clock: str = "wall") -> dict[str, np.ndarray]:
     """Milliseconds of each call, taken in turn for about `seconds` each; one that takes long is repeated less.
 
     One that takes longer than SLOW is timed once.
-    A turn lasts 5 ms or one call: short calls run warm, as they would in a loop, not on the caches the rivals leave.
+    A turn lasts 5 ms or one call, after one that is not timed if calls take less than BRIEF: they run warm, as they
+    would in a loop, and do not pay for the caches that rivals leave, nor for giving back the memory these dropped.
     """
     now = CLOCKS[clock]
     limits: dict[str, float] = {}
     lengths: dict[str, int] = {}
+    brief: dict[str, bool] = {}
     times: dict[str, list[float]] = {name: [] for name in calls}
     for name, call in calls.items():
         start = time.perf_counter()
@@ -37,11 +42,14 @@ def turns(calls: dict[str, Call], seconds: float, clock: str = "wall") -> dict[s
             took = time.perf_counter() - start
         else:
             times[name].append(1e3 * took)
+        brief[name] = took < BRIEF
         limits[name], lengths[name] = 1 if took > SLOW else max(3.0, seconds / took), max(1, int(5e-3 / took))
-    end = time.perf_counter() + seconds * len(calls)
+    end = time.perf_counter() + 2 * seconds * len(calls)
     while time.perf_counter() < end or min(len(kept) - min(limits[name], 3) for name, kept in times.items()) < 0:
         waiting = [name for name in calls if len(times[name]) < limits[name]]
         for name in waiting:
+            if brief[name]:
+                calls[name]()
             for _ in range(lengths[name]):
                 start = now()
                 calls[name]()

@@ -147,6 +147,14 @@ class StateSpaceModel(Parametric, abc.ABC, Generic[BeliefT]):
         """
         raise ValueError(f"truncate is for recurrent networks, got a {type(self).__name__}")
 
+    def _value_and_gradient(
+        self, sequences: Sequences, parameters: list[torch.nn.Parameter]
+    ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+        """Speed hook: log p(y) of a flat batch plus log prior, and its gradient; None where nothing depends on one."""
+        with torch.enable_grad():
+            value = self._log_prob(sequences).sum() + self.log_prior()
+            return value.detach(), torch.autograd.grad(value, parameters, allow_unused=True)
+
     def _outside(self, values: Tensor) -> tuple[Tensor, str] | None:
         """Marks the entries that no emission could produce, with the support in words; None if all are fine."""
         return None
@@ -306,8 +314,7 @@ class StateSpaceModel(Parametric, abc.ABC, Generic[BeliefT]):
         if length == 0:
             return torch.zeros(*sample_shape, 0, *self.event_shape, dtype=torch.float64)
         with seeded(seed):
-            belief = self.initial_belief(tuple(sample_shape), step_input(inputs, 0, axis=len(sample_shape)))
-            return self._simulate(belief, length, inputs)[0]
+            return self._draw_series(tuple(sample_shape), length, inputs)
 
     def fit(
         self,
@@ -441,6 +448,11 @@ class StateSpaceModel(Parametric, abc.ABC, Generic[BeliefT]):
         last = B.at(self._filter(flat, None).updated, (flat.lengths - 1).clamp(min=0))
         beyond = self.predict(last, u)
         return beyond if bool((flat.lengths > 0).all()) else B.where(flat.lengths > 0, beyond, fresh)
+
+    def _draw_series(self, sample_shape: tuple[int, ...], length: int, inputs: Tensor | None) -> Tensor:
+        """Draws (*sample_shape, length, *event) from the start; a family of latent paths may draw those first."""
+        belief = self.initial_belief(sample_shape, step_input(inputs, 0, axis=len(sample_shape)))
+        return self._simulate(belief, length, inputs)[0]
 
     def _simulate(self, belief: BeliefT, steps: int, u: Tensor | None) -> tuple[Tensor, BeliefT]:
         """Ancestral draws (*batch, steps, *event) from a predicted belief, and the predicted beliefs on the way."""

@@ -172,12 +172,12 @@ class Parametric(nn.Module):
         """Every declared parameter by name, base classes first."""
         return type(self)._declared
 
-    def stored(self, *names: str) -> list[Any] | None:
-        """The stored numbers as arrays, for kernels; None where they are overridden or watched by torch."""
-        if self.overrides or self.unset or torch.is_grad_enabled():
+    def stored(self, *names: str, watched: bool = False) -> list[Any] | None:
+        """The stored numbers as arrays, for kernels; None where they are overridden or, unless `watched`, derived."""
+        if self.overrides or self.unset or (torch.is_grad_enabled() and not watched):
             return None
         raw: list[Any] = [self._parameters[f"raw_{name}"] for name in names]
-        return [array_of(tensor) for tensor in raw] if untracked(*raw) else None
+        return [array_of(tensor) for tensor in raw] if watched or untracked(*raw) else None
 
     def declare(self, **values: Any) -> None:
         """Make room for every declared parameter and assign those values that are not None."""

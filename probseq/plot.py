@@ -5,7 +5,7 @@
 | `belief_band`      | E[C z_t given y] with a central interval, the data as dots         | LDS, AR        |
 | `posterior_heatmap`| p(z_t = k given y), states upwards, time to the right              | HMM, HSMM      |
 | `viterbi_ribbon`   | the most probable path as a coloured ribbon                        | HMM, HSMM      |
-| `activity_heatmap` | the hidden activities h_t, units upwards, time to the right        | RNN            |
+| `activity_heatmap` | the hidden activities h_t, units upwards, time to the right        | RNN, EchoState |
 | `forecast_fan`     | the end of the data and central intervals of p(y_{T+h} given y)    | every family   |
 | `components`       | the additive parts with central intervals, a panel each            | Structural     |
 | `fit_history`      | log p(y) gained per iteration, training and validation, in nats    | every family   |
@@ -31,6 +31,7 @@ from probseq.base import LatentStateModel
 from probseq.beliefs import Categorical, Gaussian, GaussianFactor, Point
 from probseq.forecasting import Forecast
 from probseq.learning.history import History
+from probseq.models.echo_state import EchoState
 from probseq.models.hmm import HMM
 from probseq.models.hsmm import HSMM, Elapsed
 from probseq.models.linear_gaussian import LinearGaussianModel
@@ -132,17 +133,24 @@ def posterior_heatmap(
 
 
 def activity_heatmap(
-    model_or_belief: RNN | Point, y: Any = None, axes: Axes | None = None, *, u: Any = None, colorbar: bool = True
+    model_or_belief: RNN | EchoState | Point,
+    y: Any = None,
+    axes: Axes | None = None,
+    *,
+    u: Any = None,
+    colorbar: bool = True,
 ) -> Axes:
     """The activities from which a network predicts y_t, a row per hidden unit, on a scale symmetric about zero."""
-    if isinstance(model_or_belief, RNN):
+    if isinstance(model_or_belief, (RNN, EchoState)):
         _one_sequence(y)
         with torch.no_grad():
             activities = model_or_belief.cell.output(model_or_belief.filter(y, u).predicted.state)
     elif isinstance(model_or_belief, Point):
         activities = model_or_belief.state
     else:
-        raise TypeError(f"activity_heatmap needs an RNN or a Point belief, got {_kind_of(model_or_belief)}")
+        raise TypeError(
+            f"activity_heatmap needs an RNN, an EchoState or a Point belief, got {_kind_of(model_or_belief)}"
+        )
     largest = float(activities.abs().max()) or 1.0
     axes, image = _image(activities, y, axes, cmap=ACTIVITY_MAP, limits=(-largest, largest))
     axes.set_ylabel("hidden unit")

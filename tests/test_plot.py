@@ -264,6 +264,13 @@ def test_heatmaps_of_beliefs_need_no_data() -> None:
     assert axes.child_axes == []
 
 
+def test_activities_of_a_reservoir() -> None:
+    y = data()
+    model = ps.EchoState(6, washout=2).fit(y, seed=0)
+    shown = mesh(plot.activity_heatmap(model, y)).get_array()
+    np.testing.assert_array_equal(shown, model.filter(y).predicted.state.numpy().T)
+
+
 @pytest.mark.parametrize("cell", [ps.cells.GRU, ps.cells.LSTM, ps.cells.Elman])
 def test_activity_heatmap_is_what_the_head_reads(cell: Any) -> None:
     y, model = data(), network(cell(5))

@@ -80,6 +80,17 @@ class Emission(Parametric, abc.ABC):
     def log_prob(self, values: Tensor, observed: Tensor | None = None) -> Tensor:
         """log p(y | z = k) of rows (*batch, dim) over their observed coordinates, (*batch, K)."""
 
+    def compact(self, watched: bool = False) -> tuple[Any, ...] | None:
+        """The stored parameters as arrays for `probseq.ops.hmm_few`, which makes the table itself; None without that.
+
+        To be overridden together with `log_prob`; `watched` as for `stored`.
+        """
+        return None
+
+    def pull_compact(self, values: Any, weights: Any) -> tuple[Any, ...]:
+        """The derivatives of sum(weights * table) over complete rows in what `compact` returns."""
+        raise NotImplementedError
+
     @abc.abstractmethod
     def distribution(self) -> Distribution:
         """p(y | z = k): batch shape (K,), event shape (dim,)."""
@@ -95,6 +106,10 @@ class Emission(Parametric, abc.ABC):
     @abc.abstractmethod
     def maximise(self, values: Tensor, observed: Tensor, weights: Tensor) -> None:
         """The M-step: maximise sum_nk weights[n, k] log p(y_n | k) over the free parameters."""
+
+    def maximise_compact(self, values: Any, weights: Any) -> bool:
+        """`maximise` over complete rows as arrays, where it is as plain as that; else False, and nothing done."""
+        return False
 
     def log_prior(self) -> Tensor:
         """log density of the parameters under `prior`, 0 without one."""

@@ -19,7 +19,9 @@ from torch.nn.functional import logsigmoid
 from probseq import parameters as P
 from probseq.emissions.base import Emission, cluster, leading_size, positive, rows_of
 from probseq.kernels import symbols as kernel
-from probseq.ops.modes import array_of, untracked
+from probseq.kernels.simplex import maximise_rows, pull_rows
+from probseq.ops import symbols
+from probseq.ops.modes import array_of, eager, untracked
 from probseq.parameters import Param
 from probseq.priors import Beta, Dirichlet, Prior, accept
 
@@ -59,14 +61,23 @@ class Categorical(Emission):
 
     def log_prob(self, values: Tensor, observed: Tensor | None = None) -> Tensor:
         log_probs = type(self).probs.log(self)
-        if untracked(values, log_probs):
-            shown = _EVERY if observed is None else array_of(observed).reshape(-1)
-            table = np.empty((*values.shape[:-1], self.n_states))
-            rows = table.reshape(-1, self.n_states)
-            if kernel.look_up(array_of(values).reshape(-1), shown, array_of(log_probs), rows):
-                return torch.from_numpy(table)
+        flat = (values if observed is None else torch.where(observed, values, 0.0)).detach().reshape(-1)
+        if eager(flat, log_probs) and kernel.are_symbols(array_of(flat), self.n_symbols):
+            shown = torch.from_numpy(_EVERY) if observed is None else observed.reshape(-1)
+            return symbols.log_prob(log_probs, flat, shown).reshape(*values.shape[:-1], self.n_states)
         chosen = log_probs.mT[values.squeeze(-1).detach().long()]
         return chosen if observed is None else torch.where(observed, chosen, 0.0)
+
+    def compact(self, watched: bool = False) -> tuple[Any, ...] | None:
+        stored = self.stored("probs", watched=watched)
+        return None if stored is None else tuple(stored)
+
+    def pull_compact(self, values: Any, weights: Any) -> tuple[Any, ...]:
+        rows = array_of(self._parameters["raw_probs"])  # type: ignore[arg-type]
+        counts, pulled = np.zeros(rows.shape), np.empty(rows.shape)
+        kernel.count(values.reshape(-1), _EVERY, weights, counts)
+        pull_rows(counts, rows, pulled)
+        return (pulled,)
 
     def distribution(self) -> D.Distribution:
         return D.Independent(D.Categorical(probs=self.probs.unsqueeze(-2), validate_args=False), 1)
@@ -93,6 +104,16 @@ class Categorical(Emission):
         if isinstance(self.prior, Dirichlet):
             counts = counts + self.prior.counts(self.probs)
         self.store_rows("probs", counts)
+
+    def maximise_compact(self, values: Any, weights: Any) -> bool:
+        stored = self.stored("probs") if self.prior is None else None
+        if stored is None:
+            return False
+        rows, counts = stored[0].copy(), np.zeros(stored[0].shape)
+        kernel.count(values.reshape(-1), _EVERY, weights, counts)
+        maximise_rows(counts, 0.0, rows)
+        self.store(probs=rows)
+        return True
 
 
 class Bernoulli(Emission):

@@ -24,8 +24,9 @@ from torch.distributions import Distribution, Independent, MultivariateNormal, N
 from probseq import parameters as P
 from probseq.emissions.base import Emission, cluster, leading_size, positive, rows_of
 from probseq.emissions.floor import VARIANCE_FLOOR, Floor, lift, lift_matrix
+from probseq.kernels.few_emissions import WIDEST
 from probseq.ops import gaussian
-from probseq.ops.modes import untracked
+from probseq.ops.modes import array_of, untracked
 from probseq.parameters import Param, Parametric
 from probseq.priors import NormalInverseGamma, NormalInverseWishart, Prior, accept
 
@@ -158,6 +159,15 @@ class Gaussian(Emission):
             table = self._marginal_log_prob(rows, seen, self.factor())
         return table.reshape(*values.shape[:-1], self.n_states)
 
+    def compact(self, watched: bool = False) -> tuple[Any, ...] | None:
+        narrow = self.dim <= WIDEST and not (watched and self.is_diagonal)
+        stored = self.stored("means", "covs", watched=watched) if narrow else None
+        return None if stored is None else tuple(stored)
+
+    def pull_compact(self, values: Any, weights: Any) -> tuple[Any, ...]:
+        means, covs = (array_of(self._parameters[name]) for name in ("raw_means", "raw_covs"))  # type: ignore[arg-type]
+        return gaussian.pull_stored(values, weights, means, covs)
+
     def _marginal_log_prob(self, rows: Tensor, seen: Tensor, factor: Tensor) -> Tensor:
         """Rows grouped by what they show; each group has its own marginal covariance."""
         table = rows.new_zeros(len(rows), self.n_states)
@@ -211,7 +221,7 @@ class Gaussian(Emission):
         self.assign(means=means, covs=torch.diag_embed(variances))
 
     def maximise(self, values: Tensor, observed: Tensor, weights: Tensor) -> None:
-        if self._maximise_stored(values, observed, weights):
+        if bool(observed.all()) and self.maximise_compact(array_of(values), array_of(weights)):
             return
         floor = Floor(values, observed, self.covariance == "spherical")
         if self.is_diagonal:
@@ -219,10 +229,9 @@ class Gaussian(Emission):
         else:
             self._maximise_full(values, observed, weights, floor)
 
-    def _maximise_stored(self, values: Tensor, observed: Tensor, weights: Tensor) -> bool:
-        """The M-step in one pass over arrays; False, and nothing done, where it is not as plain as that."""
+    def maximise_compact(self, values: Any, weights: Any) -> bool:
         plain = self.prior is None and not (self.is_diagonal or self.held_entries or self.is_frozen("means"))
-        stored = self.stored("means", "covs") if plain and bool(observed.all()) else None
+        stored = self.stored("means", "covs") if plain else None
         new = None if stored is None else gaussian.maximise(values, weights, stored[0], stored[1], VARIANCE_FLOOR)
         if new is None:
             return False

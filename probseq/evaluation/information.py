@@ -90,7 +90,10 @@ class Block:
 
 
 def coordinates(model: nn.Module) -> list[Block]:
-    """The free numbers of a model in a minimal description. Satisfies sum of block.free.sum() == model.n_parameters."""
+    """The free numbers of a model. Satisfies sum of block.free.sum() == model.n_parameters.
+
+    Of an LDS whose states may be taken in any coordinates there are more.
+    """
     blocks: list[Block] = []
     declared: set[int] = set()
     for path, module in parametric_modules(model):

@@ -146,20 +146,37 @@ def scatter_groups(first, last, n_groups, rows, seen, means, weights, diagonal, 
 
 
 @njit(**_OPTIONS)
-def average(rows, weights, mass, means):
-    """Write the mass of every state (K,), and the weighted means (K, D) of those that have one."""
-    n_states, dim = means.shape
-    sums = np.zeros((n_states, dim))
-    mass[:] = 0.0
-    for n in range(rows.shape[0]):
-        for k in range(n_states):
-            mass[k] += weights[n, k]
-            for d in range(dim):
-                sums[k, d] += weights[n, k] * rows[n, d]
-    for k in range(n_states):
-        if mass[k] > 0:
-            for d in range(dim):
-                means[k, d] = sums[k, d] / mass[k]
+def add_groups(mass, away_sum, total):
+    """Add up groups of moments into the first."""
+    dim = total.shape[3]
+    for g in range(1, mass.shape[0]):
+        for k in range(mass.shape[1]):
+            mass[0, k] += mass[g, k]
+            for i in range(dim):
+                away_sum[0, k, i] += away_sum[g, k, i]
+                for j in range(dim):
+                    total[0, k, i, j] += total[g, k, i, j]
+
+
+@njit(**_OPTIONS)
+def recentre(mass, away_sum, total, means):
+    """Add up groups of moments about `means` into the first, and move these and the means to the weighted means.
+
+    mass (G, K), away_sum (G, K, D), total (G, K, D, D), its lower triangle. S - a a' / m loses digits where the means
+    move far, in units of what is left: False then, with the means moved and the scatter to be found again.
+    """
+    fine = True
+    add_groups(mass, away_sum, total)
+    for k in range(means.shape[0]):
+        if mass[0, k] > 0:
+            for i in range(means.shape[1]):
+                for j in range(i + 1):
+                    moved = away_sum[0, k, i] * away_sum[0, k, j] / mass[0, k]
+                    total[0, k, i, j] -= moved
+                fine &= total[0, k, i, i] >= 0.125 * moved
+            for i in range(means.shape[1]):
+                means[k, i] += away_sum[0, k, i] / mass[0, k]
+    return fine
 
 
 @njit(**_OPTIONS)
@@ -182,13 +199,17 @@ def _factorise(matrix, lower):
 @njit(**_OPTIONS)
 def _least(total, mass, means, share):
     """`share` of the variances of the rows, (D,), when the weights of a row sum to 1."""
-    centre, variance = np.zeros(means.shape[1]), np.zeros(means.shape[1])
+    least, whole = np.empty(means.shape[1]), 0.0
     for k in range(means.shape[0]):
-        centre += mass[k] / mass.sum() * means[k]
-    for k in range(means.shape[0]):
-        for d in range(means.shape[1]):
-            variance[d] += (total[k, d, d] + mass[k] * (means[k, d] - centre[d]) ** 2) / mass.sum()
-    return share * variance
+        whole += mass[k]
+    for d in range(means.shape[1]):
+        centre, variance = 0.0, 0.0
+        for k in range(means.shape[0]):
+            centre += mass[k] / whole * means[k, d]
+        for k in range(means.shape[0]):
+            variance += (total[k, d, d] + mass[k] * (means[k, d] - centre) ** 2) / whole
+        least[d] = share * variance
+    return least
 
 
 @njit(**_OPTIONS)
@@ -201,15 +222,21 @@ def store_factors(total, mass, means, share, stored):
     dim, tied = total.shape[1], stored.shape[0] < total.shape[0]
     floor, lower, cov = _least(total, mass, means, share), np.zeros((dim, dim)), np.zeros((dim, dim))
     for s in range(stored.shape[0]):
-        weight = mass.sum() if tied else mass[s]
+        weight, stop = 0.0, total.shape[0] if tied else s + 1
+        for k in range(s, stop):
+            weight += mass[k]
         if not weight > 0:
             continue
-        cov[:] = total[s] / weight
-        for k in range(1, total.shape[0] if tied else 1):
-            cov += total[k] / weight
+        for i in range(dim):
+            for j in range(i + 1):
+                cov[i, j] = 0.0
+                for k in range(s, stop):
+                    cov[i, j] += total[k, i, j] / weight
         for d in range(dim):
             cov[d, d] -= floor[d]
-        if not (floor.min() > 0 and _factorise(cov, lower)):
+            if not floor[d] > 0:
+                return False
+        if not _factorise(cov, lower):
             return False
         for d in range(dim):
             cov[d, d] += floor[d]
@@ -264,3 +291,38 @@ def scatter(rows, seen, means, weights, diagonal, mass, away_sum, total):
                     for r in range(BLOCK):
                         one += weighted[r] * away[j, r]
                     total[k, d, j] += one
+
+
+@njit(**_OPTIONS)
+def pull_stored(mass, away_sum, total, stored, into_means, into_stored):
+    """The derivative of sum(weight * table) in means and factors with log diagonals (K or 1, D, D), from moments.
+
+    With W = L^-1: W'W a in a mean, and tril(W' (W S W')) - diag(m W) in L. mass (G, K), away_sum (G, K, D) and
+    total (G, K, D, D), its lower triangle, are added up in the first; into_stored is added to.
+    """
+    n_states, dim = into_means.shape
+    add_groups(mass, away_sum, total)
+    whitener, half, white = np.empty((n_states, dim, dim)), np.zeros((dim, dim)), np.empty(dim)
+    invert_factors(stored, whitener)
+    for k in range(n_states):
+        w, s = whitener[k], (k if stored.shape[0] > 1 else 0)
+        for i in range(dim):
+            white[i] = 0.0
+            for j in range(i + 1):
+                white[i] += w[i, j] * away_sum[0, k, j]
+            for j in range(dim):
+                half[i, j] = 0.0
+                for m in range(i + 1):
+                    half[i, j] += w[i, m] * total[0, k, max(m, j), min(m, j)]
+        for i in range(dim):
+            into_means[k, i] = 0.0
+            for m in range(i, dim):
+                into_means[k, i] += w[m, i] * white[m]
+            for j in range(i + 1):
+                pulled = 0.0
+                for m in range(i, dim):
+                    square = 0.0
+                    for q in range(j + 1):
+                        square += half[m, q] * w[j, q]
+                    pulled += w[m, i] * square
+                into_stored[s, i, j] += pulled / w[i, i] - mass[0, k] if i == j else pulled

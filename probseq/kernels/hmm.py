@@ -43,6 +43,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from probseq.kernels.registers import TURNING, move, rescale, weigh
 from probseq.kernels.rows import exponentiate, extent, maximum, total, vector_matrix
 
 SCALED, CAREFUL, IMPOSSIBLE, DONE = 0, 1, 2, 3
@@ -162,7 +163,7 @@ def filter_steps(size, u, weight, matrix, n, e, kept, n_moves, normaliser):
     """The inner loop of `forward` over the rows of e (steps, W): returns the one that needs a look, or their number.
 
     There u is moved on already (as after the first `n_moves` steps), and `weight` is u_t * e_t. `kept` gets u. The move
-    behind row i is by matrix[i], or by matrix[0] if that is all. `size` is W, as a number or as the length of a tuple.
+    behind row i is by matrix[i], or by matrix[0] if that is all. `size` is a tuple of length W.
     """
     width = extent(size)
     varying = matrix.shape[0] > 1
@@ -177,6 +178,25 @@ def filter_steps(size, u, weight, matrix, n, e, kept, n_moves, normaliser):
         if i < n_moves:
             low = transport(weight, c, matrix, i if varying else 0, width, n, u)
             if low:
+                return i
+    return e.shape[0]
+
+
+@njit(**_OPTIONS)
+def filter_wide(u, weight, matrix, n, e, kept, n_moves, normaliser):
+    """`filter_steps` for rows of more than eight numbers, in `registers`; all arrays are contiguous."""
+    width = u.shape[0]
+    varying, turns = matrix.shape[0] > 1, width > TURNING
+    for i in range(e.shape[0]):
+        for k in range(width):
+            kept[i, k] = u[k]
+        c = weigh(u, 0, e, i * width, weight, 0, width)
+        normaliser[i] = c
+        if not c >= SMALLEST_NORMALISER:
+            return i
+        if i < n_moves:
+            move(weight, 0, matrix, i * width * width if varying else 0, width, u, 0, i if turns else 0)
+            if rescale(u, 0, width, 1.0 / c, SAFE_SUM, n):
                 return i
     return e.shape[0]
 
@@ -233,7 +253,7 @@ def forward(
                 elif width == 8:
                     t += filter_steps((0, 0, 0, 0, 0, 0, 0, 0), u, weight, matrix, n, rest, room, n_moves - t, c)
                 else:
-                    t += filter_steps(width, u, weight, matrix, n, rest, room, n_moves - t, c)
+                    t += filter_wide(u, weight, matrix, n, rest, room, n_moves - t, c)
                 if t < stop:
                     r = t + 1 if varying else 0
                     if not normaliser[b, t] >= SMALLEST_NORMALISER or loses(

@@ -14,8 +14,9 @@ over covariances, run once for every group of sequences that share P_0 and the p
     mean          m_{t+1} = A_{t+1} (m_t + K_t v_t) + d_{t+1}
     covariance    P_{t+1} = L_t P_t L_t' + (A_{t+1} K_t) R_t (A_{t+1} K_t)' + Q_{t+1},   L_t = A_{t+1} (I - K_t C_t)
 
-The covariances are in `kalman_covariance.py`, the means here.  A covariance that has stopped changing is not computed
-again; the array `slot` names, for every step, the row of the workspace that holds its covariance, gain and whitener.
+The covariances are in `kalman_covariance.py`, the means here and, of many sequences at once, in `kalman_lanes.py`.  A
+covariance that has stopped changing is not computed again; the array `slot` names, for every step, the row of the
+workspace that holds its covariance, gain and whitener.
 
     symbol      shape        meaning                                  (R is 1, or T where the parameter varies in time)
     m0, P0      (B, n), (1 or B, n, n)
@@ -38,16 +39,15 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from probseq.kernels.kalman_covariance import OVERFLOW, SINGULAR, copy, covariance_steps
+from probseq.kernels.kalman_conditions import OVERFLOW, SINGULAR
+from probseq.kernels.kalman_covariance import covariance_steps
 from probseq.kernels.kalman_root import columns_in_use, root_steps
+from probseq.kernels.linalg import copy
 
-__all__ = ["CHUNK", "LANES", "OVERFLOW", "SINGULAR", "filter_forward", "mean_lanes", "mean_steps"]
+__all__ = ["CHUNK", "OVERFLOW", "SINGULAR", "filter_forward", "mean_steps"]
 
 CHUNK = 256
 """Steps whose gains are kept at a time when no workspace is asked for."""
-
-LANES = 128
-"""Sequences that run side by side in the innermost loops."""
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -119,102 +119,6 @@ def mean_steps(
                     moved += A[a, i, j] * updated[j]
                 x[i] = moved
     return total
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def mean_lanes(m0, A, d, C, y, seen, lengths, gain, whitener, log_norm, slot, mean, weighted, log_prob):
-    """`mean_steps` for many sequences with the same covariances, the innermost loops running over LANES sequences.
-
-    For the workspaces that `filter_forward` leaves with `covariances_only`.  Past the end of a sequence its lane runs
-    on without effect.
-    """
-    batch, n = m0.shape
-    m = y.shape[2]
-    partial, keep = seen.shape[0] > 0, mean.shape[1] > 0
-    v, w, square, total = np.zeros((m, LANES)), np.empty((m, LANES)), np.empty(LANES), np.empty(LANES)
-    state, following = np.empty((n, LANES)), np.empty((n, LANES))
-    for origin in range(0, batch, LANES):
-        width = min(LANES, batch - origin)
-        values, ends = y[origin : origin + width], lengths[origin : origin + width]
-        shifts = d[origin : origin + width] if d.shape[0] > 1 else d
-        last, shortest, constant = 0, ends[0], 0.0
-        for b in range(LANES):
-            total[b], square[b] = 0.0, 0.0
-            if b < width:
-                last, shortest = max(last, ends[b]), min(shortest, ends[b])
-            for i in range(n):
-                state[i, b] = m0[origin + b, i] if b < width else 0.0
-        for t in range(last):
-            s = slot[t]
-            c = t if C.shape[0] > 1 else 0
-            for j in range(m):
-                if partial and not seen[t, j]:
-                    for b in range(LANES):
-                        v[j, b] = 0.0
-                else:
-                    for b in range(width):
-                        v[j, b] = values[b, t, j]
-                    for b in range(width, LANES):
-                        v[j, b] = 0.0
-                    for i in range(n):
-                        factor = C[c, j, i]
-                        for b in range(LANES):
-                            v[j, b] -= factor * state[i, b]
-                factor = whitener[s, j, 0]
-                for b in range(LANES):
-                    w[j, b] = factor * v[0, b]
-                for k in range(1, j + 1):
-                    factor = whitener[s, j, k]
-                    for b in range(LANES):
-                        w[j, b] += factor * v[k, b]
-                for b in range(LANES):
-                    square[b] += w[j, b] * w[j, b]
-            if t < shortest:
-                constant += log_norm[s]
-            else:
-                for b in range(width):
-                    if t < ends[b]:
-                        total[b] += log_norm[s] - 0.5 * square[b]
-            if t + 1 >= shortest:  # from here on by step, since some sequence is over
-                for b in range(width):
-                    if t < shortest:
-                        total[b] -= 0.5 * square[b]
-                    square[b] = 0.0
-            if keep:
-                for b in range(width):
-                    for i in range(n):
-                        mean[origin + b, t, i] = state[i, b]
-                    for j in range(m):
-                        weight = 0.0
-                        for k in range(j, m):
-                            weight += whitener[s, k, j] * w[k, b]
-                        weighted[origin + b, t, j] = weight
-            for j in range(m):
-                for i in range(n):
-                    factor = gain[s, j, i]
-                    for b in range(LANES):
-                        state[i, b] += factor * v[j, b]
-            if t + 1 < last:
-                a, o = t + 1 if A.shape[0] > 1 else 0, t + 1 if d.shape[1] > 1 else 0
-                for i in range(n):
-                    if d.shape[0] > 1:
-                        for b in range(width):
-                            following[i, b] = shifts[b, o, i]
-                        for b in range(width, LANES):
-                            following[i, b] = 0.0
-                    else:
-                        factor = shifts[0, o, i]
-                        for b in range(LANES):
-                            following[i, b] = factor
-                    for j in range(n):
-                        factor = A[a, i, j]
-                        for b in range(LANES):
-                            following[i, b] += factor * state[j, b]
-                for i in range(n):
-                    for b in range(LANES):
-                        state[i, b] = following[i, b]
-        for b in range(width):
-            log_prob[origin + b] = total[b] + constant
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -37,9 +37,17 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from probseq.kernels.kalman import LANES, mean_steps
-from probseq.kernels.kalman_covariance import STEADY, clear, close_loop, copy, settled
-from probseq.kernels.linalg import product, product_left_transposed, product_right_transposed, symmetrise, unchanged
+from probseq.kernels.kalman_covariance import STEADY, settled
+from probseq.kernels.kalman_updates import close_loop
+from probseq.kernels.linalg import (
+    clear,
+    copy,
+    product,
+    product_left_transposed,
+    product_right_transposed,
+    symmetrise,
+    unchanged,
+)
 
 LOST = 1e-5
 """Share of a predicted variance below which P - P N P is judged to have lost too much."""
@@ -59,7 +67,7 @@ def covariance_adjoint(
     grad_P0, grad_A, grad_Q, grad_C, grad_R, smoothed, lagged, edge, spent, blas,
 ):  # fmt: skip
     """Run N_t backward for every group; add the matrix terms of the gradients, write V_t (H, T, n, n) and the lag-one
-    covariances (H, T - 1, n, n).  A share of a variance up to `spent` counts as none.
+    covariances (H, T - 1, n, n), each where it has steps.  A share of a variance up to `spent` counts as none.
 
     It stops at step `until` (G,), 0 unless the start is diffuse, and leaves N there in `edge` (H, n, n). Where the
     forward covariances and N_t have both settled, steps repeat: they are counted and added at once.  Returns whether
@@ -67,7 +75,7 @@ def covariance_adjoint(
     """
     lost = False
     m, n = C.shape[1], C.shape[2]
-    wanted, moments = grad_A.shape[0] > 0, smoothed.shape[1] > 0
+    wanted, moments, lagging = grad_A.shape[0] > 0, smoothed.shape[1] > 0, lagged.shape[1] > 0
     N, earlier, D, inverse = np.empty((n, n)), np.empty((n, n)), np.empty((m, m)), np.empty((m, m))
     L, H, LP, HP, square = np.empty((n, n)), np.empty((n, n)), np.empty((n, n)), np.empty((n, n)), np.empty((n, n))
     AK, NAK, WC, X, Z = np.empty((m, n)), np.empty((m, n)), np.empty((m, n)), np.empty((m, n)), np.empty((m, n))
@@ -88,42 +96,45 @@ def covariance_adjoint(
                     product_left_transposed(W, W, inverse, blas)
                     product(inverse, C[c], WC, blas)
                     close_loop(A[a], C[c], gain[g, s], AK, L, blas)
-                    product(L, P, LP, blas)
+                    if lagging:
+                        product(L, P, LP, blas)
                 if inner:
                     product(N, L, H, blas)
-                    product_right_transposed(AK, N, NAK, blas)
-                    product(AK, H, X, blas)
-                    product_right_transposed(NAK, AK, D, blas)
                     product_left_transposed(L, H, earlier, blas)
                 else:
                     clear(H)
-                    clear(X)
-                    clear(D)
                     clear(earlier)
                 product_left_transposed(C[c], WC, square, blas)
                 for i in range(n):
                     for j in range(n):
                         earlier[i, j] += square[i, j]
                 symmetrise(earlier)
-                product(H, P, HP, blas)
-                for j in range(m):
-                    for k in range(m):
-                        D[j, k] += inverse[j, k]
-                    for i in range(n):
-                        X[j, i] = WC[j, i] - X[j, i]
-                symmetrise(D)
-                product(X, P, Z, blas)
+                if wanted or lagging:
+                    product(H, P, HP, blas)
+                if wanted:
+                    product_right_transposed(AK, N, NAK, blas)  # N is that of the step after, and 0 after the last
+                    product_right_transposed(NAK, AK, D, blas)
+                    product(AK, H, X, blas)
+                    for j in range(m):
+                        for k in range(m):
+                            D[j, k] += inverse[j, k]
+                        for i in range(n):
+                            X[j, i] = WC[j, i] - X[j, i]
+                    symmetrise(D)
+                    product(X, P, Z, blas)
+                if lagging and inner:
+                    lag_one(cov[g, slot[g, t + 1]], HP, LP, square, lagged[h, t], blas)
                 if moments:
-                    if inner:
-                        lag_one(cov[g, slot[g, t + 1]], HP, LP, square, lagged[h, t], blas)
                     lost = smooth_covariance(earlier, P, square, smoothed[h, t], spent, blas) or lost
                 steps += 1
                 quiet = quiet + 1 if unchanged(earlier, N, STEADY) else 0
                 repeating = settled(quiet, steps)
                 copy(earlier, N)
-            elif moments:
-                copy(lagged[h, t + 1], lagged[h, t])
-                copy(smoothed[h, t + 1], smoothed[h, t])
+            else:
+                if lagging:
+                    copy(lagged[h, t + 1], lagged[h, t])
+                if moments:
+                    copy(smoothed[h, t + 1], smoothed[h, t])
             if wanted:
                 if inner:
                     add(-load, HP, grad_A, a)
@@ -165,7 +176,7 @@ def lag_one(later, HP, LP, scratch, out, blas):
 @njit(cache=True, nogil=True, error_model="numpy")
 def mean_adjoint(
     A, C, cov, gain, slot, spaces, until, lengths, mean, weighted, weights,
-    grad_m0, grad_P0, grad_A, grad_Q, grad_d, grad_C, grad_R, grad_y, smoothed, edge,
+    grad_m0, grad_P0, grad_A, grad_Q, grad_d, grad_C, grad_R, grad_y, smoothed, edge, blas,
 ):  # fmt: skip
     """Run r_t backward for every sequence; add the vector terms of the gradients, write zhat_t (B, T, n).
 
@@ -183,11 +194,14 @@ def mean_adjoint(
             s = slot[g, t]
             inner = t + 1 < last
             a, c = t + 1 if A.shape[0] > 1 and inner else 0, t if C.shape[0] > 1 else 0
-            for i in range(n):
-                p[i] = 0.0
-            for j in range(n):
+            if blas is not None:
+                np.dot(A[a].T, r, p)
+            else:
                 for i in range(n):
-                    p[i] += A[a, j, i] * r[j]
+                    p[i] = 0.0
+                for j in range(n):
+                    for i in range(n):
+                        p[i] += A[a, j, i] * r[j]
             for j in range(m):
                 total = weighted[b, t, j]
                 for i in range(n):
@@ -196,11 +210,16 @@ def mean_adjoint(
             for j in range(m):
                 for i in range(n):
                     p[i] += C[c, j, i] * e[j]
-            for i in range(n):
-                total = mean[b, t, i]
-                for j in range(n):
-                    total += cov[g, s, i, j] * p[j]
-                z[i] = total
+            if blas is not None:
+                np.dot(cov[g, s], p, z)
+                for i in range(n):
+                    z[i] += mean[b, t, i]
+            else:
+                for i in range(n):
+                    total = mean[b, t, i]
+                    for j in range(n):
+                        total += cov[g, s, i, j] * p[j]
+                    z[i] = total
             if moments:
                 for i in range(n):
                     smoothed[b, t, i] = z[i]
@@ -233,175 +252,3 @@ def mean_adjoint(
         if edge.shape[0] > 0:
             for i in range(n):
                 edge[b, i] = r[i]
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def add_lanes(sums, weights, scale, target, row):
-    """target[row, i, j] += scale * sum_b weights_b sums[i, j, b]; the sums become zero."""
-    for i in range(sums.shape[0]):
-        for j in range(sums.shape[1]):
-            total = 0.0
-            for b in range(sums.shape[2]):
-                total += weights[b] * sums[i, j, b]
-                sums[i, j, b] = 0.0
-            target[row, i, j] += scale * total
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def multiply_lanes(x, y, sums):
-    """sums[i, j, b] += x[i, b] y[j, b]."""
-    for i in range(x.shape[0]):
-        for j in range(y.shape[0]):
-            for b in range(x.shape[1]):
-                sums[i, j, b] += x[i, b] * y[j, b]
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def mean_adjoint_lanes(
-    A, C, cov, gain, slot, until, lengths, mean, weighted, weights,
-    grad_m0, grad_P0, grad_A, grad_Q, grad_d, grad_C, grad_R, grad_y, smoothed, edge,
-):  # fmt: skip
-    """`mean_adjoint` for many sequences with the same covariances (cov (T, n, n), ...), LANES of them innermost.
-
-    Past its end a lane holds zeros.  Sums over sequences are kept by lane, and added up once, or at every step where
-    some parameter varies in time.
-    """
-    batch, m, n = mean.shape[0], C.shape[1], C.shape[2]
-    wanted, moments = grad_A.shape[0] > 0, smoothed.shape[1] > 0
-    varying = max(grad_A.shape[0], grad_Q.shape[0], grad_d.shape[1], grad_C.shape[0], grad_R.shape[0]) > 1
-    r, p, z, e = np.empty((n, LANES)), np.empty((n, LANES)), np.empty((n, LANES)), np.empty((m, LANES))
-    load, ones = np.empty(LANES), np.ones((1, LANES))
-    sum_A, sum_Q, sum_d = np.zeros((n, n, LANES)), np.zeros((n, n, LANES)), np.zeros((1, n, LANES))
-    sum_C, sum_R = np.zeros((m, n, LANES)), np.zeros((m, m, LANES))
-    for origin in range(0, batch, LANES):
-        width = min(LANES, batch - origin)
-        last = 0
-        clear(r)
-        clear(p)
-        clear(z)
-        clear(e)
-        for b in range(LANES):
-            load[b] = 0.0
-        for b in range(width):
-            load[b] = weights[origin + b]
-            last = max(last, lengths[origin + b])
-        for t in range(last - 1, until - 1, -1):
-            s = slot[t]
-            a, c = t + 1 if A.shape[0] > 1 and t + 1 < last else 0, t if C.shape[0] > 1 else 0
-            for b in range(width):
-                inside = t < lengths[origin + b]
-                for j in range(m):
-                    e[j, b] = weighted[origin + b, t, j] if inside else 0.0
-                for i in range(n):
-                    z[i, b] = mean[origin + b, t, i] if inside else 0.0
-            for i in range(n):
-                for b in range(LANES):
-                    p[i, b] = 0.0
-                for j in range(n):
-                    factor = A[a, j, i]
-                    for b in range(LANES):
-                        p[i, b] += factor * r[j, b]
-            for j in range(m):
-                for i in range(n):
-                    factor = gain[s, j, i]
-                    for b in range(LANES):
-                        e[j, b] -= factor * p[i, b]
-            for i in range(n):
-                for j in range(m):
-                    factor = C[c, j, i]
-                    for b in range(LANES):
-                        p[i, b] += factor * e[j, b]
-            for i in range(n):
-                for j in range(n):
-                    factor = cov[s, i, j]
-                    for b in range(LANES):
-                        z[i, b] += factor * p[j, b]
-            if moments:
-                for b in range(width):
-                    for i in range(n):
-                        smoothed[origin + b, t, i] = z[i, b]
-            if wanted:
-                for b in range(width):
-                    for j in range(m):
-                        grad_y[origin + b, t, j] = -load[b] * e[j, b]
-                multiply_lanes(r, z, sum_A)
-                multiply_lanes(e, z, sum_C)
-                multiply_lanes(e, e, sum_R)
-                if t == 0:
-                    for b in range(width):
-                        for i in range(n):
-                            grad_m0[origin + b, i] = load[b] * p[i, b]
-                            for j in range(n):
-                                grad_P0[0, i, j] += 0.5 * load[b] * p[i, b] * p[j, b]
-                elif t > until:
-                    multiply_lanes(p, p, sum_Q)
-                    if grad_d.shape[0] == 1:
-                        multiply_lanes(ones, p, sum_d)
-                    else:
-                        for b in range(width):
-                            for i in range(n):
-                                grad_d[origin + b, t if grad_d.shape[1] > 1 else 0, i] += load[b] * p[i, b]
-                if varying or t == until:
-                    add_lanes(sum_A, load, 1.0, grad_A, a)
-                    add_lanes(sum_C, load, 1.0, grad_C, c)
-                    add_lanes(sum_R, load, 0.5, grad_R, t if grad_R.shape[0] > 1 else 0)
-                    add_lanes(sum_Q, load, 0.5, grad_Q, t if grad_Q.shape[0] > 1 else 0)
-                    if grad_d.shape[0] == 1:
-                        by_step = grad_d.reshape(grad_d.shape[1], 1, n)
-                        add_lanes(sum_d, load, 1.0, by_step, t if grad_d.shape[1] > 1 else 0)
-            for i in range(n):
-                for b in range(LANES):
-                    r[i, b] = p[i, b]
-        if edge.shape[0] > 0:
-            for b in range(width):
-                for i in range(n):
-                    edge[origin + b, i] = r[i, b]
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def simulate(A, C, root_P0, root_Q, root_R, normals, lengths, states, emitted):
-    """Run the model without means on standard normals (paths, T, n + m), path p being one of sequence p mod B.
-
-    The roots satisfy F F' = covariance, one for every covariance.
-    """
-    m, n = C.shape[1], C.shape[2]
-    batch = lengths.shape[0]
-    for path in range(normals.shape[0]):
-        b = path % batch
-        for t in range(lengths[b]):
-            a, c = t if A.shape[0] > 1 else 0, t if C.shape[0] > 1 else 0
-            q, o, k = t if root_Q.shape[0] > 1 else 0, t if root_R.shape[0] > 1 else 0, b if root_P0.shape[0] > 1 else 0
-            for i in range(n):
-                total = 0.0
-                for j in range(n):
-                    if t == 0:
-                        total += root_P0[k, i, j] * normals[path, t, j]
-                    else:
-                        total += A[a, i, j] * states[path, t - 1, j] + root_Q[q, i, j] * normals[path, t, j]
-                states[path, t, i] = total
-            for j in range(m):
-                total = 0.0
-                for i in range(n):
-                    total += C[c, j, i] * states[path, t, i]
-                for i in range(m):
-                    total += root_R[o, j, i] * normals[path, t, n + i]
-                emitted[path, t, j] = total
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def path_means(A, d, C, y, observed, lengths, spaces, gain, whitener, log_norm, slot, x, mean, weighted, status, blas):
-    """Filter the means of paths y (paths, T, m) with covariances known; x (paths, n) holds the initial means."""
-    batch = lengths.shape[0]
-    partial = observed.shape[1] > 0
-    steps, zero = np.empty(0), np.int64(0)  # a literal 0 would compile `mean_steps` once more
-    for path in range(y.shape[0]):
-        b = path % batch
-        g = spaces[b]
-        mean_steps(
-            zero, lengths[b], lengths[b], zero, A, d[b if d.shape[0] > 1 else 0], C, y[path],
-            observed[b if partial else 0], gain[g], whitener[g], log_norm[g], slot[g], x[path],
-            mean[path], weighted[path], steps, status, blas,
-        )  # fmt: skip
-        if status[0] != 0:
-            status[1] = b
-            return

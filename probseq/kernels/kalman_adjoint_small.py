@@ -79,7 +79,7 @@ def small_adjoint(
     `states` and `sensors` are n and m, as numbers or lengths of tuples.  Gradients have no time axis but for that of y.
     """
     n, m = extent(states), extent(sensors)
-    wanted, moments = grad_A.shape[0] > 0, smoothed_cov.shape[1] > 0
+    wanted, moments, lagging = grad_A.shape[0] > 0, smoothed_cov.shape[1] > 0, lagged.shape[1] > 0
     N, NA, G, GB, B, BP = (
         np.empty((n, n)), np.empty((n, n)), np.empty((n, n)), np.empty((n, n)), np.empty((n, n)), np.empty((n, n)),
     )  # fmt: skip
@@ -179,10 +179,13 @@ def small_adjoint(
                 pending_Q += 1.0 if t > first else 0.0
                 if wanted and t == 0 and first == 0:
                     add_start(n, b, load, N, grad_P0)
-                if moments:
+                if lagging:
                     for i in range(n):
                         for k in range(n):
                             lagged[b, t, i, k] = lagged[b, t + 1, i, k]
+                if moments:
+                    for i in range(n):
+                        for k in range(n):
                             smoothed_cov[b, t, i, k] = smoothed_cov[b, t + 1, i, k]
             else:
                 if not same:
@@ -192,23 +195,26 @@ def small_adjoint(
                     for i in range(n):
                         for k in range(n):
                             B[i, k] = (1.0 if i == k else 0.0) - B[i, k]
-                    multiply(n, n, n, B, P, BP)
+                    if wanted or lagging:
+                        multiply(n, n, n, B, P, BP)
                 multiply(n, n, n, N, A, NA)
                 multiply_transposed(n, n, n, A, NA, G)
-                multiply(n, n, n, NA, BP, slope)
-                multiply(m, n, n, K, G, KG)
                 multiply(n, n, n, G, B, GB)
-                for j in range(m):
-                    for k in range(m):
-                        total = S[j, k]
-                        for i in range(n):
-                            total += KG[j, i] * K[k, i]
-                        D[j, k] = total
-                multiply(m, n, n, KG, BP, X)
-                multiply(m, n, n, SC, P, Z)
-                for j in range(m):
-                    for k in range(n):
-                        Z[j, k] -= X[j, k]
+                if wanted or lagging:
+                    multiply(n, n, n, NA, BP, slope)
+                if wanted:
+                    multiply(m, n, n, K, G, KG)
+                    for j in range(m):
+                        for k in range(m):
+                            total = S[j, k]
+                            for i in range(n):
+                                total += KG[j, i] * K[k, i]
+                            D[j, k] = total
+                    multiply(m, n, n, KG, BP, X)
+                    multiply(m, n, n, SC, P, Z)
+                    for j in range(m):
+                        for k in range(n):
+                            Z[j, k] -= X[j, k]
                 multiply_transposed(n, n, n, B, GB, following)
                 for h in range(m):
                     for i in range(n):
@@ -224,13 +230,13 @@ def small_adjoint(
                 for i in range(n):
                     for k in range(n):
                         N[i, k] = following[i, k]
+                if lagging and inner:
+                    multiply(n, n, n, later, slope, GB)
+                    multiply(n, n, n, A, BP, G)
+                    for i in range(n):
+                        for k in range(n):
+                            lagged[b, t, i, k] = G[i, k] - GB[i, k]
                 if moments:
-                    if inner:
-                        multiply(n, n, n, later, slope, GB)
-                        multiply(n, n, n, A, BP, G)
-                        for i in range(n):
-                            for k in range(n):
-                                lagged[b, t, i, k] = G[i, k] - GB[i, k]
                     multiply(n, n, n, N, P, NA)
                     multiply(n, n, n, P, NA, G)
                     for i in range(n):

@@ -19,8 +19,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from probseq.kernels.kalman_covariance import clear, copy
-from probseq.kernels.linalg import symmetrise
+from probseq.kernels.linalg import clear, copy, symmetrise
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

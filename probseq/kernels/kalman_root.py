@@ -36,21 +36,10 @@ import math
 import numpy as np
 from numba import njit
 
-from probseq.kernels.kalman_covariance import (
-    LOG_TWO_PI,
-    OVERFLOW,
-    SINGULAR,
-    STEADY,
-    carry_reach,
-    clear,
-    close_loop,
-    copy,
-    has_perfect,
-    same_pattern,
-    settled,
-    store,
-)
-from probseq.kernels.linalg import EPSILON, product_right_transposed, unchanged
+from probseq.kernels.kalman_conditions import OVERFLOW, SINGULAR, carry_reach, has_perfect
+from probseq.kernels.kalman_covariance import LOG_TWO_PI, STEADY, same_pattern, settled
+from probseq.kernels.kalman_updates import close_loop
+from probseq.kernels.linalg import EPSILON, clear, copy, product_right_transposed, store, unchanged
 
 STILL_DIFFUSE = 1e-10
 """Size of a reading's diffuse part, relative to the sum of its terms, from which it is no rounding error."""

@@ -27,8 +27,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from probseq.kernels.kalman_covariance import clear, copy
 from probseq.kernels.kalman_root import columns_in_use, extend, length_of_row, take
+from probseq.kernels.linalg import clear, copy
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -121,8 +121,9 @@ def carry(gain, later, earlier, lagged):
 def smoothed_covariances(
     back, rest, rest_diffuse, updated, updated_diffuse, until, spans, spaces, smoothed, diffuse, lagged
 ):
-    """Continue V (H, T, n, n) and the lag-one covariances backwards from `until`, or begin them at the last step.
+    """Continue V (H, T, n, n) backwards from `until`, or begin it at the last step.
 
+    So too the lag-one covariances where they have steps.
     `diffuse` (H, T, n, n), the diffuse part of the posterior, is written where `until` reaches.
     """
     n = back.shape[2]
@@ -137,7 +138,9 @@ def smoothed_covariances(
             copy(rest[g, t], smoothed[h, t])
             copy(rest_diffuse[g, t], diffuse[h, t])
             carry(back[g, t], diffuse[h, t + 1], diffuse[h, t], unused)
-            carry(back[g, t], smoothed[h, t + 1], smoothed[h, t], lagged[h, t])
+            carry(back[g, t], smoothed[h, t + 1], smoothed[h, t], unused)
+            if lagged.shape[1] > 0:
+                copy(unused, lagged[h, t])
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -221,3 +221,27 @@ def unchanged(new, old, tolerance):
             if not abs(new[i, j] - old[i, j]) <= bound:
                 return False
     return True
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def copy(source, target):
+    """target[:] = source, for matrices (a slice assignment costs more than a small copy)."""
+    for i in range(source.shape[0]):
+        for j in range(source.shape[1]):
+            target[i, j] = source[i, j]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def clear(target):
+    """target[:] = 0, for matrices."""
+    for i in range(target.shape[0]):
+        for j in range(target.shape[1]):
+            target[i, j] = 0.0
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def store(source, target, row):
+    """target[row] = source, without the view that costs more than the copy."""
+    for i in range(source.shape[0]):
+        for j in range(source.shape[1]):
+            target[row, i, j] = source[i, j]

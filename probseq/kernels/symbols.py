@@ -43,8 +43,12 @@ def look_up(symbols, observed, log_probs, table):
 @njit(**_OPTIONS)
 def count(symbols, observed, weights, counts):
     """Add the weights of every symbol to the counts."""
+    by_symbol = np.zeros((counts.shape[1], counts.shape[0]))
     for n in range(weights.shape[0]):
         if observed.shape[0] == 0 or observed[n]:
             m = int(symbols[n])
             for k in range(weights.shape[1]):
-                counts[k, m] += weights[n, k]
+                by_symbol[m, k] += weights[n, k]
+    for k in range(counts.shape[0]):
+        for m in range(counts.shape[1]):
+            counts[k, m] += by_symbol[m, k]

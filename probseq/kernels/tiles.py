@@ -25,15 +25,15 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 _FEATURES = binding.get_host_cpu_features()
-_BYTES = 64 if _FEATURES.get("avx512f") else 32 if _FEATURES.get("avx") else 16
+BYTES = 64 if _FEATURES.get("avx512f") else 32 if _FEATURES.get("avx") else 16
 _VECTORS = 2
-ROWS = 8 if _BYTES == 64 else 4  # accumulators, factors and one broadcast fill the registers without spilling
+ROWS = 8 if BYTES == 64 else 4  # accumulators, factors and one broadcast fill the registers without spilling
 DEPTH = 256  # terms summed before moving on: a panel of b this deep stays in the first cache
 
 
 def width_of(dtype: Any) -> int:
     """Columns of a tile of this floating type."""
-    return _VECTORS * _BYTES // np.dtype(dtype).itemsize
+    return _VECTORS * BYTES // np.dtype(dtype).itemsize
 
 
 def _make_tile(rows: int) -> Any:
@@ -47,7 +47,7 @@ def _make_tile(rows: int) -> Any:
 
         def generate(context, builder, signature, arguments):
             word = context.get_value_type(signature.args[0].dtype)
-            lanes = _BYTES // np.dtype(str(signature.args[0].dtype)).itemsize
+            lanes = BYTES // np.dtype(str(signature.args[0].dtype)).itemsize
             shift = (_VECTORS * lanes).bit_length() - 1
             vector, integer = ir.VectorType(word, lanes), ir.IntType(64)
             (a, a_at, a_row, a_panel, b, b_at, b_row, c, c_at, c_row, n, keep) = arguments

@@ -6,7 +6,8 @@ no variables and stay where they are.
 
 from __future__ import annotations
 
-from typing import Any, cast
+import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from probseq.base import StateSpaceModel
 from probseq.errors import SingularInnovation, StateOverflow
 from probseq.learning.problem import Problem, Run
+from probseq.ops.modes import array_of
 from probseq.parameters import free_entries, parametric_modules, semidefinite
 
 
@@ -134,11 +136,10 @@ def value_and_gradient(
 ) -> tuple[float | None, list[Tensor]]:
     """log p(train), plus log prior, and its gradient; None where the parameters admit no density."""
     try:
-        with torch.enable_grad():
-            value = model._log_prob(problem.train).sum() + model.log_prior()
-            gradients = torch.autograd.grad(value, parameters, allow_unused=True)
+        value, gradients = model._value_and_gradient(problem.train, parameters)
     except (SingularInnovation, StateOverflow, torch.linalg.LinAlgError):
         return None, []
-    filled = [torch.zeros_like(p) if g is None else g for g, p in zip(cast(Any, gradients), parameters, strict=True)]
-    finite = bool(torch.isfinite(value)) and all(bool(torch.isfinite(g).all()) for g in filled)
-    return (float(value.detach()), filled) if finite else (None, [])
+    filled = [torch.zeros_like(p) if g is None else g for g, p in zip(gradients, parameters, strict=True)]
+    total = float(value)
+    finite = math.isfinite(total) and all(np.isfinite(array_of(g)).all() for g in filled)
+    return (total, filled) if finite else (None, [])

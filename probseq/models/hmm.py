@@ -28,6 +28,7 @@ observation sequence, IEEE Trans. Information Theory 51.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, ClassVar, Literal, Self, cast
 
 import numpy as np
@@ -44,10 +45,14 @@ from probseq.checks import whole_number
 from probseq.emissions.autoregressive import Autoregressive
 from probseq.emissions.base import Emission, Says, shared_inputs
 from probseq.errors import ImpossibleSequence, say
+from probseq.kernels.simplex import maximise_chain
+from probseq.models.ancestral import draw_rows
 from probseq.models.hmmlearn_bridge import arguments_from, to_hmmlearn
 from probseq.models.windows import rising_step, start_windows, windows_of
 from probseq.ops import hmm
+from probseq.ops import hmm_few as few
 from probseq.ops.hmm_entropy import path_entropy
+from probseq.ops.modes import array_of, derivatives_wanted, untracked
 from probseq.randomness import generator
 from probseq.sequences import Sequences
 from probseq.stationary import stationary_law
@@ -197,19 +202,68 @@ class HMM(LatentStateModel[Categorical]):
         return total - self.n_drivers * (int(impossible.sum()) + len(impossible))
 
     def _arguments(
-        self, sequences: Sequences, initial: Categorical | None = None, windows: Tensor | None = None
+        self,
+        sequences: Sequences,
+        initial: Categorical | None = None,
+        windows: Tensor | None = None,
+        table: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """log_initial (B, K), log_transition (1, 1, K, K), (B, T, K, K) with inputs, table (B, T, K), lengths."""
         first = self._log_initial() if initial is None else initial.log_probs
-        says = self._says(sequences, self._windows(sequences, initial) if windows is None else windows)
-        table = says.log_prob(sequences.values, None if sequences.complete else sequences.observed)
+        if table is None:
+            says = self._says(sequences, self._windows(sequences, initial) if windows is None else windows)
+            table = says.log_prob(sequences.values, None if sequences.complete else sequences.observed)
         log_transition = self._log_moves(sequences.inputs if sequences.n_steps else None)
         if log_transition.ndim == 2:
             log_transition = log_transition.reshape(1, 1, self.n_states, self.n_states)
         return first.expand(sequences.values.shape[0], self.n_states), log_transition, table, sequences.lengths
 
+    def _stored(self, sequences: Sequences) -> few.Stored | None:
+        """What the kernels for few states read; None where the model, the data or the call is not as plain as that."""
+        chain = self.stored("initial_probs", "transition_matrix") if self._is_few(sequences) else None
+        if chain is None or not untracked(sequences.values):
+            return None
+        if self.initial != "free" or self.tied_rows is not None:
+            chain = [array_of(self._log_initial()), array_of(self._log_transition())]
+        emission, values = self.emission.compact() if sequences.complete else None, sequences.values
+        if emission is None:
+            emission, values = (), self._table(sequences)
+        return few.Stored(chain[0], chain[1], emission, array_of(values), array_of(sequences.lengths))
+
+    def _is_few(self, sequences: Sequences) -> bool:
+        return self.n_states <= few.MOST_STATES and sequences.inputs is None and not self._remembers
+
+    def _table(self, sequences: Sequences) -> Tensor:
+        """log b_t(k) of an emission that reads nothing but the state, (B, T, K)."""
+        return self.emission.log_prob(sequences.values, None if sequences.complete else sequences.observed)
+
     def _log_prob(self, sequences: Sequences) -> Tensor:
-        return hmm.log_prob(*self._arguments(sequences))
+        stored = self._stored(sequences)
+        result = self._derived(sequences) if stored is None else few.log_prob(stored)
+        return hmm.log_prob(*self._arguments(sequences)) if result is None else result
+
+    def _derived(self, sequences: Sequences) -> Tensor | None:
+        """log p(y) with its gradient in the parameters and the data, where reverse mode is all that watches."""
+        chain = self.stored("initial_probs", "transition_matrix", watched=True) if self._is_few(sequences) else None
+        if chain is None or self.initial != "free" or self.tied_rows is not None:
+            return None
+        whole = sequences.complete and not sequences.values.requires_grad
+        compact, emission = self.emission.compact(watched=True) if whole else None, self.emission
+        own = list(emission._parameters.values()) if compact else [self._table(sequences)]
+        leaves: list[Any] = [self._parameters[f"raw_{name}"] for name in ("initial_probs", "transition_matrix")] + own
+        if not derivatives_wanted(*leaves):
+            return None
+        data = array_of(sequences.values if compact else leaves[2])
+        stored = few.Stored(chain[0], chain[1], compact or (), data, array_of(sequences.lengths))
+
+        def pull(gamma: Any) -> tuple[Any, ...]:
+            rows = data.reshape(-1, data.shape[-1])
+            return emission.pull_compact(rows, gamma.reshape(-1, self.n_states)) if compact else (gamma,)
+
+        def otherwise() -> Tensor:
+            return hmm.log_prob(*self._arguments(sequences, table=None if compact else leaves[2]))
+
+        return few.differentiable(stored, leaves, pull, otherwise)
 
     def _windows(self, sequences: Sequences, initial: Categorical | None = None) -> Tensor | None:
         """The rows that an AR-HMM reads at every step, and after the last, (B, T + 1, order, D)."""
@@ -223,6 +277,10 @@ class HMM(LatentStateModel[Categorical]):
         return self.emission.given(u, window)
 
     def _filter(self, sequences: Sequences, initial: Categorical | None) -> Filtered[Categorical]:
+        stored = self._stored(sequences) if initial is None else None
+        found = None if stored is None else few.filter(stored)
+        if found is not None:
+            return Filtered(Categorical(found.log_predicted), Categorical(found.log_updated), found.log_prob)
         windows = self._windows(sequences, initial)
         predicted, updated, log_prob = hmm.filter(*self._arguments(sequences, initial, windows))
         before, after = (None, None) if windows is None else (windows[:, :-1], windows[:, 1:])
@@ -235,10 +293,18 @@ class HMM(LatentStateModel[Categorical]):
         return posterior
 
     def _smooth(self, sequences: Sequences) -> Categorical:
+        stored = self._stored(sequences)
+        log_gamma = None if stored is None else few.log_gamma(stored)
+        if log_gamma is not None:
+            return Categorical(log_gamma)
         windows = self._windows(sequences)
         return Categorical(self._posterior(sequences).log_gamma, None if windows is None else windows[:, 1:])
 
     def _decode(self, sequences: Sequences) -> Tensor:
+        stored = self._stored(sequences)
+        path = None if stored is None else few.viterbi(stored)
+        if path is not None:
+            return path.states
         arguments = self._arguments(sequences)
         states, score = hmm.viterbi(*arguments)
         if score.numpy().min(initial=0.0) == -np.inf:
@@ -250,6 +316,10 @@ class HMM(LatentStateModel[Categorical]):
         refuse_impossible(hmm.posterior(*arguments).impossible_at, sequences)
         uniforms = torch.rand((n_samples, *sequences.values.shape[:2]), dtype=torch.float64, generator=randomness)
         return hmm.sample_paths(*arguments, uniforms)
+
+    def _draw_series(self, sample_shape: tuple[int, ...], length: int, inputs: Tensor | None) -> Tensor:
+        draw = super()._draw_series if self._remembers else partial(draw_rows, self)
+        return draw(sample_shape, length, inputs)
 
     def _path_log_prob(self, states: Tensor, sequences: Sequences) -> Tensor:
         """log pi(z_0) + sum log A(z_{t-1}, z_t) + sum log b_t(z_t)."""
@@ -338,17 +408,41 @@ class HMM(LatentStateModel[Categorical]):
         return rising_step(self, sequences) if moving else self._plain_em_step(sequences)
 
     def _plain_em_step(self, sequences: Sequences) -> Tensor:
-        posterior = hmm.expectations(*self._arguments(sequences))
-        refuse_impossible(posterior.impossible_at, sequences)
-        gamma = posterior.gamma  # 0 in padding
-        objective = posterior.log_prob.sum() + self.log_prior()
-        table = gamma.numpy().reshape(-1, self.n_states)
-        if (np.ones(len(table)) @ table < 1e-8).any():
+        stored = self._stored(sequences)
+        found = None if stored is None else few.expectations(stored)
+        if stored is not None and found is not None and self._is_plain(sequences):
+            return self._compact_em_step(sequences, stored, *found)
+        if found is not None:
+            log_prob, gamma, xi_sum = map(torch.from_numpy, (*found[:2], found[2].sum(0)[None, None]))
+        else:
+            log_prob, gamma, xi_sum, impossible_at = hmm.expectations(*self._arguments(sequences))
+            refuse_impossible(impossible_at, sequences)
+        objective = log_prob.sum() + self.log_prior()
+        table = gamma.numpy().reshape(-1, self.n_states)  # 0 in padding
+        if (np.ones(len(table)) @ table < NO_MASS).any():
             say("empty state", EMPTY_STATE)
         plain = sequences.inputs is None and not self._remembers
         says = self.emission if plain else self._says(sequences, self._windows(sequences), sequences.inside)
-        self._maximise_chain(gamma[:, 0].sum(0), posterior.xi_sum, sequences.inputs)
+        self._maximise_chain(gamma[:, 0].sum(0), xi_sum, sequences.inputs)
         says.maximise(*sequences.rows(sequences.values, sequences.observed, gamma))
+        return objective
+
+    def _is_plain(self, sequences: Sequences) -> bool:
+        """Whether the M-step is relative frequencies of complete sequences of one length."""
+        priors = self.initial_prior is not None or self.transition_prior is not None
+        plain = self.initial == "free" and self.tied_rows is None and not priors
+        return plain and sequences.complete and sequences.rectangular
+
+    def _compact_em_step(self, sequences: Sequences, stored: few.Stored, log_prob: Any, gamma: Any, xi: Any) -> Tensor:
+        """An iteration on arrays alone, the parameters read and written once."""
+        objective = torch.from_numpy(log_prob).sum() + self.log_prior()
+        chain = stored.log_initial[None].copy(), stored.log_transition.copy()
+        if maximise_chain(gamma, xi, T.NO_COUNT, *chain) < NO_MASS:
+            say("empty state", EMPTY_STATE)
+        values, observed, weights = sequences.rows(sequences.values, sequences.observed, torch.from_numpy(gamma))
+        if not self.emission.maximise_compact(array_of(values), array_of(weights)):
+            self.emission.maximise(values, observed, weights)
+        self.store(initial_probs=chain[0][0], transition_matrix=chain[1])
         return objective
 
     def _maximise_chain(self, first: Tensor, pairs: Tensor, u: Tensor | None) -> None:
@@ -387,6 +481,8 @@ class HMM(LatentStateModel[Categorical]):
         self.store_rows(name, counts, T.NO_COUNT)
 
 
+#: expected steps below which a state is empty
+NO_MASS = 1e-8
 EMPTY_STATE = "a state explains no data any more and keeps its last parameters; fewer states may be enough"
 
 

@@ -38,6 +38,7 @@ from probseq.durations import Duration, log_tail
 from probseq.emissions.base import Emission, Says, shared_inputs
 from probseq.emissions.conditional import Conditional
 from probseq.errors import say
+from probseq.models.ancestral import draw_rows
 from probseq.models.hmm import EMPTY_STATE, count_states, refuse_impossible, safe_logsumexp
 from probseq.ops import hsmm
 from probseq.parameters import Param, Parametric
@@ -192,6 +193,9 @@ class HSMM(LatentStateModel[Elapsed]):
         self._posterior(sequences)
         uniforms = torch.rand((n_samples, *sequences.values.shape[:2]), dtype=torch.float64, generator=randomness)
         return hsmm.sample_paths(*self._arguments(sequences), uniforms)
+
+    def _draw_series(self, sample_shape: tuple[int, ...], length: int, inputs: Tensor | None) -> Tensor:
+        return draw_rows(self, sample_shape, length, inputs)
 
     def _path_log_prob(self, states: Tensor, sequences: Sequences) -> Tensor:
         """log pi(z_0) + sum over steps of lasting on or jumping + sum log b_t(z_t); runs of a state are its segments.

@@ -35,8 +35,10 @@ from probseq.models.lds_parameters import (
     covariance_type,
     entries_by_name,
     hold_entries,
+    n_identifiable,
 )
 from probseq.models.lds_start import start
+from probseq.models.lds_units import balancing, rescale, rescale_states
 from probseq.models.linear_gaussian import STABLE, LinearGaussianModel, System, stationary_cov
 from probseq.ops import kalman
 from probseq.parameters import Param
@@ -191,6 +193,16 @@ class LDS(LinearGaussianModel):
             **{name: value for name, (value, default) in chosen.items() if value != default},
         }
 
+    def degrees_of_freedom(self) -> int:
+        """Of an unrestricted model the numbers that the law of y tells (`n_identifiable`), else all learned."""
+        count = n_identifiable(self)
+        return super().degrees_of_freedom() if count is None else count
+
+    @property
+    def has_held_offset(self) -> bool:
+        """Whether the transition has an offset that is not learned, which ties the states to their coordinates."""
+        return self.is_frozen("transition_offset") and self._has("transition_offset")
+
     def system(self) -> System:
         matrix, cov = self.transition_matrix, self.transition_cov
         mean, spread, improper = self._initial_moments(matrix, cov)
@@ -254,67 +266,14 @@ class LDS(LinearGaussianModel):
         return _plus(offset, None if u is None else u @ self.emission_input_matrix.mT)
 
     def _rescale(self, scale: Tensor, shift: Tensor) -> None:
-        if "emission_matrix" not in self.unset:
-            self.emission_matrix = scale.unsqueeze(-1) * self.emission_matrix
-        if "emission_cov" not in self.unset:
-            self.emission_cov = scale.unsqueeze(-1) * self.emission_cov * scale
-        if self.input_dim and "emission_input_matrix" not in self.unset:
-            self.emission_input_matrix = scale.unsqueeze(-1) * self.emission_input_matrix
-        if "emission_offset" not in self.unset:
-            self.emission_offset = scale * self.emission_offset + shift
-        rows = scale.unsqueeze(-1)
-        self._rescale_priors(emission_matrix=rows, emission_input_matrix=rows, emission_cov=scale)
-        self._rescale_priors({"emission_offset": shift}, emission_offset=scale)
-
-    def _rescale_priors(self, shifts: dict[str, Tensor] | None = None, **factors: Tensor) -> None:
-        for name, factor in factors.items():
-            if name in self.priors:
-                shift = torch.zeros(()) if shifts is None else shifts[name]
-                self.priors[name] = self.priors[name].rescaled(factor, shift)
+        rescale(self, scale, shift)
 
     def _balance(self) -> Callable[[], None]:
-        """Choose the unit of every state so that one unit moves some observation, now or n steps on, by about one.
-
-        The law of y does not change. The factors are powers of two: held parameters come back as they were.
-        """
         if self.unset & set(MATRICES) or self.varying:
             return lambda: None
-        with torch.no_grad():
-            response, reach = self.emission_matrix, self.emission_matrix.abs().amax(0)
-            for _ in range(self.state_dim - 1):
-                response = response @ self.transition_matrix
-                reach = torch.maximum(reach, response.abs().amax(0))
-        seen = (reach > 0) & torch.isfinite(reach)
-        factor = torch.where(seen, torch.where(seen, reach, 1.0).log2().round().exp2(), 1.0)
-        if self.transition_covariance == "spherical":
-            factor = factor.log2().mean().round().exp2().expand_as(factor)
-        self._rescale_states(factor)
-        return lambda: self._rescale_states(1 / factor)
-
-    def _rescale_states(self, factor: Tensor) -> None:
-        """Make the state factor * z, in the same law of y."""
-        column = factor.unsqueeze(-1)
-        with torch.no_grad():
-            self.transition_matrix = column * self.transition_matrix / factor
-            self.emission_matrix = self.emission_matrix / factor
-            self.transition_cov = column * self.transition_cov * factor
-            self.initial_cov = column * self.initial_cov * factor
-            self.initial_mean = factor * self.initial_mean
-            if "diffuse_scale" in self._buffers:
-                self.get_buffer("diffuse_scale").mul_(factor)
-            if "transition_offset" not in self.unset:
-                self.transition_offset = factor * self.transition_offset
-            if self.input_dim and "transition_input_matrix" not in self.unset:
-                self.transition_input_matrix = column * self.transition_input_matrix
-        self._rescale_priors(
-            transition_matrix=column / factor,
-            emission_matrix=1 / factor,
-            transition_cov=factor,
-            initial_cov=factor,
-            initial_mean=factor,
-            transition_offset=factor,
-            transition_input_matrix=column,
-        )
+        factor = balancing(self)
+        rescale_states(self, factor)
+        return lambda: rescale_states(self, 1 / factor)
 
     # ---- learning
 

@@ -15,9 +15,12 @@ References: Shumway and Stoffer (1982), J. Time Series Analysis 3; Ghahramani an
 
 from __future__ import annotations
 
+import functools
+import importlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,6 +28,7 @@ from probseq.errors import SingularInnovation, StateOverflow
 from probseq.matrix_priors import InverseWishart, Normal
 from probseq.models.lds_parameters import CovarianceParam, stable_step
 from probseq.models.linear_gaussian import symmetric
+from probseq.ops.modes import array_of
 from probseq.sequences import Sequences
 
 if TYPE_CHECKING:
@@ -37,37 +41,52 @@ EMISSION = ("emission_matrix", "emission_input_matrix", "emission_offset")
 
 @dataclass
 class Regression:
-    """Expected moments of N rows: target = W design + noise."""
+    """Expected moments of target_{t+shift} = W (state_t, u_{t+shift}, 1) + noise; see `kernels/regression.py`."""
 
-    design: Tensor  # (N, k) means
-    design_cov: Tensor  # (k, k) summed over the rows, as are the next two
-    target: Tensor  # (N, d) means
-    cross: Tensor  # (d, k)
+    state: Tensor  # (B, T, n) means
+    inputs: Tensor | None  # (B, T, p)
+    target: Tensor  # (B, T, d) means
+    rows: Tensor | None  # (B, T - shift) which steps, all where None
+    shift: int
+    state_cov: Tensor  # (n, n) summed over the rows, as are the next two
+    cross: Tensor  # (d, n)
     target_cov: Tensor  # (d, d)
 
-    def gram(self) -> Tensor:
-        return self.design.mT @ self.design + self.design_cov
+    def __post_init__(self) -> None:
+        n, d = self.state.shape[-1], self.target.shape[-1]
+        k = n + (0 if self.inputs is None else self.inputs.shape[-1]) + 1
+        self.design_cov = torch.nn.functional.pad(self.state_cov, (0, k - n, 0, k - n))
+        self.cross = torch.nn.functional.pad(self.cross, (0, k - n))
+        gram, moment = np.zeros((k, k)), np.zeros((d, k))
+        #: how many rows there are
+        self.count: int = _sums().moments(*self._arrays(), gram, moment)
+        self.gram, self.moment = torch.from_numpy(gram) + self.design_cov, torch.from_numpy(moment) + self.cross
 
-    def moment(self) -> Tensor:
-        return self.target.mT @ self.design + self.cross
+    def _arrays(self) -> tuple[Any, ...]:
+        inputs = np.empty((len(self.state), 0, 0)) if self.inputs is None else array_of(self.inputs)
+        rows = np.empty((len(self.state), 0), dtype=np.bool_) if self.rows is None else array_of(self.rows)
+        return array_of(self.state), inputs, array_of(self.target), rows, self.shift
 
     def scatter(self, weights: Tensor) -> Tensor:
         """S(W), the expected sum of residual residual'; positive semidefinite up to rounding."""
-        residual = self.target - self.design @ weights.mT
+        total = np.zeros(self.target_cov.shape)
+        _sums().scatter(*self._arrays(), array_of(weights), total)
         left = self.target_cov - 2 * symmetric(weights @ self.cross.mT) + weights @ self.design_cov @ weights.mT
-        return _rounded(symmetric(left + residual.mT @ residual))
+        return _rounded(symmetric(left + torch.from_numpy(total)))
+
+
+@functools.cache
+def _sums() -> Any:
+    """The compiled sums, imported when first needed."""
+    return importlib.import_module("probseq.kernels.regression")
 
 
 def maximise(model: LDS, sequences: Sequences, mean: Tensor, cov: Tensor, lag_one: Tensor) -> None:
     """Set every free parameter of the model to its best under these smoothed moments, (B, T, ...)."""
     first = sequences.lengths > 0
-    starts = Regression(
-        mean.new_ones(int(first.sum()), 1),
-        mean.new_zeros(1, 1),
-        mean[first, 0],
-        mean.new_zeros(model.state_dim, 1),
-        cov[first, 0].sum(0),
-    )
+    begun, nothing = mean[first, 0].unsqueeze(0), mean.new_zeros(0, 0)
+    starts = Regression(begun[..., :0], None, begun, None, 0, nothing, nothing.new_zeros(mean.shape[-1], 0),
+                        cov[first, 0].sum(0))  # fmt: skip
     moves = _transition(sequences, mean, cov, lag_one)
     emitted = _emission(model, sequences, mean, cov)
     for names, noise, regression in (
@@ -75,7 +94,7 @@ def maximise(model: LDS, sequences: Sequences, mean: Tensor, cov: Tensor, lag_on
         (TRANSITION, "transition_cov", moves),
         (EMISSION, "emission_cov", emitted),
     ):
-        if len(regression.target) and not all(model.is_frozen(name) for name in (*names, noise)):
+        if regression.count and not all(model.is_frozen(name) for name in (*names, noise)):
             _maximise(model, names, noise, regression)
 
 
@@ -103,7 +122,7 @@ def maximise_stationary(
 
 
 def _maximise(model: LDS, names: tuple[str, ...], noise: str, regression: Regression) -> None:
-    d = regression.target.shape[1]
+    d = regression.target.shape[-1]
     blocks = [getattr(model, name).reshape(d, -1) for name in names]
     old, free = (
         torch.cat(blocks, -1),
@@ -117,7 +136,7 @@ def _maximise(model: LDS, names: tuple[str, ...], noise: str, regression: Regres
         for name, section in zip(names, weights.split([block.shape[1] for block in blocks], -1), strict=True):
             if section.numel():
                 model.assign(**{name: section.reshape(model.params()[name].value_shape(model))})
-    model.assign(**{noise: _best_cov(model, noise, regression.scatter(weights), len(regression.target))})
+    model.assign(**{noise: _best_cov(model, noise, regression.scatter(weights), regression.count)})
 
 
 def _free(model: LDS, name: str, block: Tensor) -> Tensor:
@@ -144,7 +163,7 @@ def _best_weights(
     regression: Regression, old: Tensor, free: Tensor, ridge: tuple[Tensor, Tensor] | None, noise: Tensor
 ) -> Tensor:
     """The weights with the largest expected log-density plus log prior, given the noise covariance where it matters."""
-    gram, moment = regression.gram(), regression.moment()
+    gram, moment = regression.gram, regression.moment
     if ridge is None and bool((free == free[0]).all()):
         columns, weights = free[0], old.clone()
         target = moment[:, columns] - old[:, ~columns] @ gram[~columns][:, columns]
@@ -190,58 +209,61 @@ def _best_cov(model: LDS, name: str, scatter: Tensor, count: int) -> Tensor:
 
 
 def _transition(sequences: Sequences, mean: Tensor, cov: Tensor, lag_one: Tensor) -> Regression:
-    rows = sequences.inside[:, 1:]
-    design, design_cov = _design(mean[:, :-1][rows], cov[:, :-1][rows].sum(0), _inputs(sequences, rows, 1))
-    cross = _pad_columns(lag_one[rows].sum(0), design.shape[1])
-    return Regression(design, design_cov, mean[:, 1:][rows], cross, cov[:, 1:][rows].sum(0))
+    rows = None if sequences.rectangular else sequences.inside[:, 1:]
+    state_cov, cross, target_cov = (_total(part, rows) for part in (cov[:, :-1], lag_one, cov[:, 1:]))
+    return Regression(mean, sequences.inputs, mean, rows, 1, state_cov, cross, target_cov)
 
 
 def _emission(model: LDS, sequences: Sequences, mean: Tensor, cov: Tensor) -> Regression:
     """Rows with nothing observed say nothing and are left out."""
-    rows = sequences.seen
-    inputs, spread = _inputs(sequences, rows), cov[rows]
-    design, design_cov = _design(mean[rows], spread.sum(0), inputs)
-    y = sequences.values[rows]
-    if sequences.complete:
-        none = y.new_zeros(y.shape[1], design.shape[1])
-        return Regression(design, design_cov, y, none, y.new_zeros(y.shape[1], y.shape[1]))
-    y, gain, own = _complete(model, y, sequences.observed[rows], mean[rows], inputs)
-    reach = gain @ spread
-    return Regression(
-        design, design_cov, y, _pad_columns(reach.sum(0), design.shape[1]), (reach @ gain.mT + own).sum(0)
-    )
+    rows = None if sequences.complete and sequences.rectangular else sequences.seen
+    observed = None if rows is None else sequences.observed[rows]
+    y, state_cov = sequences.values, _total(cov, rows)
+    if rows is None or observed is None or bool(observed.all()):
+        none = y.new_zeros(y.shape[-1], mean.shape[-1]), y.new_zeros(y.shape[-1], y.shape[-1])
+        return Regression(mean, sequences.inputs, y, rows, 0, state_cov, *none)
+    mean, inputs = mean[rows], None if sequences.inputs is None else sequences.inputs[rows]
+    y, gain, own = _complete(model, y[rows], observed, mean, inputs)
+    reach, one = gain @ cov[rows], None if inputs is None else inputs.unsqueeze(0)
+    own = own + torch.einsum("tik,tjk->ij", reach, gain)
+    return Regression(mean.unsqueeze(0), one, y.unsqueeze(0), None, 0, state_cov, reach.sum(0), own)
 
 
 def _complete(model: LDS, y: Tensor, observed: Tensor, mean: Tensor, u: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """E[y_t | z_t = mean, observed y_t], its derivative in z_t, and the covariance left, per row."""
-    gain, own = y.new_zeros(*y.shape, model.state_dim), y.new_zeros(*y.shape, model.obs_dim)
+    """E[y_t | z_t = mean, observed y_t], its derivative in z_t per row, and the covariance left, summed over rows."""
     offset = model.emission_offset_at(u)
     matrix, noise = model.emission_matrix, model.emission_cov
     expected = mean @ matrix.mT + (0.0 if offset is None else offset)
-    y = y.clone()
-    for pattern in torch.unique(observed, dim=0):
-        rows = (observed == pattern).all(-1).nonzero().squeeze(-1)
+    y = torch.where(observed, y, expected)
+    gain = torch.where(observed.unsqueeze(-1), 0.0, matrix)
+    if bool((noise == torch.diag(noise.diagonal())).all()):  # then what is observed says nothing about what is not
+        return y, gain, torch.diag(noise.diagonal() * (~observed).sum(0))
+    own = torch.zeros_like(noise)
+    for rows in _by_pattern(observed):
+        pattern = observed[rows[0]]
         o, h = pattern.nonzero().squeeze(-1), (~pattern).nonzero().squeeze(-1)
         if not len(h):
             continue
         slope = noise[h][:, o] @ torch.linalg.pinv(noise[o][:, o], hermitian=True)
-        seen = y[rows][:, o] - expected[rows][:, o]
-        y[rows.unsqueeze(-1), h] = expected[rows][:, h] + seen @ slope.mT
-        gain[rows.unsqueeze(-1), h] = matrix[h] - slope @ matrix[o]
-        own[rows.reshape(-1, 1, 1), h.reshape(-1, 1), h] = noise[h][:, h] - slope @ noise[o][:, h]
+        y[rows.unsqueeze(-1), h] += (y[rows][:, o] - expected[rows][:, o]) @ slope.mT
+        gain[rows.unsqueeze(-1), h] -= slope @ matrix[o]
+        own[h.unsqueeze(-1), h] += len(rows) * (noise[h][:, h] - slope @ noise[o][:, h])
     return y, gain, own
 
 
-def _inputs(sequences: Sequences, rows: Tensor, first: int = 0) -> Tensor | None:
-    return None if sequences.inputs is None else sequences.inputs[:, first:][rows]
+def _by_pattern(observed: Tensor) -> list[Tensor]:
+    """The rows (N, m) in groups with the same entries."""
+    packed = np.packbits(observed.numpy(), axis=1)
+    _, group, counts = np.unique(packed, axis=0, return_inverse=True, return_counts=True)
+    order = torch.from_numpy(np.argsort(group.reshape(-1), kind="stable"))
+    return list(order.split(counts.tolist()))
 
 
-def _design(mean: Tensor, cov: Tensor, inputs: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Rows (state, u, 1) with the state at its mean, and the summed covariance of such rows."""
-    parts = [mean] if inputs is None else [mean, inputs]
-    design = torch.cat([*parts, mean.new_ones(len(mean), 1)], -1)
-    beyond = design.shape[1] - mean.shape[1]
-    return design, torch.nn.functional.pad(cov, (0, beyond, 0, beyond))
+def _total(values: Tensor, rows: Tensor | None) -> Tensor:
+    """The sum of the marked steps of values (B, T, ...), or of all of them; a batch may share them (a stride of 0)."""
+    if rows is not None:
+        return values[rows].sum(0)
+    return values[0].sum(0) * len(values) if len(values) and values.stride(0) == 0 else values.sum((0, 1))
 
 
 # ---- linear algebra
@@ -266,7 +288,3 @@ def _rounded(cov: Tensor) -> Tensor:
     if bool((values >= 0).all()):
         return cov
     return symmetric(vectors * values.clamp(min=0).unsqueeze(-2) @ vectors.mT)
-
-
-def _pad_columns(matrix: Tensor, width: int) -> Tensor:
-    return torch.nn.functional.pad(matrix, (0, width - matrix.shape[-1]))

@@ -123,6 +123,31 @@ def stable_step(old: Tensor, new: Tensor, n_states: int) -> Tensor:
     return old + low * (new - old)
 
 
+def n_identifiable(model: Any) -> int | None:
+    """How many numbers the law of y tells of an unrestricted system, (n, m) states and coordinates; None of others.
+
+    States may be taken in any coordinates, and the noise in part as that of the states or of the observations. What a
+    long series tells are its autocovariances C A^k P C' and C P C' + R, with P that of the stationary states: A and C
+    up to n^2 coordinates, n m; P C', of which C P C' is symmetric, n r - r (r - 1) / 2 with r = min(n, m); and R,
+    m (m + 1) / 2. The matrices of inputs, the level of y and, over many sequences, the moments of the start are told
+    beside these. A start that is held adds nothing. See Hannan and Deistler, The Statistical Theory of Linear Systems
+    (1988), ch. 2; Anderson and Moore, Optimal Filtering (1979), sec. 9.4 (Q and R from autocovariances).
+    """
+    covariances, matrices = ("transition_cov", "emission_cov"), ("transition_matrix", "emission_matrix")
+    params: Any = model.params()
+    full = all(params[name].kind(model) == "full" for name in covariances) and not model.held_entries
+    free = {name for name in params if not model.is_frozen(name)}
+    learned = {*covariances, *matrices, *(["transition_input_matrix"] if model.input_dim else [])}
+    shifted = "transition_offset" in free and "emission_offset" not in free
+    if not full or model.varying or learned - free or shifted or model.has_held_offset:
+        return None
+    n, m, p = model.state_dim, model.obs_dim, model.input_dim
+    r = min(n, m)
+    count = n * m + n * r - r * (r - 1) // 2 + m * (m + 1) // 2 + n * p
+    beside = {"emission_input_matrix": m * p, "emission_offset": m, "initial_mean": n, "initial_cov": n * (n + 1) // 2}
+    return count + sum(size for name, size in beside.items() if name in free)
+
+
 def covariance_type(name: str, value: Any) -> Covariance:
     if value not in get_args(Covariance):
         raise ValueError(f"{name} must be one of {get_args(Covariance)}, got {value!r}")

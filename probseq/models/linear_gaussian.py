@@ -36,7 +36,7 @@ from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import MultivariateNormal
 
 from probseq.base import Filtered, LatentStateModel
@@ -235,6 +235,21 @@ class LinearGaussianModel(LatentStateModel[Gaussian]):
     def _log_prob(self, sequences: Sequences) -> Tensor:
         return kalman.log_prob(*self._arguments(sequences))
 
+    def _value_and_gradient(
+        self, sequences: Sequences, parameters: list[nn.Parameter]
+    ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+        """The gradient in the system by its kernels at once; only what makes the system is left to torch."""
+        with torch.enable_grad():
+            arguments, prior = self._arguments(sequences), self.log_prior()
+        value, gradients = kalman.value_and_gradient(*arguments)
+        outputs, inner = (*arguments[0], arguments[1], prior), (*gradients, torch.ones_like(prior))
+        watched = [i for i, one in enumerate(outputs) if one.requires_grad]
+        found: tuple[Tensor | None, ...] = (None,) * len(parameters)
+        if watched:
+            own, weights = [outputs[i] for i in watched], [inner[i] for i in watched]
+            found = torch.autograd.grad(own, parameters, weights, allow_unused=True)
+        return value.sum() + prior.detach(), found
+
     def _filter(self, sequences: Sequences, initial: Gaussian | None) -> Filtered[Gaussian]:
         moments = kalman.filter(*self._arguments(sequences, initial))
         step = self._steps(sequences, initial)
@@ -244,7 +259,7 @@ class LinearGaussianModel(LatentStateModel[Gaussian]):
         return Filtered(predicted, updated, moments.log_prob)
 
     def _smooth(self, sequences: Sequences) -> Gaussian:
-        smoothed = kalman.smooth(*self._arguments(sequences))
+        smoothed = kalman.smooth(*self._arguments(sequences), lag_one=False)
         step = self._steps(sequences, None)
         step = None if step is None else step.expand(sequences.values.shape[0], -1)
         return Gaussian(smoothed.mean, smoothed.cov, smoothed.diffuse, step)

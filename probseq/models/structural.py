@@ -38,7 +38,7 @@ import torch
 from torch import Tensor
 
 from probseq import parameters as P
-from probseq.base import Filtered
+from probseq.base import Filtered, StateSpaceModel
 from probseq.beliefs import Gaussian, map_tensors, zip_tensors
 from probseq.checks import whole_number
 from probseq.constraints import Interval, stationary_coefficients
@@ -240,6 +240,11 @@ class Structural(LinearGaussianModel):
         if not self._is_apart(sequences):
             return super()._log_prob(sequences)
         return torch.cat([super(Structural, self)._log_prob(one) for one in _each(sequences)])
+
+    def _value_and_gradient(self, sequences: Sequences, parameters: Any) -> Any:
+        if not self._is_apart(sequences):
+            return super()._value_and_gradient(sequences, parameters)
+        return StateSpaceModel._value_and_gradient(self, sequences, parameters)
 
     def _filter(self, sequences: Sequences, initial: Gaussian | None) -> Filtered[Gaussian]:
         if not self._is_apart(sequences):

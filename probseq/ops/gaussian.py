@@ -10,9 +10,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from probseq.kernels import few_emissions as few
 from probseq.kernels import gaussian as kernel
+from probseq.kernels.rows import width_of
+from probseq.ops import memory
 from probseq.ops.modes import OnceDifferentiable, array_of, operator, untracked
-from probseq.ops.threads import group, n_groups, over_blocks
+from probseq.ops.threads import WORTHWHILE, group, n_groups, over_blocks
 
 
 def log_prob(
@@ -61,27 +64,42 @@ def _moments(rows: Tensor, seen: Tensor | None, means: Tensor, weights: Tensor, 
 
 def _sums(data: Any, mask: Any, centres: Any, w: Any, diagonal: bool) -> tuple[Any, Any, Any]:
     """The parts of `_moments` by group of rows, the last one's lower triangle alone."""
-    n, (k, d), groups = data.shape[0], centres.shape, n_groups(data.shape[0])
+    n, (k, d) = data.shape[0], centres.shape
+    n_operations = n * k * d * (d + 1) // 2
+    groups = n_groups(n) if n_operations >= WORTHWHILE else 1
     sums = np.zeros((groups, k)), np.zeros((groups, k, d)), np.zeros((groups, k, d, d))
 
-    def run(block: slice) -> None:
-        first, last = group(block.start, n), group(block.stop - 1, n)
-        kernel.scatter_groups(first, last, groups, data, mask, centres, w, diagonal, *sums)
+    small = k <= few.WIDTH and d <= few.WIDEST and not (mask.size or diagonal)
+    sizes = few.ZEROS[: width_of(k)], few.ZEROS[:d]
 
-    over_blocks(run, n, n * k * d * (d + 1) // 2)
+    def run(block: slice) -> None:
+        first, last = (0, 0) if groups == 1 else (group(block.start, n), group(block.stop - 1, n))
+        if small:
+            few.moments(*sizes, first, last, data, w, centres, *sums)
+        else:
+            kernel.scatter_groups(first, last, groups, data, mask, centres, w, diagonal, *sums)
+
+    over_blocks(run, n, n_operations)
     return sums
 
 
-def maximise(rows: Tensor, weights: Tensor, means: Any, stored: Any, share: float) -> tuple[Any, Any] | None:
+def maximise(data: Any, w: Any, means: Any, stored: Any, share: float) -> tuple[Any, Any] | None:
     """Weighted means (K, D) and factors (K, D, D) of complete rows, or one factor for all, as emissions store them.
 
     A state without mass keeps those given. None where a variance would fall below `share` of that of the rows.
     """
-    data, w = array_of(rows), array_of(weights)
-    mass, means, stored = np.empty(len(means)), means.copy(), stored.copy()
-    kernel.average(data, w, mass, means)
-    total = _sums(data, _ALL_SEEN, means, w, False)[2].sum(0)
-    return (means, stored) if kernel.store_factors(total, mass, means, share, stored) else None
+    means, stored = means.copy(), stored.copy()
+    mass, away_sum, total = _sums(data, _ALL_SEEN, means, w, False)
+    if not kernel.recentre(mass, away_sum, total, means):
+        total = _sums(data, _ALL_SEEN, means, w, False)[2].sum(0, keepdims=True)
+    return (means, stored) if kernel.store_factors(total[0], mass[0], means, share, stored) else None
+
+
+def pull_stored(data: Any, w: Any, means: Any, stored: Any) -> tuple[Any, Any]:
+    """The derivatives of sum(w * table) in means and factors as emissions store them."""
+    into_means, into_stored = np.empty(means.shape), np.zeros(stored.shape)
+    kernel.pull_stored(*_sums(data, _ALL_SEEN, means, w, False), stored, into_means, into_stored)
+    return into_means, into_stored
 
 
 _ALL_SEEN = np.zeros((0, 0))
@@ -100,7 +118,7 @@ def _value(rows: Tensor, means: Tensor, whitener: Tensor, diagonal: bool, pulls_
 
 def _table(rows: Any, means: Any, whitener: Any, diagonal: bool) -> Any:
     n, (k, d) = rows.shape[0], means.shape
-    table = np.empty((n, k))
+    table = memory.empty("table", (n, k))
     over_blocks(partial(_fill, rows, means, whitener, diagonal, table), n, n * k * d * (d + 1) // 2)
     return table
 

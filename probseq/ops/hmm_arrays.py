@@ -8,8 +8,7 @@ which they could lose a state that matters comes back with status CAREFUL and is
 alone; one without any path that explains it gets status IMPOSSIBLE. Symbols and shapes are those of the kernels and of
 `probseq.ops.hmm`.
 
-A forward pass keeps e_t and u_t for the backward pass, unless these are more than `KEPT` numbers each, in memory that
-is used again by the next call once nothing refers to it (fresh pages cost more than the recursions). Else only u at
+A forward pass keeps e_t and u_t for the backward pass, unless these are more than `KEPT` numbers each. Else only u at
 every sqrt(T)-th step is kept, or rarer where segments would have fewer than `SEGMENT` entries, and the segments between
 are filtered again, last to first, while the backward pass goes through them (checkpointing, O(sqrt(T) W) memory beside
 the table and its result). Many sequences with few states go through `hmm_lanes` first, several side by side.
@@ -17,9 +16,6 @@ the table and its result). Many sequences with few states go through `hmm_lanes`
 
 from __future__ import annotations
 
-import math
-import sys
-import threading
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,30 +25,16 @@ from probseq.kernels import hmm as scaled
 from probseq.kernels import hmm_adjoint as adjoint
 from probseq.kernels import hmm_lanes as lanes
 from probseq.kernels import hmm_log as careful
+from probseq.kernels import hmm_wide as wide
 from probseq.kernels.rows import are_between, width_of
+from probseq.ops.memory import KEPT, aligned, empty
 from probseq.ops.threads import groups_of, n_groups, over_blocks
 
 Array = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
-#: entries of the emission table up to which a forward pass keeps its work (twice 8 MB) for the backward pass
-KEPT = 1 << 20
 #: entries of the emission table that a segment between checkpoints has at least
 SEGMENT = 1 << 16
-_memory, _NOTHING = threading.local(), np.empty(0)
-
-
-def _references(array: Array) -> int:
-    """References to an array; those of one that a single local variable holds are `UNSHARED`."""
-    return sys.getrefcount(array)
-
-
-def _held_once() -> int:
-    array = np.empty(0)
-    return _references(array)
-
-
-UNSHARED = _held_once()
 
 
 def which(mask: NDArray[np.bool_]) -> list[int]:
@@ -81,7 +63,15 @@ class Problem(NamedTuple):
 
     def transposed(self) -> Array:
         """The transition matrices with the target state first."""
-        return np.ascontiguousarray(self.transition.swapaxes(-1, -2))
+        turned = aligned(self.transition.shape)
+        turned[...] = self.transition.swapaxes(-1, -2)
+        return turned
+
+    @property
+    def backward(self) -> Any:
+        """The kernel of a backward pass: for many states that of whole registers."""
+        is_wide = self.transition.shape[-1] > 8 and self.transition.shape[1] == 1
+        return wide.backward if is_wide else adjoint.backward
 
     @property
     def n_operations(self) -> int:
@@ -111,7 +101,7 @@ def problem_of(log_initial: Any, log_transition: Any, log_observation: Any, leng
     check(log_initial, log_transition, log_observation, lengths)
     width = width_of(log_initial.shape[1])
     belief = np.empty((log_initial.shape[0], width))
-    exponential = np.empty((*log_transition.shape[:2], width, width))
+    exponential = aligned((*log_transition.shape[:2], width, width))
     initial_offset = np.empty(log_initial.shape[0])
     transition_offset = np.empty(log_transition.shape[:2])
     status = np.zeros(log_initial.shape[0], dtype=np.int64)
@@ -152,18 +142,6 @@ def keeps(b: Any, t: Any, k: Any, n_times: Any) -> bool:
     return bool(n_times > 1 or b * t * width_of(k) <= KEPT)
 
 
-def _workspace(shape: tuple[int, int, int]) -> Array:
-    """Room (2, *shape) for predicted and emission: what this thread used last, unless some array still looks at it."""
-    size = 2 * math.prod(shape)
-    if size > 2 * KEPT:
-        return np.empty((2, *shape))
-    room: Array = _memory.__dict__.pop("room", _NOTHING)
-    if room.size < size or _references(room) > UNSHARED:
-        room = np.empty(size)
-    _memory.room = room
-    return room[:size].reshape((2, *shape))
-
-
 def many_alike(n_sequences: int, n_sets: int, n_times: int, n_states: int) -> bool:
     """Whether several sequences may go side by side: few states, and one transition matrix for all of them."""
     return n_states <= lanes.WIDTH and n_sets == n_times == 1 and 2 * n_sequences >= lanes.LANES
@@ -179,7 +157,8 @@ def run_forward(problem: Problem, keep: bool) -> Forward:
     """Filter every sequence: scaled first, then with logarithms where scaling would lose a state."""
     b, t, _ = problem.log_observation.shape
     normaliser, shift = np.ones((b, t)), np.zeros((b, t))
-    predicted, emission = _workspace((b, t, problem.belief.shape[1]) if keep else (b, 0, 0))
+    shape = (b, t, problem.belief.shape[1]) if keep else (b, 0, 0)
+    predicted, emission = empty("predicted", shape), empty("emission", shape)
     status, belief = problem.status.copy(), problem.belief.copy()
 
     many = in_lanes(problem)
@@ -280,7 +259,7 @@ def run_backward(
     place = groups_of(b) if places is None else places
     n_places = n_groups(b) if places is None else b
     xi = np.zeros((n_places, problem.transition.shape[1], k, k))
-    gamma = np.empty((b, t, k))
+    gamma = empty("gamma", (b, t, k))
     status, transposed = forward.status.copy(), problem.transposed()
     passes = _whole if forward.emission.size or t == 0 else _checkpointed
 
@@ -313,7 +292,7 @@ def _whole(
             problem.transition[0, 0], forward.emission[rows], forward.predicted[rows], problem.lengths[rows],
             weights[rows], logarithms, status[rows], gamma[rows], places[rows], xi,
         )  # fmt: skip
-    adjoint.backward(
+    problem.backward(
         problem.transition[sets], transposed[sets], problem.log_transition[sets], problem.log_observation[rows],
         forward.shift[rows], forward.emission[rows], forward.predicted[rows], problem.lengths[rows], later, False,
         weights[rows], logarithms, status[rows], gamma[rows], places[rows], xi,
@@ -341,7 +320,7 @@ def _checkpointed(
         parts = [slice(start, min(start + size, length)) for start in range(0, length, size)]
         sets = one if transposed.shape[0] > 1 else slice(None)
         move, log_move = problem.transition[sets], problem.log_transition[sets]
-        none, work = np.empty((1, 0, 0)), np.empty((2, 1, size, width))
+        none, work = np.empty((1, 0, 0)), aligned((2, 1, size, width))
         scratch = np.empty((2, 1, size))
         marks = np.empty((len(parts), 1, width))
         belief, state = problem.belief[one].copy(), status[one]
@@ -362,7 +341,7 @@ def _checkpointed(
         for mark, part in zip(marks[::-1], parts[::-1], strict=True):
             e, u = work[:, :, : part.stop - part.start]
             n_steps = filter_part(part, mark, e, u, False)
-            adjoint.backward(
+            problem.backward(
                 move, transposed[sets], log_move, problem.log_observation[one, part], scratch[0, :, : n_steps[0]], e, u,
                 n_steps, later, part.start > 0, weights[one], logarithms, state, gamma[one, part], place, counts,
             )  # fmt: skip

@@ -7,6 +7,7 @@
 
     quantity                                    function        gradient
     log p(y_0, ..., y_{length-1})               log_prob        exact, by the smoothing recursion; first order only
+    the same and its gradient, without torch    value_and_gradient
     p(z_t | y_<t), p(z_t | y_<=t)               filter          none
     p(z_t | y), Cov(z_{t+1}, z_t | y)           smooth          none
     draws from p(z_0, ..., z_{length-1} | y)    sample_paths    none
@@ -41,6 +42,7 @@ import torch
 from torch import Tensor
 
 from probseq.ops import kalman_arrays as arrays
+from probseq.ops import kalman_workspace as memory
 from probseq.ops.kalman_given import Given
 from probseq.ops.kalman_operators import differentiable
 from probseq.ops.kalman_system import LinearGaussianSystem, check, shared_lead
@@ -55,6 +57,7 @@ __all__ = [
     "sample_paths",
     "semidefinite_root",
     "smooth",
+    "value_and_gradient",
 ]
 
 
@@ -98,6 +101,21 @@ def log_prob(
         space = arrays.run_forward(system, y, observed, lengths, lead, diffuse, numerics, keep=False)
         return torch.from_numpy(space.log_prob)
     return differentiable(*system, y, observed, lengths, lead, diffuse, numerics)[0]
+
+
+@torch.no_grad()
+def value_and_gradient(
+    system: LinearGaussianSystem,
+    y: Tensor,
+    observed: Tensor | None,
+    lengths: Tensor,
+    diffuse: Tensor | None = None,
+    numerics: str = "auto",
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """log p(y) (B,), and the gradient of its sum in the parts of the system and y; equals those of `log_prob`."""
+    check(system, y, observed, lengths, diffuse)
+    lead = shared_lead(system, observed, lengths, diffuse)
+    return differentiable.value_and_gradient(*system, y, observed, lengths, lead, diffuse, numerics)
 
 
 @torch.no_grad()
@@ -147,19 +165,23 @@ def smooth(
     lengths: Tensor,
     diffuse: Tensor | None = None,
     numerics: str = "auto",
+    *,
+    lag_one: bool = True,
 ) -> SmoothedMoments:
     """The posterior moments of the states: mean = m + P r and cov = P - P N P with the r, N that are the gradient.
 
     Where y does not resolve a diffuse start, `diffuse` says in which directions; mean and cov hold in the others.
+    Without `lag_one` there are no steps of the lag-one covariances, which take as long as all else.
     """
-    adjoint = arrays.kernels("kalman_adjoint")
+    adjoint = memory.kernels("kalman_adjoint")
     given = Given.of(system, y, observed, lengths, diffuse, numerics)
     system, space = given.system, given.space
     (batch, steps, _), states = y.shape, system.initial_mean.shape[-1]
     spaces, spans, group_spaces, group_of = arrays.groups(array_of(lengths), space.slot.shape[0])
-    mean = y.new_zeros(batch, steps, states)
-    cov = y.new_zeros(len(spans), steps, states, states)
-    lagged = y.new_zeros(len(spans), max(steps - 1, 0), states, states)
+    mean, cov = y.new_empty(batch, steps, states), y.new_empty(len(spans), steps, states, states)
+    if not given.until.any():  # a step is predicted before it is smoothed: both in one place
+        mean = torch.from_numpy(space.mean)
+    lagged = y.new_zeros(len(spans), max(steps - 1, 0) if lag_one else 0, states, states)
     none, unused = arrays.no_gradients(), (np.empty((0, states, states)), np.empty((0, states)))
     a, c, until = array_of(system.transition_matrix), array_of(system.emission_matrix), given.until
     ends, rounding = array_of(lengths), arrays.spent(system.emission_cov, states)
@@ -170,15 +192,15 @@ def smooth(
     if not joint:
         lost = adjoint.covariance_adjoint(
             a, c, space.cov, space.gain, space.whitener, space.slot, spans, group_spaces, until,
-            np.ones(len(spans)), *none[1:4], *none[5:7], *moments[1:], unused[0], rounding, arrays.blas(states),
+            np.ones(len(spans)), *none[1:4], *none[5:7], *moments[1:], unused[0], rounding, memory.blas(states),
         )  # fmt: skip
     if lost and numerics == "auto":
-        return smooth(system, y, observed, lengths, diffuse, "square_root")
+        return smooth(system, y, observed, lengths, diffuse, "square_root", lag_one=lag_one)
     if not joint:
+        pattern = memory.pattern_of(observed, y.shape[-1])
         arrays.run_mean_adjoint(
-            a, c, space.cov, space.gain, space.slot, spaces, until, ends, space.mean, space.weighted,
-            np.ones(batch), none, moments[0], unused[1],
-        )  # fmt: skip
+            a, c, kept, spaces, until, ends, array_of(y), pattern, np.ones(batch), none, moments[0], unused[1]
+        )
     improper = y.new_zeros(len(spans), steps if diffuse is not None or until.any() else 0, states, states)
     if until.any():
         given.smooth_covariances(spans, group_spaces, cov.numpy(), improper.numpy(), lagged.numpy())
@@ -212,7 +234,7 @@ def sample_paths(
     the ranks of the covariances.  A diffuse part of z*_0 does not matter and is 0; ImproperBelief where y leaves some
     of it unresolved.
     """
-    adjoint = arrays.kernels("kalman_adjoint")
+    simulation = memory.kernels("kalman_simulation")
     given = Given.of(system, y, observed, lengths, diffuse, numerics)
     system, space = given.system, given.space
     (batch, steps, coordinates), states = y.shape, system.initial_mean.shape[-1]
@@ -220,7 +242,7 @@ def sample_paths(
     if normals.shape != (draws, batch, steps, states + coordinates):
         raise ValueError(f"normals must be (N, {batch}, {steps}, {states + coordinates}), not {tuple(normals.shape)}")
     given.refuse_unresolved()
-    ends, pattern = array_of(lengths), arrays.pattern_of(observed, coordinates)
+    ends, pattern = array_of(lengths), memory.pattern_of(observed, coordinates)
     spaces, *_ = arrays.groups(ends, space.slot.shape[0])
     a, c = array_of(system.transition_matrix), array_of(system.emission_matrix)
     covariances = (system.initial_cov, system.transition_cov, system.emission_cov)
@@ -228,20 +250,20 @@ def sample_paths(
     paths = draws * batch
     z, emitted = y.new_zeros(paths, steps, states), y.new_zeros(paths, steps, coordinates)
     flat = normals.contiguous().reshape(paths, steps, states + coordinates).numpy()
-    adjoint.simulate(a, c, *roots, flat, ends, z.numpy(), emitted.numpy())
+    simulation.simulate(a, c, *roots, flat, ends, z.numpy(), emitted.numpy())
     remaining = (y - emitted.view(draws, *y.shape)).view(emitted.shape)
     mean, weighted, status = torch.empty_like(z), torch.empty_like(emitted), np.zeros(3, dtype=np.int64)
-    adjoint.path_means(
+    simulation.path_means(
         a, array_of(system.transition_offset), c, remaining.numpy(), pattern, ends, spaces, space.gain, space.whitener,
         space.log_norm, space.slot, array_of(system.initial_mean.repeat(draws, 1)), mean.numpy(), weighted.numpy(),
-        status, arrays.blas(states),
+        status, memory.blas(states),
     )  # fmt: skip
     arrays.raise_condition(status)
     posterior = torch.zeros_like(z)
+    kept = (space.cov, space.gain, space.whitener, space.slot, mean.numpy(), weighted.numpy())
     arrays.run_mean_adjoint(
-        a, c, space.cov, space.gain, space.slot, np.tile(spaces, draws), given.until, np.tile(ends, draws),
-        mean.numpy(), weighted.numpy(), np.ones(paths), arrays.no_gradients(), posterior.numpy(),
-        np.empty((0, states)),
+        a, c, kept, np.tile(spaces, draws), given.until, np.tile(ends, draws), remaining.numpy(), pattern,
+        np.ones(paths), arrays.no_gradients(), posterior.numpy(), np.empty((0, states)),
     )  # fmt: skip
     if given.until.any():
         given.smooth_means(remaining.numpy(), spaces, mean.numpy(), posterior.numpy())
@@ -252,7 +274,7 @@ def sample_paths(
 def semidefinite_root(cov: Tensor) -> Tensor:
     """Lower-triangular F with F F' = cov (R, k, k) for positive semidefinite matrices of any rank."""
     factors = torch.empty_like(cov, memory_format=torch.contiguous_format)
-    arrays.kernels("linalg").semidefinite_factor(array_of(cov), factors.numpy())
+    memory.kernels("linalg").semidefinite_factor(array_of(cov), factors.numpy())
     return factors
 
 

@@ -8,21 +8,27 @@ them (`lead` is the one whose covariances hold for all), and many such sequences
 
 from __future__ import annotations
 
-import functools
-import importlib
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from probseq.errors import SingularInnovation, StateOverflow
 from probseq.ops.kalman_system import N_AXES, LinearGaussianSystem
+from probseq.ops.kalman_workspace import (
+    Roots,
+    Workspace,
+    allocate,
+    blas,
+    kernels,
+    parameter_arrays,
+    pattern_of,
+    roots_of,
+    with_roots,
+)
 from probseq.ops.modes import array_of
 from probseq.ops.threads import first_of, group, n_groups, over_blocks
-
-BLAS_STATES = 12
-"""State dimension from which matrix products go to BLAS instead of written-out loops."""
 
 MANY_SEQUENCES = 8
 """Batch size from which the innermost loop runs over the sequences that share their covariances."""
@@ -39,35 +45,7 @@ SHORT = 1 << 18
 FEW_STATES = 4
 """State dimension up to which sequences with covariances of their own run side by side."""
 
-SINGULAR, ILL_CONDITIONED = 1, 3  # condition numbers of kernels/kalman.py, which is imported when first needed
-
-
-class Workspace(NamedTuple):
-    """What the forward recursion leaves for the backward one; shapes in kernels/kalman.py and kalman_root.py."""
-
-    log_prob: Any
-    mean: Any
-    weighted: Any
-    cov: Any
-    gain: Any
-    whitener: Any
-    log_norm: Any
-    slot: Any
-    steps: Any
-    roots: Any
-    diffuses: Any
-    until: Any
-    square_root: bool = False
-
-
-class Roots(NamedTuple):
-    """How the square-root form is used (`always` as in kernels/kalman.py) and the factors that it reads."""
-
-    always: bool | None
-    initial: Any
-    transition: Any
-    emission: Any
-    diffuse: Any
+SINGULAR, ILL_CONDITIONED = 1, 3  # as in kernels/kalman_conditions.py, which is imported when first needed
 
 
 def run_forward(
@@ -87,54 +65,87 @@ def run_forward(
 
     With numerics="auto" an ill-conditioned step starts it anew on square roots.
     """
-    kalman = kernels("kalman")
     (batch, steps, m), n = y.shape, system.initial_mean.shape[-1]
-    many = lead >= 0 and batch >= MANY_SEQUENCES and not per_step
-    rows = steps if keep or many else min(kalman.CHUNK, steps)
     parameters = parameter_arrays(system, batch)
-    values, pattern, ends = array_of(y), pattern_of(observed, m), array_of(lengths)
+    data = array_of(y), pattern_of(observed, m), array_of(lengths)
     watch, root = numerics == "auto", numerics == "square_root"
-    single = lead < 0 or (batch == 1 and (n <= KNOWN_STATES or pattern.shape[1] > 0))
-    if watch and not per_step and single and independent(parameters):
-        space = _allocate(y.shape, n, batch if keep else 1, steps if keep else 0, keep=keep, per_step=False)
-        if diffuse is None and run_sequential(parameters, values, pattern, ends, space):
+    if watch and not per_step:
+        space = _one_by_one(parameters, data, lead, diffuse, keep=keep, keep_roots=keep_roots)
+        if space is not None:
             return space
-        if diffuse is not None and batch == 1 and ends[0] > 2 * HEAD and (keep or steps * n * n < SHORT):
-            space = run_behind_head(parameters, values, pattern, ends, diffuse, keep_roots=keep_roots)
-            if space is not None:
-                return space
+    many = side_by_side(lead, batch) and not per_step
+    rows = steps if keep or many else min(kernels("kalman").CHUNK, steps)
+    groups = batch if keep and lead < 0 else 1
     while True:
         roots = roots_of(parameters, diffuse, root)
-        space = _allocate(y.shape, n, batch if keep and lead < 0 else 1, rows, keep=keep, per_step=per_step)
-        space = _with_roots(space, roots, steps if keep else 0, keep_roots=keep_roots)
+        space = allocate(y.shape, n, groups, rows, keep=keep, per_step=per_step, weights=not many)
+        space = with_roots(space, roots, steps if keep else 0, keep_roots=keep_roots)
         if batch == 0:
             return space
-        status = np.zeros(3, dtype=np.int64)
-        arguments = (
-            *parameters, values, pattern, ends, lead, space.cov, space.gain, space.whitener, space.log_norm,
-            space.slot, space.mean, space.weighted, space.steps, space.log_prob, status,
-        )  # fmt: skip
-        square = (watch, *roots, space.roots, space.diffuses, space.until)
-        kalman.filter_forward(*arguments, many, blas(n), *square)
+        status = _filter(parameters, data, lead, space, roots, watch=watch, many=many)
         if not (watch and status[0] in (SINGULAR, ILL_CONDITIONED)):
             break
         watch, root = False, True
     raise_condition(status)
     if many:
-        m0, _, a, _, d, c, _ = parameters
-
-        def run(block: slice) -> None:
-            kalman.mean_lanes(
-                m0[block], a, own(d, block), c, values[block], pattern[lead if pattern.shape[1] else 0], ends[block],
-                space.gain[0], space.whitener[0], space.log_norm[0], space.slot[0], own(space.mean, block),
-                own(space.weighted, block), space.log_prob[block],
-            )  # fmt: skip
-
-        over_blocks(run, batch, batch * steps * n * n)
-        if not np.isfinite(space.log_prob).all():
-            kalman.filter_forward(*arguments, False, blas(n), *square)  # by sequence, to find where
-            raise_condition(status)
+        _means(parameters, data, lead, space)
+        if not np.isfinite(space.log_prob).all():  # by sequence, to find where
+            space = space._replace(weighted=np.empty(y.shape))
+            raise_condition(_filter(parameters, data, lead, space, roots, watch=watch, many=False))
     return space
+
+
+def _one_by_one(
+    parameters: list[Any], data: tuple[Any, Any, Any], lead: int, diffuse: Tensor | None, *,
+    keep: bool, keep_roots: bool,
+) -> Workspace | None:  # fmt: skip
+    """Take observations one by one where that is faster; None where it is not, or would lose digits."""
+    y, pattern, ends = data
+    (batch, steps, _), n = y.shape, parameters[2].shape[-1]
+    alone = batch == 1 and (n <= KNOWN_STATES or pattern.shape[1] > 0)
+    if not ((lead < 0 or alone) and independent(parameters)):
+        return None
+    if diffuse is None:
+        space = allocate(y.shape, n, batch if keep else 1, steps if keep else 0, keep=keep, per_step=False)
+        return space if run_sequential(parameters, y, pattern, ends, space) else None
+    if batch == 1 and ends[0] > 2 * HEAD and (keep or steps * n * n < SHORT):
+        return run_behind_head(parameters, y, pattern, ends, diffuse, keep_roots=keep_roots)
+    return None
+
+
+def _filter(
+    parameters: list[Any], data: tuple[Any, Any, Any], lead: int, space: Workspace, roots: Roots, *,
+    watch: bool, many: bool,
+) -> Any:  # fmt: skip
+    """Run the compiled filter into the workspaces, covariances alone for `many` sequences; returns its status."""
+    status = np.zeros(3, dtype=np.int64)
+    kernels("kalman").filter_forward(
+        *parameters, *data, lead, space.cov, space.gain, space.whitener, space.log_norm, space.slot, space.mean,
+        space.weighted, space.steps, space.log_prob, status, many, blas(parameters[2].shape[-1]),
+        watch, *roots, space.roots, space.diffuses, space.until,
+    )  # fmt: skip
+    return status
+
+
+def _means(parameters: list[Any], data: tuple[Any, Any, Any], lead: int, space: Workspace) -> None:
+    """The means of many sequences whose covariances are known, side by side and on threads."""
+    m0, _, a, _, d, c, _ = parameters
+    y, pattern, ends = data
+    batch, n = m0.shape
+
+    def run(block: slice) -> None:
+        kernels("kalman_lanes").mean_lanes(
+            m0[block], a, own(d, block), c, y[block], pattern[lead if pattern.shape[1] else 0], ends[block],
+            space.gain[0], space.whitener[0], space.log_norm[0], space.slot[0], own(space.mean, block),
+            space.log_prob[block],
+        )  # fmt: skip
+
+    over_blocks(run, batch, batch * y.shape[1] * n * n)
+
+
+def side_by_side(lead: int, batch: Any) -> bool:
+    """Whether the means of sequences that share their covariances run in lanes; they leave no weighted innovations."""
+    return bool(lead >= 0 and batch >= MANY_SEQUENCES)
 
 
 def independent(parameters: list[Any]) -> bool:
@@ -148,16 +159,12 @@ def run_behind_head(
     parameters: list[Any], y: Any, pattern: Any, ends: Any, diffuse: Tensor, *, keep_roots: bool
 ) -> Workspace | None:
     """The first steps, where the start of the one sequence is diffuse, on square roots; the others one by one."""
-    (_, steps, _), n, kalman = y.shape, parameters[2].shape[-1], kernels("kalman")
+    (_, steps, _), n = y.shape, parameters[2].shape[-1]
     roots = roots_of(parameters, diffuse, False)
-    space = _allocate(y.shape, n, 1, steps, keep=True, per_step=True)
-    space = _with_roots(space, roots, steps, keep_roots=keep_roots)
-    status = np.zeros(3, dtype=np.int64)
-    kalman.filter_forward(
-        *parameters, y, pattern, np.full_like(ends, HEAD + 1), 0, space.cov, space.gain, space.whitener,
-        space.log_norm, space.slot, space.mean, space.weighted, space.steps, space.log_prob, status, False, blas(n),
-        True, *roots, space.roots, space.diffuses, space.until,
-    )  # fmt: skip
+    space = allocate(y.shape, n, 1, steps, keep=True, per_step=True)
+    space = with_roots(space, roots, steps, keep_roots=keep_roots)
+    head = y, pattern, np.full_like(ends, HEAD + 1)
+    status = _filter(parameters, head, 0, space, roots, watch=True, many=False)
     if status[0] or space.until[0] > HEAD:
         return None
     begun = [space.mean[:, HEAD].copy(), space.cov[:, space.slot[0, HEAD]].copy(), *parameters[2:]]
@@ -174,17 +181,18 @@ def run_sequential(parameters: list[Any], y: Any, pattern: Any, ends: Any, space
     """
     m0, p0, a, q, d, c, r = parameters
     batch, n = m0.shape
-    sequential, size = kernels("kalman_sequential"), (0,) * n if n <= KNOWN_STATES else n
-    side_by_side = n <= FEW_STATES and batch >= MANY_SEQUENCES and not space.cov.shape[1]
+    size = (0,) * n if n <= KNOWN_STATES else n
+    in_lanes = n <= FEW_STATES and batch >= MANY_SEQUENCES and not space.cov.shape[1]
     noise = r[0].diagonal().copy()
 
     def run(block: slice) -> bool:
         of_members = m0[block], own(p0, block), a[0], q[0], own(d, block), c[0], noise
         arguments = *of_members, y[block], own(pattern, block), ends[block], space.log_prob[block]
-        if side_by_side:
-            return sequential.lanes_by_one(size, *arguments)
+        if in_lanes:
+            return kernels("kalman_sequential_lanes").lanes_by_one(size, *arguments)
         kept = space.cov, space.gain, space.whitener, space.log_norm, space.slot, space.mean, space.weighted
-        return sequential.one_by_one(size, begin, *arguments, *(own(part, block) for part in kept), blas(n))
+        parts = (own(part, block) for part in kept)
+        return kernels("kalman_sequential").one_by_one(size, begin, *arguments, *parts, blas(n))
 
     return all(over_blocks(run, batch, batch * y.shape[1] * n * n))
 
@@ -245,100 +253,34 @@ def run_small_adjoint(
     return any(summed(run, gradients, batch, batch * slot.shape[1] * n**3))
 
 
-def _allocate(shape: tuple[int, ...], n: int, groups: int, rows: int, *, keep: bool, per_step: bool) -> Workspace:
-    """`rows` of what the means need, for each group of sequences; what only the adjoint reads has T steps or none."""
-    batch, steps, m = shape
-    owners, kept = (batch, steps) if keep else (1, 0)
-    return Workspace(
-        log_prob=np.empty(batch),
-        mean=np.empty((owners, kept, n)),
-        weighted=np.empty((owners, kept, m)),
-        cov=np.empty((groups, kept, n, n)),
-        gain=np.empty((groups, rows, m, n)),
-        whitener=np.empty((groups, rows, m, m)),
-        log_norm=np.empty((groups, rows)),
-        slot=np.zeros((groups, rows), dtype=np.int64),
-        steps=np.zeros((batch, steps) if per_step else (1, 0)),
-        roots=np.empty((groups, 0, n, n)),
-        diffuses=np.empty((groups, 0, 2, n, 0)),
-        until=np.zeros(groups, dtype=np.int64),
-    )
-
-
-def _with_roots(space: Workspace, roots: Roots, steps: int, *, keep_roots: bool) -> Workspace:
-    """With room for the roots and the diffuse part of every step; most of it is never touched."""
-    if roots.always is None:
-        return space
-    (groups, _, n, _), d = space.cov.shape, roots.diffuse.shape[-1]
-    diffuses = np.zeros((groups, steps if d else 0, 2, n, d))
-    kept = np.empty((groups, steps if keep_roots else 0, n, n))
-    return space._replace(roots=kept, diffuses=diffuses, square_root=roots.always)
-
-
-def roots_of(parameters: list[Any], diffuse: Tensor | None, root: bool) -> Roots:
-    """Factors of the covariances where the square-root form needs them."""
-    _, p0, _, q, _, _, r = parameters
-    start = np.zeros((1, p0.shape[1], 0)) if diffuse is None else array_of(diffuse)
-    if diffuse is None and not root:
-        return Roots(None, p0[:1], q[:1], r[:1], start)
-    factors = [np.empty(matrices.shape) for matrices in (p0, q, r)]
-    for matrices, factor in zip((p0, q, r), factors, strict=True):
-        kernels("linalg").semidefinite_factor(matrices, factor)
-    return Roots(root, factors[0], factors[1], factors[2], start)
-
-
 def run_mean_adjoint(
-    a: Any, c: Any, cov: Any, gain: Any, slot: Any, spaces: Any, until: Any, lengths: Any, mean: Any, weighted: Any,
-    weights: Any, gradients: list[Any], smoothed: Any, edge: Any,
+    a: Any, c: Any, space: tuple[Any, ...], spaces: Any, until: Any, lengths: Any, y: Any, pattern: Any, weights: Any,
+    gradients: list[Any], smoothed: Any, edge: Any,
 ) -> None:  # fmt: skip
-    """Run the vector half of the backward recursion, by lanes where many sequences share their covariances."""
-    adjoint, batch = kernels("kalman_adjoint"), len(lengths)
-    if not (slot.shape[0] == 1 and batch >= MANY_SEQUENCES):
-        adjoint.mean_adjoint(
-            a, c, cov, gain, slot, spaces, until, lengths, mean, weighted, weights, *gradients, smoothed, edge
-        )
+    """Run the vector half of the backward recursion, by lanes where many sequences share their covariances.
+
+    `space` is cov, gain, whitener, slot, mean, weighted; the last is not read by lanes.
+    """
+    batch, lanes = len(lengths), kernels("kalman_lanes")
+    cov, gain, whitener, slot, mean, weighted = space
+    if slot.shape[0] > 1 or not side_by_side(0, batch):
+        kernels("kalman_adjoint").mean_adjoint(
+            a, c, cov, gain, slot, spaces, until, lengths, mean, weighted, weights, *gradients, smoothed, edge,
+            blas(a.shape[1]),
+        )  # fmt: skip
         return
+    seen = pattern[int(lengths.argmax()) % len(pattern)]
 
     def run(members: slice, parts: list[Any]) -> None:
-        adjoint.mean_adjoint_lanes(
-            a, c, cov[0], gain[0], slot[0], until[0], lengths[members], mean[members], weighted[members],
+        lanes.mean_adjoint_lanes(
+            a, c, cov[0], gain[0], whitener[0], slot[0], until[0], lengths[members], y[members], seen, mean[members],
             weights[members], *parts, smoothed[members], edge[members],
         )  # fmt: skip
 
-    if n_groups(batch) * kernels("kalman").LANES <= 1.4 * batch:  # lanes are mostly filled
+    if n_groups(batch) * lanes.LANES <= 1.4 * batch:  # lanes are mostly filled
         summed(run, gradients, batch, batch * slot.shape[1] * a.shape[1] ** 2)
     else:
         run(slice(0, batch), gradients)
-
-
-@functools.cache
-def kernels(module: str) -> Any:
-    """A module of compiled recursions, imported when first needed: most of its import is loading numba."""
-    return importlib.import_module(f"probseq.kernels.{module}")
-
-
-def parameter_arrays(system: Iterable[Tensor], batch: int) -> list[Any]:
-    """The memory of the parameters with every axis, and an initial mean for each sequence."""
-    full = with_every_axis(map(array_of, system))
-    if full[0].shape[0] != batch:
-        full[0] = np.repeat(full[0], batch, 0)
-    return full
-
-
-def with_every_axis(arrays: Iterable[Any]) -> list[Any]:
-    """Views of arrays shaped like the parameters, with the axes of 1 that were left out."""
-    return [
-        array if array.ndim == n_axes else array[(None,) * (n_axes - array.ndim)]
-        for array, n_axes in zip(arrays, N_AXES, strict=True)
-    ]
-
-
-def pattern_of(observed: Tensor | None, m: int) -> Any:
-    return np.empty((1, 0, m), dtype=np.bool_) if observed is None else array_of(observed)
-
-
-def blas(states: int) -> bool | None:
-    return True if states >= BLAS_STATES else None
 
 
 def spent(emission_cov: Tensor, states: int) -> float:

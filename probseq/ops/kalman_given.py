@@ -15,6 +15,7 @@ from torch import Tensor
 
 from probseq.errors import ImproperBelief
 from probseq.ops import kalman_arrays as arrays
+from probseq.ops import kalman_workspace as memory
 from probseq.ops.kalman_system import LinearGaussianSystem, check, shared_lead
 from probseq.ops.modes import array_of, refuse_forward_mode
 
@@ -36,7 +37,7 @@ class Given:
         self, system: LinearGaussianSystem, observed: Tensor | None, lengths: Tensor, lead: int, space: arrays.Workspace
     ) -> None:
         self.system, self.space, self.lead = system, space, lead
-        self.pattern = arrays.pattern_of(observed, system.emission_matrix.shape[-2])
+        self.pattern = memory.pattern_of(observed, system.emission_matrix.shape[-2])
         self.lengths = array_of(lengths)
 
     @classmethod
@@ -100,9 +101,9 @@ class Given:
         n = space.cov.shape[-1]
         groups = len(until)
         result = Backward(*(np.zeros((groups, int(until.max(initial=0)), n, n)) for _ in Backward._fields))
-        roots = arrays.roots_of(list(map(array_of, system)), None, True)
+        roots = memory.roots_of(list(map(array_of, system)), None, True)
         leads = np.arange(groups) if self.lead < 0 else np.array([self.lead])
-        arrays.kernels("kalman_root_smoother").smoothing_gains(
+        memory.kernels("kalman_root_smoother").smoothing_gains(
             array_of(system.transition_matrix), array_of(system.emission_matrix), roots.transition, roots.emission,
             self.pattern, leads, space.roots, self._diffuses(), space.slot,
             np.minimum(until, self.lengths[leads]), *result,
@@ -116,12 +117,12 @@ class Given:
 
     def smooth_covariances(self, spans: Any, spaces: Any, cov: Any, improper: Any, lagged: Any) -> None:
         """Continue the posterior covariances (H, T, n, n), their diffuse parts and the lag-one ones before `until`."""
-        kernel = arrays.kernels("kalman_root_smoother")
+        kernel = memory.kernels("kalman_root_smoother")
         kernel.smoothed_covariances(*self.backward, self.until, spans, spaces, cov, improper, lagged)
 
     def smooth_means(self, y: Any, spaces: Any, mean: Any, smoothed: Any) -> None:
         """Continue the posterior means of paths (N B, T, n) before `until`."""
-        arrays.kernels("kalman_root_smoother").smoothed_means(
+        memory.kernels("kalman_root_smoother").smoothed_means(
             array_of(self.system.emission_matrix), y, self.pattern, self.lengths, spaces, self.until, self.space.gain,
             self.backward.back, self.space.slot, mean, smoothed,
         )  # fmt: skip
@@ -133,7 +134,7 @@ class Given:
         until = self.space.until
         n, steps = self.space.cov.shape[-1], self.space.slot.shape[1]
         _, spans, group_spaces, group_of = arrays.groups(self.lengths, len(until))
-        cov, lagged = np.zeros((len(spans), steps, n, n)), np.zeros((len(spans), max(steps - 1, 0), n, n))
+        cov, lagged = np.zeros((len(spans), steps, n, n)), np.zeros((len(spans), 0, n, n))
         improper = np.zeros_like(cov)
         self.smooth_covariances(spans, group_spaces, cov, improper, lagged)
         bad = np.any(improper != 0, axis=(1, 2, 3), keepdims=True).reshape(-1)[group_of]

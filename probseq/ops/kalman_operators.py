@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from probseq.ops import kalman_arrays as arrays
+from probseq.ops import kalman_workspace as memory
 from probseq.ops.kalman_system import LinearGaussianSystem
 from probseq.ops.modes import OnceDifferentiable, array_of, operator
 
@@ -38,7 +39,7 @@ def _shapes_of_value(*arguments: Any) -> tuple[Tensor, ...]:
     return (
         y.new_empty(batch),
         y.new_empty(batch, steps, n),
-        y.new_empty(batch, steps, m),
+        y.new_empty(0 if arrays.side_by_side(arguments[10], batch) else batch, steps, m),
         y.new_empty(groups, steps, n, n),
         y.new_empty(groups, steps, m, n),
         y.new_empty(groups, steps, m, m),
@@ -75,10 +76,10 @@ def _adjoint(weights: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
     """Gradients of sum(weights * log_prob) in the seven parameters and y, each of the shape that was given."""
     y, observed = arguments[7:9]
     batch, _, m = y.shape
-    _, _, a, _, _, c, r = arrays.parameter_arrays(arguments[:7], batch)
+    _, _, a, _, _, c, r = memory.parameter_arrays(arguments[:7], batch)
     lengths, mean, weighted, cov, gain, whitener, slot, diffuses, until = map(array_of, arguments[9:])
     gradients, load, n = [np.zeros(argument.shape) for argument in arguments[:8]], array_of(weights), a.shape[-1]
-    into = [*arrays.with_every_axis(gradients[:7]), gradients[7]]
+    into = [*memory.with_every_axis(gradients[:7]), gradients[7]]
     shared_mean = into[0].shape[0] != batch
     if shared_mean:
         into[0] = np.zeros((batch, n))
@@ -88,16 +89,17 @@ def _adjoint(weights: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
     kept = (cov, gain, whitener, slot, mean, weighted)
     unused = (np.empty((1, 0, n)), nothing, nothing)
     if arrays.run_small_adjoint(a, c, kept, until, lengths, load, into, unused, edges, 0.0) is None:
-        arrays.kernels("kalman_adjoint").covariance_adjoint(
+        memory.kernels("kalman_adjoint").covariance_adjoint(
             a, c, cov, gain, whitener, slot, spans, group_spaces, until, np.bincount(group_of, load, len(spans)),
-            *into[1:4], *into[5:7], nothing, nothing, edges[0], 0.0, arrays.blas(n),
+            *into[1:4], *into[5:7], nothing, nothing, edges[0], 0.0, memory.blas(n),
         )  # fmt: skip
+        pattern = memory.pattern_of(observed, m)
         arrays.run_mean_adjoint(
-            a, c, cov, gain, slot, spaces, until, lengths, mean, weighted, load, into, unused[0], edges[1]
+            a, c, kept, spaces, until, lengths, array_of(y), pattern, load, into, unused[0], edges[1]
         )
     if improper:
-        arrays.kernels("kalman_diffuse_adjoint").diffuse_adjoint(
-            a, c, r, array_of(y), arrays.pattern_of(observed, m), lengths, spaces, group_of, until, cov, diffuses,
+        memory.kernels("kalman_diffuse_adjoint").diffuse_adjoint(
+            a, c, r, array_of(y), memory.pattern_of(observed, m), lengths, spaces, group_of, until, cov, diffuses,
             whitener, mean, load, edges[1], edges[0], *into,
         )  # fmt: skip
     if shared_mean:

@@ -67,6 +67,11 @@ class OnceDifferentiable:
             return self.value.dispatched(*arguments)
         return (_Value if torch._C._are_functorch_transforms_active() else _Plain).apply(self, *arguments)
 
+    def value_and_gradient(self, *arguments: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The first output and the gradients of its sum in the inputs, by the kernels alone: nothing may watch."""
+        value, *workspaces = self.value.run(*arguments)
+        return value, self.adjoint.run(torch.ones_like(value), *(arguments[i] for i in self.kept), *workspaces)
+
     def save(self, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         workspaces = output[1:] if isinstance(output, tuple) else ()
         ctx.mark_non_differentiable(*workspaces)
@@ -91,7 +96,7 @@ class OnceDifferentiable:
 
     @property
     def no_second(self) -> str:
-        return f"the {self.words} has an exact first derivative only: take second derivatives as its differences"
+        return _no_second_derivative(self.words)
 
 
 class _Value(torch.autograd.Function):
@@ -111,9 +116,7 @@ class _Value(torch.autograd.Function):
         function: OnceDifferentiable = ctx.function
 
         def adjoint(*arguments: Any) -> Any:
-            if untracked(*(argument for argument in arguments if isinstance(argument, Tensor))):
-                return function.adjoint.run(*arguments)
-            return _Final.apply(function.no_second, function.adjoint.run, *arguments)
+            return run_adjoint(function.words, function.adjoint.run, *arguments)
 
         return (None, *function._gradients(ctx, gradients[0], adjoint))
 
@@ -167,10 +170,31 @@ def untracked(*tensors: Tensor) -> bool:
     return not (_opaque(tensors) or torch._C._are_functorch_transforms_active() or _differentiated(tensors))
 
 
+def eager(*tensors: Tensor) -> bool:
+    """Whether at most reverse mode watches this call."""
+    return not (_opaque(tensors) or torch._C._are_functorch_transforms_active() or _forward_mode())
+
+
 def refuse_forward_mode(words: str, *tensors: Tensor) -> None:
     """Raise NotImplementedError if a tensor carries a tangent: for functions that have no derivatives at all."""
     if _forward_mode():
         _Final.apply(_no_forward_mode(words), lambda *_: torch.empty(0), *tensors)
+
+
+def run_adjoint(words: str, run: Run, *arguments: Any) -> Any:
+    """run(*arguments), so that differentiating the result raises NotImplementedError."""
+    if untracked(*(argument for argument in arguments if isinstance(argument, Tensor))):
+        return run(*arguments)
+    return _Final.apply(_no_second_derivative(words), run, *arguments)
+
+
+def derivatives_wanted(*tensors: Tensor) -> bool:
+    """Whether this call is one that plain reverse mode watches, and nothing else."""
+    return eager(*tensors) and torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+
+
+def _no_second_derivative(words: str) -> str:
+    return f"the {words} has an exact first derivative only: take second derivatives as its differences"
 
 
 def _no_forward_mode(words: str) -> str:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import os
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import mpmath
 import numpy as np
 import pytest
 from numba import njit
 
-from probseq.kernels import hmm, hmm_adjoint, hmm_log, rows, viterbi
+from probseq.kernels import hmm, hmm_adjoint, hmm_log, hmm_wide, rows, viterbi
 
 SIZES = [1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31]
 
@@ -187,18 +187,26 @@ def test_forward_over_more_steps_than_a_block() -> None:
         np.testing.assert_array_equal(ours, expected)
 
 
-def run_backward(chain: Chain, result: Pass, weights: np.ndarray, gamma: np.ndarray, xi: np.ndarray) -> None:
-    """The fused backward pass; xi (S, R, K, K) is added to."""
+def run_backward(
+    chain: Chain,
+    result: Pass,
+    weights: np.ndarray,
+    gamma: np.ndarray,
+    xi: np.ndarray,
+    kernel: Any = hmm_adjoint.backward,
+    logarithms: bool = False,
+) -> None:
+    """A backward pass; xi (S, R, K, K) is added to."""
     later = np.zeros((len(chain.lengths), 2, result.emission.shape[2]))
     later[:, 0] = 1.0
     transition = padded(chain.transition, 2)
     with np.errstate(divide="ignore"):
         log_transition = np.log(chain.transition)
     places = np.arange(len(chain.lengths)) if len(xi) > 1 else np.zeros(len(chain.lengths), dtype=np.int64)
-    hmm_adjoint.backward(
+    kernel(
         transition, np.ascontiguousarray(transition.swapaxes(-1, -2)), log_transition, chain.log_observation,
-        result.shift, result.emission, result.predicted, chain.lengths, later, False, weights, False, result.status,
-        gamma, places, xi,
+        result.shift, result.emission, result.predicted, chain.lengths, later, False, weights, logarithms,
+        result.status, gamma, places, xi,
     )  # fmt: skip
 
 
@@ -238,6 +246,49 @@ def test_backward_reverses_the_forward_pass(sets: int, varying: bool, state: int
             for t in range(1, chain.lengths[b]):
                 np.testing.assert_allclose(xi[b, t].sum(1), gamma[b, t - 1], rtol=1e-12)
                 np.testing.assert_allclose(xi[b, t].sum(0), gamma[b, t], rtol=1e-12)
+
+
+@pytest.mark.parametrize("logarithms", [False, True])
+@pytest.mark.parametrize("sharp", [1.0, 30.0, 300.0])
+@pytest.mark.parametrize("state", [9, 16, 33, 130])
+def test_backward_in_blocks_is_the_one_step_by_step(state: int, sharp: float, logarithms: bool) -> None:
+    """Over more and fewer steps than a block; some moves are impossible, and some weights have left their range."""
+    chain = random_chain(4, 150, state, sets=4, seed=state)._replace(lengths=np.array([150, 64, 65, 0]))
+    keep = np.random.default_rng(1).random(chain.transition.shape) < 0.6
+    some = np.where(keep | np.eye(state, dtype=bool), chain.transition, 0.0) if sharp < 100 else chain.transition
+    chain = chain._replace(
+        transition=some / some.sum(-1, keepdims=True), log_observation=sharp * chain.log_observation
+    )  # fmt: skip
+    passed, found = run_forward(chain), []
+    assert not passed.status.any()
+    for kernel in (hmm_adjoint.backward, hmm_wide.backward):
+        gamma, xi = np.zeros_like(chain.log_observation), np.zeros_like(chain.transition)
+        weights = np.ones(4) if logarithms else np.array([1.0, -2.0, 3.0, 4.0])
+        run_backward(chain, passed, weights, gamma, xi, kernel=kernel, logarithms=logarithms)
+        found.append((gamma, xi))
+    assert not passed.status.any()
+    (expected, moves), (ours, own_moves) = found
+    np.testing.assert_allclose(ours, expected, rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(own_moves, moves, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("state", [9, 40])
+def test_backward_in_blocks_hands_over(state: int) -> None:
+    """A state that only the data of later steps make likely, by a move below the smallest safe term."""
+    transition = np.eye(state)
+    transition[0, 0], transition[0, 1] = 0.9, 0.1
+    log_observation = np.zeros((1, 100, state))
+    log_observation[0, 97, 1] = -900.0  # seen from before, state 0 lost its way into state 1 and what follows it
+    log_observation[0, 98, 0] = -1000.0
+    start = np.full((1, state), 1 / state)
+    chain = Chain(start, transition[None, None], log_observation, np.array([100]))
+    for kernel in (hmm_adjoint.backward, hmm_wide.backward):
+        passed = run_forward(chain)
+        passed.status[:] = hmm.SCALED
+        run_backward(
+            chain, passed, np.ones(1), np.empty((1, 100, state)), np.zeros((1, 1, state, state)), kernel=kernel
+        )
+        assert passed.status.tolist() == [hmm.CAREFUL]
 
 
 def test_careful_forward_is_the_scaled_one() -> None:

@@ -70,6 +70,13 @@ def test_free_run_feeds_the_mean_back():
     torch.testing.assert_close(ragged[1], model.free_run(y[:250], 3), rtol=1e-9, atol=1e-9)
 
 
+def test_four_hundred_units_foretell_mackey_glass():
+    series = ps.datasets.mackey_glass(3084, seed=0)
+    model = ps.EchoState(hidden_size=400, spectral_radius=0.9, obs_dim=1).fit(series[:3000], seed=0)
+    ahead = model.free_run(series[:3000], steps=84)[:, 0].numpy()
+    assert np.sqrt(np.mean((ahead - series[3000:]) ** 2)) < 1e-2 * series.std()
+
+
 def test_free_run_with_inputs():
     u, y = ps.datasets.narma10(400, seed=0)
     model = ps.EchoState(30, input_dim=1, washout=50, seed=0).fit(y, u, seed=0)

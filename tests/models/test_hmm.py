@@ -11,6 +11,7 @@ from hmmlearn import hmm as rival
 
 import probseq as ps
 from probseq.errors import DegenerateWarning, ImpossibleSequence
+from probseq.ops import hmm_few as few
 from tests import zoo
 from tests.test_golden import from_statsmodels, golden
 
@@ -423,3 +424,48 @@ def test_inputs_are_asked_for():
         known.path_entropy(y)
     with pytest.raises(ValueError, match="u must have 2 columns"):
         known.log_prob(y, u[:, :1])
+
+
+@pytest.mark.parametrize("kept", [None, 0])
+@pytest.mark.parametrize("kind", ["full", "tied", "diag", "categorical", "poisson", "missing"])
+def test_gradients_from_stored_parameters_are_those_through_tables(kind, kept, monkeypatch):
+    """Uneven lengths, uneven weights, a frozen parameter; also where the adjoint has no room (`kept`)."""
+    draws = np.random.default_rng(1)
+    y = draws.normal(size=(3, 7, 2))
+    if kind == "categorical":
+        emission, y = ps.emissions.Categorical(probs=draws.dirichlet(np.ones(4), size=3)), y[..., :1] * 0 + 1
+        y[:, ::2] = 3
+    elif kind == "poisson":
+        emission, y = ps.emissions.Poisson(rates=draws.uniform(1, 3, (3, 2))), np.floor(np.abs(y))
+    else:
+        covariance = "full" if kind == "missing" else kind
+        covs = np.eye(2) * 2 if covariance == "diag" else np.array([[2.0, 0.5], [0.5, 1.0]])
+        covs = np.stack([covs] * 3)
+        emission = ps.emissions.Gaussian(means=draws.normal(size=(3, 2)), covs=covs, covariance=covariance)
+        y[0, 2, 0] = np.nan if kind == "missing" else 0.0
+    model = ps.HMM(
+        initial_probs=[0.2, 0.3, 0.5], transition_matrix=draws.dirichlet(np.ones(3), size=3), emission=emission
+    )
+    model.raw_initial_probs.requires_grad_(kept is None)
+    leaves = [p for p in model.parameters() if p.requires_grad and p.numel()]
+    weights = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+    if kept is not None:
+        monkeypatch.setattr(few, "KEPT", kept)
+    found = []
+    for few_states in (True, False):
+        monkeypatch.setattr(few, "MOST_STATES", 16 if few_states else 0)
+        value = model.log_prob(y, lengths=[7, 3, 1])
+        found.append((value.detach(), torch.autograd.grad((weights * value).sum(), leaves)))
+    torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-13, atol=1e-13)
+    for ours, theirs in zip(found[0][1], found[1][1], strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-12)
+
+
+def test_the_gradient_from_stored_parameters_is_once_differentiable():
+    model = ps.HMM(
+        initial_probs=[0.5, 0.5], transition_matrix=[[0.7, 0.3], [0.3, 0.7]],
+        emission=ps.emissions.Categorical(probs=[[0.1, 0.9], [0.8, 0.2]]),
+    )  # fmt: skip
+    (gradient,) = torch.autograd.grad(model.log_prob([0.0, 1.0, 1.0]), [model.raw_transition_matrix], create_graph=True)
+    with pytest.raises(NotImplementedError, match="exact first derivative only"):
+        gradient.square().sum().backward()

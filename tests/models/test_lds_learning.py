@@ -374,14 +374,6 @@ def test_the_nile_from_the_default_start(method):
     assert model.aicc(y, fixed=known) == pytest.approx(aic + 12 / 97, rel=1e-12)
 
 
-def test_em_runs_on_lists_with_inputs():
-    rng = np.random.default_rng(0)
-    y = [rng.normal(size=(t, 3)) for t in (30, 45, 20)]
-    u = [rng.normal(size=(len(one), 2)) for one in y]
-    model = ps.LDS(state_dim=4, obs_dim=3, input_dim=2).fit(y, u=u, method="em")
-    assert model.history.converged
-
-
 @pytest.mark.parametrize("kinds", [("diag", "full"), ("full", "diag"), ("full", "full")])
 def test_mixed_covariance_types_reach_the_same_maximum(kinds):
     """However covariances are stored: noise is small beside a trend, so a factor and a logarithm differ in unit."""

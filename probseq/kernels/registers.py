@@ -1,0 +1,263 @@
+"""Rows of weights, whole vector registers at a time, for the recursions of hidden Markov models with many states.
+
+| call                                   | what it does                                                               |
+|----------------------------------------|----------------------------------------------------------------------------|
+| weigh(a, i, b, j, c, k, W)             | c = a * b, returns its sum                                                 |
+| move(a, i, m, j, W, b, k, turn)        | b = a @ m, m (W, W)                                                        |
+| rescale(a, i, W, scale, smallest, n)   | a *= scale; returns whether one of the first n is below `smallest`         |
+| add_pairs(a, b, j, T, W, m)            | m += a' b, sums over T rows                                                |
+
+Rows have W entries, a whole number of times 8; i, j, k are offsets into the memory of contiguous arrays of float64,
+which are not checked. The loops are written in LLVM's vector instructions, since the compiler keeps no sums in
+registers over a loop of scalars: a step with 32 states is three times faster. Sums are taken in an order that the
+sizes alone fix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from probseq.kernels.tiles import BYTES
+
+LANES = BYTES // 8
+GROUP = 8  # sums in registers at once: what it takes to keep multipliers of four steps' latency busy
+TURNING = 64  # the width whose matrix still fits in the fastest cache, 32 KB
+_DOUBLE, _INTEGER, _BIT = ir.DoubleType(), ir.IntType(64), ir.IntType(1)
+_VECTOR, _MASK = ir.VectorType(_DOUBLE, LANES), ir.VectorType(ir.IntType(1), LANES)
+_ZEROS = ir.Constant(_VECTOR, [0.0] * LANES)
+
+
+def _constant(value: int) -> Any:
+    return ir.Constant(_INTEGER, value)
+
+
+class _Writer:
+    """Vector instructions on contiguous memory, and loops that carry values."""
+
+    def __init__(self, context: Any, builder: Any, signature: Any) -> None:
+        self.context, self.builder, self.signature = context, builder, signature
+
+    def memory(self, place: int, argument: Any) -> Any:
+        """Where the entries of the array that is argument `place` begin."""
+        array = self.signature.args[place]
+        return self.context.make_array(array)(self.context, self.builder, argument).data
+
+    def _at(self, memory: Any, offset: Any) -> Any:
+        return self.builder.bitcast(self.builder.gep(memory, [offset]), _VECTOR.as_pointer())
+
+    def load(self, memory: Any, offset: Any) -> Any:
+        value = self.builder.load(self._at(memory, offset))
+        value.align = 8
+        return value
+
+    def store(self, value: Any, memory: Any, offset: Any) -> None:
+        self.builder.store(value, self._at(memory, offset)).align = 8
+
+    def spread(self, scalar: Any) -> Any:
+        """A vector of equal entries."""
+        nothing, zero = ir.Constant(_VECTOR, ir.Undefined), ir.Constant(ir.IntType(32), 0)
+        zeros = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
+        return self.builder.shuffle_vector(self.builder.insert_element(nothing, scalar, zero), nothing, zeros)
+
+    def add_product(self, total: Any, left: Any, right: Any) -> Any:
+        product = self.builder.fmul(left, right, flags=("contract",))
+        return self.builder.fadd(total, product, flags=("contract",))
+
+    def entries_sum(self, vector: Any) -> Any:
+        """The sum of a vector's entries: its halves added, and again."""
+        builder, size, nothing = self.builder, LANES, ir.Constant(_VECTOR, ir.Undefined)
+        while size > 1:
+            size //= 2
+            places = [(i + size) % LANES if i < size else i for i in range(LANES)]
+            mask = ir.Constant(ir.VectorType(ir.IntType(32), LANES), places)
+            vector = builder.fadd(vector, builder.shuffle_vector(vector, nothing, mask))
+        return builder.extract_element(vector, ir.Constant(ir.IntType(32), 0))
+
+    def loop(
+        self, first: Any, stop: Any, step: int, carried: list[Any], body: Callable[[Any, list[Any]], list[Any]]
+    ) -> list[Any]:
+        """for i in range(first, stop, step): carried = body(i, carried); returns the last."""
+        builder, before = self.builder, self.builder.block
+        head, inside, end = (builder.append_basic_block(name) for name in ("head", "inside", "end"))
+        builder.branch(head)
+        builder.position_at_end(head)
+        i = builder.phi(_INTEGER)
+        i.add_incoming(first, before)
+        phis = [builder.phi(value.type) for value in carried]
+        for phi, value in zip(phis, carried, strict=True):
+            phi.add_incoming(value, before)
+        builder.cbranch(builder.icmp_signed("<", i, stop), inside, end)
+        builder.position_at_end(inside)
+        for phi, value in zip(phis, body(i, phis), strict=True):
+            phi.add_incoming(value, builder.block)
+        i.add_incoming(builder.add(i, _constant(step)), builder.block)
+        builder.branch(head)
+        builder.position_at_end(end)
+        return phis
+
+    def panels(self, width: Any, sizes: tuple[int, ...], body: Callable[[Any, int], None]) -> None:
+        """body(first column, vectors) over panels of so many vectors that cover the width, the widest first."""
+        first: Any = _constant(0)
+        for size in sizes:
+            columns = size * LANES
+
+            def panel(j: Any, _: list[Any], size: int = size) -> list[Any]:
+                body(j, size)
+                return []
+
+            left = self.builder.sub(width, first)
+            whole = self.builder.mul(self.builder.sdiv(left, _constant(columns)), _constant(columns))
+            stop = self.builder.add(first, whole)
+            self.loop(first, stop, columns, [], panel)
+            first = stop
+
+
+@intrinsic
+def weigh(typing_context, a, i, b, j, c, k, width):
+    """c[k:] = a[i:] * b[j:], and the sum of these products."""
+    signature = types.float64(a, types.intp, b, types.intp, c, types.intp, types.intp)
+
+    def generate(context, builder, signature, arguments):
+        writer = _Writer(context, builder, signature)
+        (_, i, _, j, _, k, width) = arguments
+        a, b, c = (writer.memory(place, arguments[place]) for place in (0, 2, 4))
+
+        def body(at: Any, sums: list[Any]) -> list[Any]:
+            product = builder.fmul(writer.load(a, builder.add(i, at)), writer.load(b, builder.add(j, at)))
+            writer.store(product, c, builder.add(k, at))
+            return [*sums[1:], builder.fadd(sums[0], product)]
+
+        sums = writer.loop(_constant(0), width, LANES, [_ZEROS] * 4, body)
+        return writer.entries_sum(builder.fadd(builder.fadd(sums[0], sums[1]), builder.fadd(sums[2], sums[3])))
+
+    return signature, generate
+
+
+@intrinsic
+def move(typing_context, a, i, matrix, j, width, b, k, turn):
+    """b[k:] = a[i:] @ matrix, which begins at j; from the last row on with odd `turn`.
+
+    To turn at every step finds those rows of a large matrix that were read last still in the fastest cache.
+    """
+    signature = types.void(a, types.intp, matrix, types.intp, types.intp, b, types.intp, types.intp)
+
+    def generate(context, builder, signature, arguments):
+        writer = _Writer(context, builder, signature)
+        (_, i, _, j, width, _, k, turn) = arguments
+        a, matrix, b = (writer.memory(place, arguments[place]) for place in (0, 2, 5))
+        odd = builder.trunc(turn, _BIT)
+        last = builder.sub(width, _constant(1))
+        start = builder.gep(a, [builder.add(i, builder.select(odd, last, _constant(0)))])
+        begin = builder.add(j, builder.select(odd, builder.mul(last, width), _constant(0)))
+        sign = builder.select(odd, _constant(-1), _constant(1))
+        stride = builder.mul(sign, width)
+
+        def panel(column: Any, size: int) -> None:
+            rows = max(1, GROUP // size)
+
+            def body(row: Any, sums: list[Any]) -> list[Any]:
+                made = []
+                for r in range(rows):
+                    one = builder.add(row, _constant(r))
+                    entry = writer.spread(builder.load(builder.gep(start, [builder.mul(one, sign)])))
+                    place = builder.add(builder.add(begin, builder.mul(one, stride)), column)
+                    for v in range(size):
+                        other = writer.load(matrix, builder.add(place, _constant(v * LANES)))
+                        made.append(writer.add_product(sums[r * size + v], entry, other))
+                return made
+
+            sums = writer.loop(_constant(0), width, rows, [_ZEROS] * (rows * size), body)
+            while len(sums) > size:
+                half = len(sums) // 2
+                sums = [builder.fadd(x, y) for x, y in zip(sums[:half], sums[half:], strict=True)]
+            for v in range(size):
+                writer.store(sums[v], b, builder.add(builder.add(k, column), _constant(v * LANES)))
+
+        writer.panels(width, (16, 8, 4, 2, 1) if LANES == 8 else (8, 4, 2, 1), panel)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic
+def rescale(typing_context, a, i, width, scale, smallest, n):
+    """a[i:] *= scale; whether one of the first n entries is below `smallest` then."""
+    signature = types.boolean(a, types.intp, types.intp, types.float64, types.float64, types.intp)
+
+    def generate(context, builder, signature, arguments):
+        writer = _Writer(context, builder, signature)
+        (_, i, width, scale, smallest, n) = arguments
+        a = writer.memory(0, arguments[0])
+        factor, bound = writer.spread(scale), writer.spread(smallest)
+        lanes = ir.VectorType(_INTEGER, LANES)
+        numbers = ir.Constant(lanes, list(range(LANES)))
+        zero = ir.Constant(ir.IntType(32), 0)
+
+        def body(at: Any, found: list[Any]) -> list[Any]:
+            place = builder.add(i, at)
+            value = builder.fmul(writer.load(a, place), factor)
+            writer.store(value, a, place)
+            left = builder.insert_element(ir.Constant(lanes, ir.Undefined), builder.sub(n, at), zero)
+            zeros = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
+            room = builder.shuffle_vector(left, ir.Constant(lanes, ir.Undefined), zeros)
+            counts = builder.icmp_signed("<", numbers, room)
+            low = builder.and_(builder.fcmp_ordered("<", value, bound), counts)
+            return [builder.or_(found[0], low)]
+
+        (found,) = writer.loop(_constant(0), width, LANES, [ir.Constant(_MASK, [0] * LANES)], body)
+        bits = builder.bitcast(found, ir.IntType(LANES))
+        return context.cast(
+            builder, builder.icmp_unsigned("!=", bits, ir.Constant(ir.IntType(LANES), 0)), types.boolean, types.boolean
+        )
+
+    return signature, generate
+
+
+@intrinsic
+def add_pairs(typing_context, a, b, j, n_rows, width, matrix):
+    """matrix += sum_t outer(a[t], b[t]) over n_rows rows of W entries, those of b from the offset j on."""
+    signature = types.void(a, b, types.intp, types.intp, types.intp, matrix)
+
+    def generate(context, builder, signature, arguments):
+        writer = _Writer(context, builder, signature)
+        (_, _, j, n_rows, width, _) = arguments
+        a, b, matrix = (writer.memory(place, arguments[place]) for place in (0, 1, 5))
+        lines = GROUP if LANES == GROUP else 4  # two columns of sums and their factors fill the registers
+
+        def panel(column: Any, size: int) -> None:
+            def tile(line: Any, _: list[Any]) -> list[Any]:
+                places = [
+                    builder.add(builder.add(builder.mul(builder.add(line, _constant(r)), width), column),
+                                _constant(v * LANES))
+                    for r in range(lines)
+                    for v in range(size)
+                ]  # fmt: skip
+
+                def body(t: Any, sums: list[Any]) -> list[Any]:
+                    row = builder.mul(t, width)
+                    begin = builder.add(builder.add(j, row), column)
+                    right = [writer.load(b, builder.add(begin, _constant(v * LANES))) for v in range(size)]
+                    left = builder.gep(a, [builder.add(row, line)])
+                    made = []
+                    for r in range(lines):
+                        entry = writer.spread(builder.load(builder.gep(left, [_constant(r)])))
+                        made += [writer.add_product(sums[r * size + v], entry, right[v]) for v in range(size)]
+                    return made
+
+                begun = [writer.load(matrix, place) for place in places]
+                sums = writer.loop(_constant(0), n_rows, 1, begun, body)
+                for value, place in zip(sums, places, strict=True):
+                    writer.store(value, matrix, place)
+                return []
+
+            writer.loop(_constant(0), width, lines, [], tile)
+
+        writer.panels(width, (2, 1), panel)
+        return context.get_dummy_value()
+
+    return signature, generate
