@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 import probseq as ps
@@ -41,16 +42,26 @@ def chorales(folder: str | None = None) -> Chorales:
     return train, valid, test
 
 
-def model(name: str, data: Chorales) -> Any:
+def static(data: Chorales) -> float:
+    """Nats per frame of the share of every key, half a count added each way: a head that hears nothing."""
+    train, _, test = (torch.as_tensor(np.concatenate(part)) for part in data)
+    head = ps.heads.Bernoulli()
+    head.bind(1, 88, dtype=torch.float64)
+    head.start_from(train)
+    with torch.no_grad():
+        return -float(head.log_prob(torch.zeros(1, dtype=torch.float64), test).mean())
+
+
+def network(name: str, data: Chorales) -> ps.RNN:
     """The fitted row."""
-    train, valid, _ = data
-    if name == "static":
-        return ps.HMM(1, emission=ps.emissions.Bernoulli(88)).fit(train, seed=0)
     cells = {"tanh": ps.cells.Elman(100), "gru": ps.cells.GRU(46), "bernoullis": ps.cells.GRU(64)}
     head = ps.heads.MixtureOfBernoullis(32) if name == "bernoullis" else ps.heads.Bernoulli()
-    made = ps.RNN(obs_dim=88, cell=cells[name], head=head, seed=0)
-    rate = {"tanh": 2e-3, "gru": 1e-2, "bernoullis": 3e-3}[name]
-    return made.fit(train, validation=valid, optimizer="adam", learning_rate=rate, batch_size=16, patience=15, seed=0)
+    model = ps.RNN(obs_dim=88, cell=cells[name], head=head, seed=0)
+    train, valid, _ = data
+    settings: dict[str, Any] = {"learning_rate": {"gru": 1e-2, "bernoullis": 3e-3}.get(name, 3e-3), "patience": 15}
+    if name == "tanh":  # learns by heart otherwise: 8.82
+        settings |= {"weight_noise": 0.05, "patience": 8}
+    return model.fit(train, validation=valid, optimizer="adam", batch_size=16, seed=0, **settings)
 
 
 def main(names: list[str]) -> None:
@@ -58,13 +69,14 @@ def main(names: list[str]) -> None:
     data = chorales()
     for name in names or list(TARGETS):
         start = time.perf_counter()
-        fitted = model(name, data)
-        score, seconds = -fitted.score(data[2]), time.perf_counter() - start
-        passes = fitted.history.n_iterations
-        print(
-            f"{name:12s}{score:8.3f} nats per frame (at most {TARGETS[name]}), {passes} passes, {seconds:.0f} s",
-            flush=True,
-        )
+        if name == "static":
+            score, passes = static(data), 0
+        else:
+            fitted = network(name, data)
+            score, passes = -fitted.score(data[2]), fitted.history.n_iterations
+        seconds = time.perf_counter() - start
+        said = f"{score:8.3f} nats per frame (at most {TARGETS[name]})"
+        print(f"{name:12s}{said}, {passes} passes, {seconds:.0f} s", flush=True)
 
 
 if __name__ == "__main__":

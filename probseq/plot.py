@@ -9,6 +9,7 @@
 | `forecast_fan`     | the end of the data and central intervals of p(y_{T+h} given y)    | every family   |
 | `components`       | the additive parts with central intervals, a panel each            | Structural     |
 | `fit_history`      | log p(y) gained per iteration, training and validation, in nats    | every family   |
+| `text_activity`    | a text, its characters on colours that a unit takes while reading  | RNN            |
 | `series`           | the data as dots                                                   |                |
 
 Each shows one sequence and one coordinate; a batch is a ValueError. A pandas index becomes the time axis. Colours
@@ -38,6 +39,7 @@ from probseq.models.linear_gaussian import LinearGaussianModel
 from probseq.models.rnn import RNN
 from probseq.plot_components import components as components
 from probseq.plot_style import ACTIVITY_MAP, INK, PALETTE, PROBABILITY_MAP, SMALL, End
+from probseq.plot_text import text_activity as text_activity
 from probseq.sequences import Sequences
 
 if TYPE_CHECKING:

@@ -117,8 +117,8 @@ for kept in (0, 1):
         points = states[chosen].numpy().T
         right.scatter(*points, s=12, label=f"carry {kept}, write {written}", color=f"C{2 * kept + written}")
 right.set(xlim=(0, 1), ylim=(0, 1), zlim=(0, 1), xlabel="unit 1", ylabel="unit 2", zlabel="unit 3")
-right.legend(fontsize="small", loc="upper left", bbox_to_anchor=(-0.25, 1.05))
-right.set_title("hidden states", loc="left", fontsize="medium")
+right.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, 1.12), ncols=2)
+right.set_box_aspect(None, zoom=0.82)
 figure.savefig(options.output, dpi=50 if options.smoke else 150)
 
 print(f"result: {shares[500]:.3f} of sums of 500 bits exact (trivial baseline: {0.5**500:.0e}, guessing)")
@@ -126,9 +126,11 @@ print(f"result: {shares[500]:.3f} of sums of 500 bits exact (trivial baseline: {
 # %% [markdown]
 # ## Reading it
 #
-# Trained on twelve bits, right on five hundred: a network that had learned the sums by heart could not do that. Its
-# activities are almost 0 or 1, so that each column lands in the corner of the cube where it belongs and no error
-# adds up.
+# Trained on twelve bits, right on five hundred: a network that had learned the sums by heart could not do that. Most
+# activities are close to 0 or 1, where a logistic unit is flat, so that small errors die out from column to column and
+# do not add up. One unit also says things in between, while a carry is handed through columns of a single one; there
+# the state creeps, and there the networks fail that add twelve bits and not a hundred: chosen by sums of twelve bits
+# alone, the best of ten starts got one sum in two hundred wrong.
 #
-# The points of one colour need not lie at one corner. The network is free to keep apart what an adder may forget, say
-# how the carry came about, and solved networks often use more corners than the four that are necessary.
+# The points of one colour need not lie in one place. The network is free to keep apart what an adder may forget, say
+# how the carry came about, and uses more places than the four that are necessary.

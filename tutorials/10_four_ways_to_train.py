@@ -31,8 +31,8 @@ parser.add_argument("--smoke", action="store_true", help="few sequences and pass
 options, _ = parser.parse_known_args()
 warnings.simplefilter("ignore", ConvergenceWarning)  # a fit that reaches its last iteration says so
 
-length, n_sequences, n_units, n_echoes = (8, 60, 6, 20) if options.smoke else (30, 5000, 50, 400)
-n_passes, n_steps, n_momentum = (2, 2, 2) if options.smoke else (20, 40, 100)
+length, n_sequences, n_units, n_echoes = (8, 60, 6, 20) if options.smoke else (30, 3000, 50, 400)
+n_passes, n_steps, n_momentum = (2, 2, 2) if options.smoke else (30, 26, 100)
 
 # %% [markdown]
 # ## The adding problem
@@ -62,8 +62,8 @@ def network(cell: ps.cells.Cell) -> ps.RNN:
 # %%
 echoes = ps.cells.EchoStateInit(spectral_radius=1.1, fan_in=min(15, n_units), input_scale=0.1)
 adam = {"learning_rate": 5e-3, "batch_size": 50, "max_iterations": n_passes, "schedule": "linear"}
-momentum = {"optimizer": "nesterov", "momentum": 0.98, "learning_rate": 1e-3, "batch_size": 100, "schedule": "linear"}
-newton = {"method": "hessian_free", "structural_damping": 0.03, "curvature_batch_size": 500, "max_iterations": n_steps}
+momentum = {"optimizer": "nesterov", "momentum": 0.98, "learning_rate": 1e-3, "batch_size": 50, "schedule": "linear"}
+newton = {"method": "hessian_free", "structural_damping": 0.03, "curvature_batch_size": 300, "max_iterations": n_steps}
 reservoir = ps.EchoState(
     n_echoes, spectral_radius=0.95, input_scaling=0.3, input_dim=2, feedback=False, washout=0, squares=True, seed=0
 )

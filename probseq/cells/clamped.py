@@ -77,8 +77,9 @@ class Clamped(Cell):
         return self.cell.output(state)
 
     def state_metric(self, states: Float[Tensor, "*batch state"]) -> Float[Tensor, "*batch state"]:
-        """That of the cell inside; given units do not move."""
-        return self.cell.state_metric(states)
+        """That of the cell inside; 0 for units held at every step, which do not move."""
+        metric = self.cell.state_metric(states)
+        return metric if self.at == "start" else self._with(metric, metric.new_zeros(self.n_given))
 
     def step(
         self, inputs: Float[Tensor, "*batch input"], state: Float[Tensor, "*batch state"]

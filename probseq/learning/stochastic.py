@@ -156,7 +156,8 @@ class Trainer:
         if self.noise is not None:
             named |= {f"noise.{i}": tensor for i, tensor in enumerate(self.noise.variables)}
         if self.batches.carried is not None:
-            named |= {f"carried.{name}": tensor for name, tensor in self.batches.carried._asdict().items()}
+            fields = self.batches.carried._asdict()
+            named |= {f"carried.{name}": tensor for name, tensor in fields.items() if tensor is not None}
         return named, {"optimiser": plain, "n_done": self.n_done, "skipped": self.skipped}
 
     @torch.no_grad()

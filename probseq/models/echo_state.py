@@ -253,9 +253,10 @@ class EchoState(StateSpaceModel[Point]):
             self.input_scale.copy_(scale)
         complete = sequences.observed.all(-1) & sequences.inside
         used = complete & (torch.arange(sequences.n_steps) >= self.washout)
-        if not bool(used.any()):
+        if int(used.sum()) <= self.obs_dim:
             raise ValueError(
-                f"y must have a complete step after the washout of {self.washout}, got none: lower washout"
+                f"y must have more than {self.obs_dim} complete steps (obs_dim) after the washout of {self.washout}, "
+                f"got {int(used.sum())}: lower washout"
             )
         rows = sequences.values[complete]
         away = rows - rows.mean(0)

@@ -103,7 +103,7 @@ class NeuralAR(StateSpaceModel[Window]):
         self.register_parameter("embedding", None if table is None else nn.Parameter(table.to(dtype)))
         self.register_buffer("input_shift", torch.zeros(self.input_dim, dtype=torch.float64))
         self.register_buffer("input_scale", torch.ones(self.input_dim, dtype=torch.float64))
-        self._draw(layer_seed)
+        self._draw_weights(layer_seed)
         self.eval()
 
     def sizes(self) -> dict[str, Any]:
@@ -111,7 +111,7 @@ class NeuralAR(StateSpaceModel[Window]):
         return {"obs_dim": self.event_shape[0], **{name: getattr(self, name) for name in names}}
 
     @torch.no_grad()
-    def _draw(self, seed: int) -> None:
+    def _draw_weights(self, seed: int) -> None:
         """Weights of such a size that an input of unit spread leaves every sum with unit spread; biases zero."""
         draws = generator(seed)
         if self.embedding is not None:
@@ -229,7 +229,7 @@ class NeuralAR(StateSpaceModel[Window]):
     def _start(self, sequences: Sequences, seed: int) -> None:
         """Draw the weights; the head starts at the marginal of the data, inputs are standardised."""
         layer_seed, head_seed = spawn(seed, 2)
-        self._draw(layer_seed)
+        self._draw_weights(layer_seed)
         self.head.reset_parameters(head_seed)
         if self.real_valued:
             self.head.standardise(torch.zeros_like(self.head.shift), torch.ones_like(self.head.scale))

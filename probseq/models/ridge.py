@@ -48,20 +48,21 @@ class Ridge(NamedTuple):
 
 
 class _Problem(NamedTuple):
-    """(X, Y) rotated: squared singular values (F,), B (F, D), right vectors V (F, F), Y'Y outside (D, D), N."""
+    """(X, Y) rotated: squared singular values (F,), B (F, D), right vectors (F, F), Y'Y outside (D, D), N, a floor."""
 
     squares: Tensor
     rotated: Tensor
     vectors: Tensor
     outside: Tensor
     n_rows: int
+    floor: Tensor
 
 
 def fit_ridge(features: Tensor, targets: Tensor) -> Ridge:
     """The ridge of largest evidence from x (N, F) and y (N, D), N >= 1; a noise-free fit is told and given a floor."""
     problem = _rotate(features, targets)
     penalty = _best_penalty(problem)
-    noise = _noise(problem, torch.tensor([penalty], dtype=torch.float64))[0]
+    noise = _noise(problem._replace(floor=torch.zeros_like(problem.floor)), torch.tensor([penalty]).double())[0]
     shrunk = problem.squares + penalty
     weights = (problem.rotated * (problem.squares.sqrt() / shrunk).unsqueeze(-1)).mT @ problem.vectors.mT
     evidence = float(_log_evidence(problem, torch.tensor([penalty], dtype=torch.float64)))
@@ -75,18 +76,18 @@ def _rotate(features: Tensor, targets: Tensor) -> _Problem:
     left, values, right = torch.linalg.svd(triangle[:n_features, :n_features])
     rest = triangle[n_features:, n_features:]
     rotated = left.mT @ triangle[:n_features, n_features:]
-    return _Problem(values.square(), rotated, right.mT, rest.mT @ rest, n_rows)
+    return _Problem(values.square(), rotated, right.mT, rest.mT @ rest, n_rows, _floor(targets))
 
 
 def _noise(problem: _Problem, penalties: Tensor) -> Tensor:
-    """S = C / N for every penalty, (P, D, D)."""
+    """S = C / N for every penalty, with the floor, (P, D, D)."""
     kept = penalties.unsqueeze(-1) / (problem.squares + penalties.unsqueeze(-1))
     inside = (problem.rotated.mT.unsqueeze(0) * kept.unsqueeze(-2)) @ problem.rotated
-    return (inside + problem.outside) / problem.n_rows
+    return (inside + problem.outside) / problem.n_rows + problem.floor
 
 
 def _log_evidence(problem: _Problem, penalties: Tensor) -> Tensor:
-    """log p(Y) at the best S for every penalty, (P,); infinite where Y is explained without a rest."""
+    """log p(Y) at the best S for every penalty, (P,)."""
     dim = problem.rotated.shape[1]
     spread = torch.log1p(problem.squares / penalties.unsqueeze(-1)).sum(-1)
     log_det = torch.linalg.slogdet(_noise(problem, penalties)).logabsdet
@@ -101,7 +102,7 @@ def _best_penalty(problem: _Problem) -> float:
     size = max(problem.n_rows, len(problem.squares))
     low, high = 2 * math.log(size * EPS) + math.log(largest), math.log(largest) - math.log(EPS)
     grid = np.linspace(low, high, GRID)
-    values = _log_evidence(problem, torch.as_tensor(grid).exp()).nan_to_num(-torch.inf, -torch.inf, -torch.inf)
+    values = _log_evidence(problem, torch.as_tensor(grid).exp())
     best = int(values.argmax())
     ends = grid[max(best - 1, 0)], grid[min(best + 1, GRID - 1)]
 
@@ -113,12 +114,14 @@ def _best_penalty(problem: _Problem) -> float:
 
 
 def with_floor(cov: Tensor, targets: Tensor) -> Tensor:
-    """The covariance with at least a rounding error of the targets' (N, D) mean square in every direction."""
-    sizes = targets.square().mean(0).sqrt()
-    sizes = torch.where(sizes > 0, sizes, 1.0)
-    floor = targets.shape[1] * EPS
-    standard = cov / sizes / sizes.unsqueeze(-1)
-    if float(torch.linalg.eigvalsh(standard)[0]) >= floor:
-        return cov
-    say("noise floor", "the targets follow from the features exactly; their noise is held at rounding error")
-    return cov + floor * torch.diag(sizes.square())
+    """The covariance with a rounding error of the targets' (N, D) mean square added, said if that is all there is."""
+    floor = _floor(targets)
+    units = floor.diagonal().sqrt()
+    if float(torch.linalg.eigvalsh(cov / units / units.unsqueeze(-1))[0]) < 1:
+        say("noise floor", "y follows exactly from what is known; its noise is held at rounding error")
+    return cov + floor
+
+
+def _floor(targets: Tensor) -> Tensor:
+    sizes = targets.square().mean(0)
+    return targets.shape[1] * EPS * torch.diag(torch.where(sizes > 0, sizes, 1.0))

@@ -45,8 +45,9 @@ PIECE = 1024
 class RNN(StateSpaceModel[Point]):
     """A recurrent network with an output density, `RNN(1, cell=GRU(hidden_size=16), head=heads.Gaussian())`.
 
-    `obs_dim` is the width of y (1 for symbols), `input_dim` that of u. Computes in `dtype`; log-probabilities are
-    float64. The weights are drawn from `seed`, and drawn anew by a fit unless they were fitted or loaded.
+    `obs_dim` is the width of y (1 for symbols), `input_dim` that of u. In training a share `dropout` of what the head
+    reads is set to zero (Zaremba et al. 2014). Computes in `dtype`; log-probabilities are float64. The weights are
+    drawn from `seed`, and drawn anew by a fit unless they were fitted or loaded.
     """
 
     fit_methods: ClassVar[tuple[str, ...]] = ("gradient", "hessian_free")
@@ -62,6 +63,7 @@ class RNN(StateSpaceModel[Point]):
         input_dim: int = 0,
         feedback: bool = True,
         start_from_inputs: bool = False,
+        dropout: float = 0.0,
         dtype: torch.dtype = torch.float32,
         seed: int | None = None,
     ) -> None:
@@ -78,9 +80,11 @@ class RNN(StateSpaceModel[Point]):
             raise ValueError("a network with feedback=False reads only inputs, so input_dim must be positive")
         if start_from_inputs and not input_dim:
             raise ValueError("start_from_inputs=True reads u_0, so input_dim must be positive")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout must be a share in [0, 1), got {dropout!r}")
         obs_dim = whole_number("obs_dim", obs_dim)
         self.input_dim = whole_number("input_dim", input_dim, least=0)
-        self.feedback, self.dtype = feedback, dtype
+        self.feedback, self.dropout, self.dtype = feedback, float(dropout), dtype
         self.reads_observations = feedback
         cell_seed, head_seed = spawn(seed, 2)
         self.head = head
@@ -116,6 +120,7 @@ class RNN(StateSpaceModel[Point]):
             "input_dim": self.input_dim,
             "feedback": self.feedback,
             "start_from_inputs": self.start_weights is not None,
+            "dropout": self.dropout,
             "dtype": self.dtype,
         }
 
@@ -134,12 +139,16 @@ class RNN(StateSpaceModel[Point]):
         self, belief: Point, y: Tensor, observed: Tensor | None = None, u: Tensor | None = None
     ) -> tuple[Point, Tensor]:
         """Store y's encoding, its expectation where missing. Satisfies update(b, y)[1] == emit(b).log_prob(y)."""
-        output = self.cell.output(belief.state)
+        output = self._shown(self.cell.output(belief.state))
         return Point(belief.state, self._encode(output, y, observed)), self.head.log_prob(output, y, observed)
 
     def emit(self, belief: Point, u: Tensor | None = None) -> Distribution:
         """The head's density at the network's output."""
         return self.head.distribution(self.cell.output(belief.state))
+
+    def _shown(self, outputs: Tensor) -> Tensor:
+        """What the head reads of the cell's outputs: all of them, but for dropout in training."""
+        return torch.nn.functional.dropout(outputs, self.dropout, self.training) if self.dropout else outputs
 
     def _read(self, previous: Tensor, u: Tensor | None) -> Tensor:
         if u is None:
@@ -177,7 +186,7 @@ class RNN(StateSpaceModel[Point]):
             return self._log_prob_in_pieces(sequences)
         values = sequences.values
         observed = None if sequences.complete and sequences.rectangular else sequences.observed
-        outputs = self.cell.sequence(self._inputs(sequences), self._first(sequences))
+        outputs = self._shown(self.cell.sequence(self._inputs(sequences), self._first(sequences)))
         return self.head.log_prob(outputs, values, observed).sum(-1)
 
     def _unrolled(self, sequences: Sequences) -> Activities:
@@ -214,7 +223,7 @@ class RNN(StateSpaceModel[Point]):
                 with torch.no_grad():
                     state = last(self.cell.states(inputs, before.state), sequences.lengths)
             observed = None if sequences.complete and sequences.rectangular else sequences.observed
-            log_prob = self.head.log_prob(outputs, values, observed).sum(-1)
+            log_prob = self.head.log_prob(self._shown(outputs), values, observed).sum(-1)
             after = Point(state, self._encode(outputs[:, -1], last(values, sequences.lengths), None))
         return log_prob, B.detach(B.where(sequences.lengths > 0, after, before))
 

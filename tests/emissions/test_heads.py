@@ -26,7 +26,7 @@ from probseq.emissions.heads import (
     Product,
     StudentT,
 )
-from probseq.emissions.heads.scales import inverse_softplus, softplus
+from probseq.emissions.heads.scales import inverse_softplus, log_softplus, softplus
 
 HIDDEN = 4
 FACTORIES: dict[str, tuple[Callable[[], Head], int]] = {

@@ -74,7 +74,17 @@ def test_ill_conditioned_features_keep_their_digits():
 
 def test_targets_that_follow_exactly_are_told():
     x, _ = problem(20, 4, 1)
-    with pytest.warns(DegenerateWarning, match="follow from the features exactly"):
+    with pytest.warns(DegenerateWarning, match="follows exactly"):
         found = fit_ridge(x, torch.zeros(20, 2, dtype=torch.float64))
     assert bool((found.noise_cov.diagonal() > 0).all())
     assert bool((found.weights == 0).all())
+
+
+def test_collinear_targets_have_a_singular_noise_that_is_held():
+    x, y = problem(40, 4, 1, noise=0.01)
+    with pytest.warns(DegenerateWarning, match="follows exactly"):
+        found = fit_ridge(x, torch.cat([y, 2 * y], 1))
+    single = fit_ridge(x, y)
+    assert bool((torch.linalg.eigvalsh(found.noise_cov) > 0).all())
+    torch.testing.assert_close(found.weights, torch.cat([found.weights[:1], 2 * found.weights[:1]]))
+    torch.testing.assert_close(found.weights[:1], single.weights, rtol=0.1, atol=0.01)

@@ -165,3 +165,28 @@ def test_long_sequences_are_scored_in_pieces(monkeypatch):
             one_by_one = [model.log_prob(row[:n]).item() for row, n in zip(y, lengths, strict=True)]
             assert pieces.tolist() == pytest.approx(one_by_one, rel=1e-12)
     assert whole.tolist() == pytest.approx(model.log_prob(y).tolist(), rel=1e-12)
+
+
+def test_dropout_acts_in_training_alone():
+    plain, dropping = network(), network(dropout=0.5)
+    y = [0.3, -1.0, 0.7]
+    assert dropping.log_prob(y).item() == plain.log_prob(y).item()
+    assert dropping.sizes()["dropout"] == 0.5
+    dropping.train()
+    torch.manual_seed(0)
+    assert len({dropping.log_prob(y).item() for _ in range(4)}) > 1
+    with pytest.raises(ValueError, match="dropout must be a share"):
+        network(dropout=1.0)
+
+
+def test_chords_are_more_than_their_keys():
+    """Two keys that always sound together or not at all: independent keys cannot say so, a mixture can."""
+    rng = np.random.default_rng(0)
+    y = np.repeat(rng.integers(0, 2, size=(30, 20, 1)), 2, -1).astype(float)
+    model = ps.RNN(2, cell=ps.cells.Elman(2), head=ps.heads.MixtureOfBernoullis(2), seed=0)
+    model.fit(y, seed=0, max_iterations=60, learning_rate=5e-2)
+    assert model.score(y) > -0.75  # log 2 = 0.693; independent keys: 1.386
+    ahead = model.forecast(y[0], 2, n_samples=50, seed=0)
+    assert ahead.probs.shape == (2, 2)
+    torch.testing.assert_close(ahead.probs, ahead.mean)
+    assert set(ahead.quantile(0.9).flatten().tolist()) <= {0.0, 1.0}

@@ -29,6 +29,8 @@ AT_REST, APART = 1e-9, 1e-5
 MARGIN = 1e-9
 #: bisections: as many as a double has bits
 BITS = 53
+#: a damping, relative to the curvature, at which a step is rounding error
+STUCK = 1e15
 #: Levenberg-Marquardt steps at most
 STEPS = 100
 
@@ -177,24 +179,26 @@ def _spread(step: Map, begin: Tensor, seed: int | None, n_steps: int = 32) -> Te
 
 
 def _descend(step: Map, states: Tensor, size: float) -> Tensor:
-    """Levenberg-Marquardt on |F(h) - h|^2 / 2, a damping for each start."""
+    """Levenberg-Marquardt on |F(h) - h|^2 / 2, a damping for each start, until it is at rest or cannot go down."""
+    states, unit = states.clone(), _unit(states)
     residual = step(states) - states
     damping = torch.ones(len(states), dtype=states.dtype)
-    unit = _unit(states)
     for _ in range(STEPS):
-        slope = jacobian(step, states) - unit
-        gradient = (slope.mT @ residual.unsqueeze(-1)).squeeze(-1)
-        curvature = slope.mT @ slope
-        lift = damping * curvature.diagonal(dim1=-2, dim2=-1).mean(-1)
-        move, _ = torch.linalg.solve_ex(curvature + lift[:, None, None] * unit, -gradient)
-        tried = states + torch.where(move.isfinite(), move, 0.0)
-        rest = step(tried) - tried
-        better = rest.norm(dim=-1) < residual.norm(dim=-1)
-        states = torch.where(better.unsqueeze(-1), tried, states)
-        residual = torch.where(better.unsqueeze(-1), rest, residual)
-        damping = torch.where(better, damping / 10, damping * 4)
-        if bool((residual.norm(dim=-1) <= 1e-3 * AT_REST * size).all()):
+        moving = (residual.norm(dim=-1) > 1e-3 * AT_REST * size) & (damping < STUCK)
+        rows = moving.nonzero().flatten()
+        if not len(rows):
             break
+        slope = jacobian(step, states[rows]) - unit
+        curvature = slope.mT @ slope
+        gradient = (slope.mT @ residual[rows].unsqueeze(-1)).squeeze(-1)
+        lift = damping[rows] * curvature.diagonal(dim1=-2, dim2=-1).mean(-1)
+        move, _ = torch.linalg.solve_ex(curvature + lift[:, None, None] * unit, -gradient)
+        tried = states[rows] + torch.where(move.isfinite(), move, 0.0)
+        rest = step(tried) - tried
+        better = rest.norm(dim=-1) < residual[rows].norm(dim=-1)
+        states[rows] = torch.where(better.unsqueeze(-1), tried, states[rows])
+        residual[rows] = torch.where(better.unsqueeze(-1), rest, residual[rows])
+        damping[rows] = torch.where(better, damping[rows] / 10, damping[rows] * 4)
     return states
 
 
