@@ -180,3 +180,11 @@ print(
     f"\nresult: {studies[best].best_trial.user_attrs['test']:.3f} nats per symbol, {best} "
     f"(trivial baseline: {baseline:.3f}, one symbol back)"
 )
+
+# %% [markdown]
+# ## Reading it
+#
+# A row of the table is a sample of a few runs, and the spread within a row is what the choice of rate, size and noise
+# makes. A difference between two cells means something only where it is large beside that spread over the root of
+# the number of runs; raise `n_runs` to see more. The shares of the forest have the same limits: they say what mattered
+# among the runs that were made.
