@@ -111,6 +111,9 @@ def run_hessian_free(
     with run.progress(max_iterations, "Hessian-free") as bar:
         for _ in bar:
             gain = search.step()
+            if not math.isfinite(gain):
+                run.reason = "non-finite gradients"
+                break
             run.record(search.objective(), model.snapshot(), problem.validation_score())
             quiet = quiet + 1 if gain <= tolerance else 0
             if run.settled(quiet >= QUIET, "gain below tolerance") or run.is_overfitting(settings.patience):
@@ -142,9 +145,11 @@ class _Search:
     # ---------------------------------------------------------------- one iteration
 
     def step(self) -> float:
-        """Move the model and adapt the damping; returns by how much f fell."""
+        """Move the model and adapt the damping; returns by how much f fell, NaN where it has no finite gradient."""
         batch = self._some(self.problem.train, self.settings.gradient_batch_size)
         here, slope = self.free.read(), self._slope(batch)
+        if not bool(slope.gradient.isfinite().all()):
+            return math.nan
         part = self._some(batch, self.settings.curvature_batch_size)
         curvature = GaussNewton(self.model, part, self.free, structural=self.settings.structural_damping > 0)
         damping = self._first_damping(curvature) if self.damping is None else self.damping
@@ -156,8 +161,9 @@ class _Search:
         direction, value = found
         decay = self.settings.weight_decay
         self.free.write(here)
-        model_gain = slope.gradient @ direction + 0.5 * direction @ (curvature.product(direction) + decay * direction)
-        ratio = (value - slope.value) / float(model_gain)
+        bent = direction @ (curvature.product(direction) + decay * direction)
+        promised = float(slope.gradient @ direction + 0.5 * bent)
+        ratio = (value - slope.value) / promised if promised < 0 else -math.inf
         self.damping = damping * (2 / 3 if ratio > 0.75 else 3 / 2 if not ratio > 0.25 else 1.0)
         gain = slope.value - self._line_search(here, slope, direction, value, batch)
         self.direction = direction if gain > 0 else torch.zeros_like(direction)
@@ -212,8 +218,11 @@ class _Search:
     def _loss(self, vector: Tensor, data: Sequences) -> float:
         """f at `vector`, infinite where there is no density; the model is left there."""
         self.free.write(vector)
-        with torch.no_grad():
-            value = float(self.model._log_prob(data).sum())
+        try:
+            with torch.no_grad():
+                value = float(self.model._log_prob(data).sum())
+        except torch.linalg.LinAlgError:
+            return math.inf
         value = 0.5 * self.settings.weight_decay * float(vector @ vector) - value / _count(data)
         return value if math.isfinite(value) else math.inf
 

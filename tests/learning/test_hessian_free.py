@@ -178,6 +178,19 @@ def test_interruption_keeps_the_best(monkeypatch):
     assert model.history.reason == "interrupted"
 
 
+def test_a_gradient_that_is_not_finite_ends_the_fit_and_says_so(monkeypatch):
+    u, y = echoes(10)
+    whole = hessian_free._Search._slope
+
+    def broken(self, data):
+        slope = whole(self, data)
+        return slope._replace(gradient=slope.gradient * float("nan"))
+
+    monkeypatch.setattr(hessian_free._Search, "_slope", broken)
+    with pytest.warns(ConvergenceWarning, match="non-finite gradients"):
+        transducer().fit(y, u, method="hessian_free", seed=0)
+
+
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
