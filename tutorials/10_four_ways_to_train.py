@@ -117,8 +117,8 @@ print(f"result: {100 * best:.2f} % of new sums off by more than 0.04 (trivial ba
 # ## Reading it
 #
 # The same tanh network that learns nothing by Adam from a small start solves the task by Hessian-free optimisation:
-# what it lacked was not capacity but a way to be trained. It is also the dearest row, since each step asks for up to 250
-# products with the curvature; the LSTM gets there with cheap ones.
+# what it lacked was not capacity but a way to be trained. It is the dearest row, since each step asks for up to
+# 250 products with the curvature; the LSTM gets there with cheap ones.
 #
 # The echo state network is fitted in one go, and here it fails. A fixed reservoir cannot choose: marked or not, every
 # number stirs it, and a linear readout finds no way to tell the two that count from the others thirty steps later.
