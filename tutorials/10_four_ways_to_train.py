@@ -112,3 +112,17 @@ figure.savefig(options.output, dpi=50 if options.smoke else 150)
 
 best = min(wrong.values())
 print(f"result: {100 * best:.2f} % of new sums off by more than 0.04 (trivial baseline: {100 * guess:.1f}, the mean)")
+
+# %% [markdown]
+# ## Reading it
+#
+# The same tanh network that learns nothing by Adam from a small start solves the task by Hessian-free optimisation:
+# what it lacked was not capacity but a way to be trained. It is the dearest row, since each step asks for up to
+# 250 products with the curvature; the LSTM gets there with cheap ones.
+#
+# The echo state network is fitted in one go, and here it fails. A fixed reservoir cannot choose: marked or not, every
+# number stirs it, and a linear readout finds no way to tell the two that count from the others thirty steps later.
+# (Where the past matters smoothly, as in predicting a chaotic series, it is hard to beat.)
+#
+# From an echo-state start with momentum, the tanh network learns what it could not from small weights, much sooner
+# than by Hessian-free steps, though its answers were less exact when it stopped.
