@@ -26,7 +26,7 @@ def errors(model: ps.RNN, length: int) -> tuple[float, float]:
     """Mean squared error on 2,000 new sums, and the share that is off by more than 0.04."""
     u, y = ps.datasets.adding(2000, length, seed=99)
     states = model.filter(np.zeros_like(y), u).predicted
-    away = model.emit(ps.at(states, -1)).mean.numpy() - y[:, -1]
+    away = model.emit(ps.at(states, -1)).mean.detach().numpy() - y[:, -1]
     return float((away**2).mean()), float((np.abs(away) > 0.04).mean())
 
 
