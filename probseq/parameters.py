@@ -262,7 +262,9 @@ def parametric_modules(module: nn.Module) -> Iterator[tuple[str, Parametric]]:
 
 def count_free(module: nn.Module) -> int:
     """The number of free parameters in a minimal description: K - 1 for a distribution over K, and so on."""
-    declared = {id(p) for _, child in parametric_modules(module) for p in child.parameters(recurse=False)}
+    declared = {
+        id(child._parameters[p.raw_name]) for _, child in parametric_modules(module) for p in child.params().values()
+    }
     plain = sum(p.numel() for p in module.parameters() if p.requires_grad and id(p) not in declared)
     return plain + sum(child.degrees_of_freedom() for _, child in parametric_modules(module))
 

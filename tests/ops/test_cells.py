@@ -50,7 +50,7 @@ def test_any_sizes_equal_the_loop_with_their_gradients(flags, batch, steps, widt
     cell = random_cell(hidden, width, flags)
     inputs, state, weights = random_case(cell, batch, steps)
     wanted = [inputs, state, *(p for name, p in cell.named_parameters() if name != "initial_activity")]
-    looped = cell._loop(inputs, state)
+    looped = cell._unroll(inputs, state)
     expected = torch.autograd.grad((cell.output(looped) * weights).sum(), wanted)
     fused = cell.sequence(inputs, state)
     torch.testing.assert_close(fused, cell.output(looped), rtol=1e-10, atol=1e-12)
@@ -69,7 +69,7 @@ def test_single_precision_is_as_close_as_the_loop(flags):
 
     def gradients(cell: LSTM, fused: bool) -> list[Tensor]:
         x, s, w = (tensor.detach().to(cell.bias.dtype).requires_grad_() for tensor in (inputs, state, weights))
-        shown = cell.sequence(x, s) if fused else cell.output(cell._loop(x, s))
+        shown = cell.sequence(x, s) if fused else cell.output(cell._unroll(x, s))
         wanted = [x, s, *(p for name, p in cell.named_parameters() if name != "initial_activity")]
         return [shown, *torch.autograd.grad((shown * w).sum(), wanted)]
 
@@ -88,7 +88,7 @@ def test_extreme_arguments_saturate_and_nan_stays(flags):
     with torch.no_grad():
         inputs = inputs.detach().clone()
         inputs[0], inputs[1], inputs[2, 1, 0] = 1e30, -1e300, torch.nan
-        expected = cell.output(cell._loop(inputs, state))
+        expected = cell.output(cell._unroll(inputs, state))
         torch.testing.assert_close(cell.sequence(inputs, state), expected, rtol=1e-10, atol=1e-12, equal_nan=True)
     assert expected[2, 1:].isnan().all()
     assert not expected[2, 0].isnan().any()
@@ -140,7 +140,7 @@ def test_every_combination_of_parts_equals_the_loop():
         cell = random_cell(3, 2, flags)
         inputs, state, weights = random_case(cell, 2, 4)
         wanted = [inputs, state, *(p for name, p in cell.named_parameters() if name != "initial_activity")]
-        expected = torch.autograd.grad((cell.output(cell._loop(inputs, state)) * weights).sum(), wanted)
+        expected = torch.autograd.grad((cell.output(cell._unroll(inputs, state)) * weights).sum(), wanted)
         fused = torch.autograd.grad((ops.lstm(inputs, *cell._weights(), state, cell.parts) * weights).sum(), wanted)
         for one, other in zip(fused, expected, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
