@@ -14,6 +14,7 @@ import torch
 import probseq as ps
 
 pytestmark = pytest.mark.slow
+STUCK = pytest.mark.xfail(strict=True, reason="stays at the mean, squared error 0.162: a head that starts there")
 
 
 def exact(model: ps.RNN, u: np.ndarray, y: np.ndarray) -> int:
@@ -45,11 +46,11 @@ def exact_sums(model: ps.RNN) -> dict[int, int]:
     return found
 
 
+@pytest.mark.xfail(strict=True, reason="199 of 200: the start chosen by twelve bits drops a carry of ten columns")
 def test_three_units_add():
-    """Chosen by its score on sums of twelve bits, a network may let a carry go that passes through ten columns."""
     u, y = ps.datasets.binary_addition(n_sequences=2000, length=12, seed=0)
     found = exact_sums(three_units().fit(y, u=u, n_restarts=10, seed=0))
-    assert min(found.values()) >= 195
+    assert found == {50: 200, 500: 200}
 
 
 def test_three_units_chosen_by_longer_sums_add_numbers_of_any_length():
@@ -60,6 +61,7 @@ def test_three_units_chosen_by_longer_sums_add_numbers_of_any_length():
     assert found == {50: 200, 500: 200}
 
 
+@pytest.mark.xfail(strict=True, reason="no start of ten solves it: 0 of 200")
 def test_two_units_keep_the_parity_of_a_thousand_bits():
     model = ps.RNN(
         input_dim=1, cell=ps.cells.Elman(2, "logistic"), head=ps.heads.Bernoulli(), feedback=False, dtype=torch.float64
@@ -72,7 +74,13 @@ def test_two_units_keep_the_parity_of_a_thousand_bits():
 
 
 @pytest.mark.parametrize(
-    ("name", "n_passes", "bound"), [("GRU", 10, 1e-3), ("LSTM", 16, 2e-3), ("tanh", 6, 0.1)], ids=str
+    ("name", "n_passes", "bound"),
+    [
+        pytest.param("GRU", 10, 1e-3, marks=STUCK),
+        pytest.param("LSTM", 16, 2e-3, marks=STUCK),
+        ("tanh", 6, 0.1),
+    ],
+    ids=str,
 )
 def test_adding_over_a_hundred_steps(name, n_passes, bound):
     """48 units, Adam 5e-3, the gradient's norm capped at 1, 250 updates of 32 sums in a pass; guessing costs 0.167."""
