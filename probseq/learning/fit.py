@@ -31,6 +31,7 @@ import torch
 from probseq.base import StateSpaceModel
 from probseq.checks import whole_number
 from probseq.errors import ConvergenceWarning, each_once
+from probseq.learning.allocation import freed_memory_kept
 from probseq.learning.checkpoint import Checkpoint
 from probseq.learning.em import LOST, SETTLED, run_em
 from probseq.learning.gradient import run_lbfgs
@@ -92,7 +93,7 @@ def fit(
     if not bool(data.observed.any()):
         raise ValueError("y must have at least one observed value to fit, all are missing")
     start = time.perf_counter()
-    with each_once():
+    with each_once(), freed_memory_kept():
         runs, jacobian, held_jacobian = _all(model, data, fixed, validation, plan)
     model.eval()
     model.history = _history(method, runs, jacobian, held_jacobian, time.perf_counter() - start)
