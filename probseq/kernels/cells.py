@@ -129,14 +129,8 @@ def backward(
     n_blocks, length, width = gates.shape[1], gates.shape[2], u.shape[2]
     panels, shown = length // (rows * width), hidden.shape[1] // (rows * width)
     block = max(1, DEPTH // rows)
-    depth = block * rows
     d_gates = np.empty((block, n_blocks * panels, rows, width), x.dtype)
     extra = np.zeros((n_blocks, length), x.dtype)
-    right = np.empty((depth, width), x.dtype)
-    lefts = (
-        np.zeros((len(d_w), depth), x.dtype), np.zeros((len(d_u), depth), x.dtype),
-        np.zeros((len(d_v), depth), x.dtype), np.zeros((len(d_r), depth), x.dtype),
-    )  # fmt: skip
     d_memory[:] = 0
     end = n_steps
     while end > 0:
@@ -146,14 +140,14 @@ def backward(
             d_gates.reshape(block, n_blocks, length), d_hidden, d_memory, extra, d_peep,
         )  # fmt: skip
         here, keep, n_gates = d_gates[: end - start], end < n_steps, n_blocks * panels
-        outer(x[start:end], here, n_gates, lefts[0], right, d_w, keep)
-        outer(hidden.reshape(n_steps + 1, shown, rows, width)[start:end], here, n_gates, lefts[1], right, d_u, keep)
+        outer(x[start:end], here, n_gates, d_w, keep)
+        outer(hidden.reshape(n_steps + 1, shown, rows, width)[start:end], here, n_gates, d_u, keep)
         if v.size:
             before = gates.reshape(n_steps + 1, n_gates, rows, width)[start:end]
-            outer(before, here, d_v.shape[1] // width, lefts[2], right, d_v, keep)
+            outer(before, here, d_v.shape[1] // width, d_v, keep)
         if r.size:
             into = d_hidden.reshape(n_steps + 1, shown, rows, width)[start + 1 : end + 1]
-            outer(read.reshape(n_steps, panels, rows, width)[start:end], into, shown, lefts[3], right, d_r, keep)
+            outer(read.reshape(n_steps, panels, rows, width)[start:end], into, shown, d_r, keep)
         for q in range(w.shape[0]):
             for s in range(start, end):
                 at = (s * w.shape[0] + q) * rows * width

@@ -36,8 +36,11 @@ def width_of(dtype: Any) -> int:
     return _VECTORS * BYTES // np.dtype(dtype).itemsize
 
 
-def _make_tile(rows: int) -> Any:
-    """An intrinsic: c[i, :] (+)= sum_{k < n} a[i, k] b[k, :] for `rows` rows and two vectors of columns."""
+def _make_tile(rows: int, turned: bool = False) -> Any:
+    """An intrinsic: c[i, :] (+)= sum_{k < n} a[i, k] b[k, :] for `rows` rows and two vectors of columns.
+
+    Entry (i, k) of a is where the module's table says, or, `turned`, at i * a_row + k * a_panel.
+    """
 
     @intrinsic
     def tile(typing_context, a, a_at, a_row, a_panel, b, b_at, b_row, c, c_at, c_row, n, keep):
@@ -93,9 +96,12 @@ def _make_tile(rows: int) -> Any:
             for phi, value in zip(sums, begun, strict=True):
                 phi.add_incoming(value, first)
             columns = load(vectors(right, builder.mul(k, b_row)))
-            panel = builder.mul(builder.lshr(k, constant(shift)), a_panel)
-            inside = builder.and_(k, constant(_VECTORS * lanes - 1))
-            here = builder.gep(left, [builder.add(panel, inside)])
+            if turned:
+                here = builder.gep(left, [builder.mul(k, a_panel)])
+            else:
+                panel = builder.mul(builder.lshr(k, constant(shift)), a_panel)
+                inside = builder.and_(k, constant(_VECTORS * lanes - 1))
+                here = builder.gep(left, [builder.add(panel, inside)])
             nothing, zeros = ir.Constant(vector, ir.Undefined), ir.VectorType(ir.IntType(32), lanes)
             totals = []
             for i in range(rows):
@@ -121,7 +127,7 @@ def _make_tile(rows: int) -> Any:
     return tile
 
 
-_tile, _row = _make_tile(ROWS), _make_tile(1)
+_tile, _row, _turned = _make_tile(ROWS), _make_tile(1), _make_tile(ROWS, turned=True)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -145,25 +151,20 @@ def product(a, a_at, a_row, a_panel, b, first, last, c, c_at, n_rows, keep):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def outer(a, b, n_panels, left, right, out, keep):
-    """out[i, :] (+)= sum_{t, row} a[t, row, i] b[t, row, :], both in panels (T, panels, rows, columns).
+def outer(a, b, n_panels, out, keep):
+    """out[i, :] (+)= sum_{t, row} a[t, row, i] b[t, row, :], both in panels (T, panels, rows, columns), contiguous.
 
-    The panels of a may have any width, b's have the tile's; `n_panels` of b, from the first, take part. out is
-    (columns of a, a multiple of ROWS; columns of b); as many columns of a take part. left (lines of out, at least
-    T * rows), zero in lines beyond a, and right (T * rows, width) are room to work in.
+    The panels of a may have any multiple of ROWS for a width, b's have the tile's; `n_panels` of b, from the first,
+    take part, and as many columns of a as `out` (a multiple of ROWS; columns of b) has lines.
     """
     n_steps, _, rows, width = b.shape
     lines, columns = out.shape
-    depth = left.shape[1]
-    for p in range(min(a.shape[1], (lines + a.shape[3] - 1) // a.shape[3])):
-        for s in range(n_steps):
-            for j in range(a.shape[3]):
-                for i in range(rows):
-                    left[p * a.shape[3] + j, s * rows + i] = a[s, p, i, j]
-    flat = left.reshape(-1)
+    high, step, b_step = a.shape[3], a.shape[1] * rows * a.shape[3], b.shape[1] * rows * width
+    flat, right = a.reshape(-1), b.reshape(-1)
     for q in range(n_panels):
-        for s in range(n_steps):
-            right[s * rows : (s + 1) * rows] = b[s, q]
         for i in range(0, lines, ROWS):
-            to = i * columns + q * width
-            _tile(flat, i * depth, depth, width, right, 0, width, out, to, columns, n_steps * rows, keep)
+            left, to = i // high * rows * high + i % high, i * columns + q * width
+            for s in range(n_steps):
+                b_at = s * b_step + q * rows * width
+                held = keep or s > 0
+                _turned(flat, left + s * step, 1, high, right, b_at, width, out, to, columns, rows, held)

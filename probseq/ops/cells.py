@@ -113,13 +113,30 @@ class _Plan(NamedTuple):
 
     def panels(self, matrix: Tensor) -> Tensor:
         """(*, rows, columns) as (*, panels, rows, width)."""
-        wide = F.pad(matrix, (0, self.padded(matrix.shape[-1]) - matrix.shape[-1]))
+        missing = self.padded(matrix.shape[-1]) - matrix.shape[-1]
+        wide = F.pad(matrix, (0, missing)) if missing else matrix
         return wide.unflatten(-1, (-1, self.width)).transpose(-3, -2).contiguous()
 
     def rows(self, panels: Tensor, columns: int) -> Tensor:
         """The inverse of `panels` for (*, panels * B * width), (*, B, columns)."""
         apart = panels.unflatten(-1, (self.padded(columns) // self.width, self.batch, self.width))
         return apart.transpose(-3, -2).flatten(-2)[..., :columns]
+
+    def write(self, matrix: Tensor, panels: Tensor) -> None:
+        """panels = the panels of (*, B, columns), each flat."""
+        apart = panels.unflatten(-1, (-1, self.batch, self.width)).transpose(-3, -2)
+        if apart.shape[-2] * self.width == matrix.shape[-1]:
+            apart.copy_(matrix.unflatten(-1, (-1, self.width)))
+        else:
+            panels.copy_(self.panels(matrix).flatten(-3))
+
+    def read(self, panels: Tensor, matrix: Tensor) -> None:
+        """The inverse of `write`: matrix = the rows of these panels."""
+        if self.padded(matrix.shape[-1]) == matrix.shape[-1]:
+            apart = panels.unflatten(-1, (-1, self.batch, self.width)).transpose(-3, -2)
+            matrix.unflatten(-1, (-1, self.width)).copy_(apart)
+        else:
+            matrix.copy_(self.rows(panels, matrix.shape[-1]))
 
     def inside(self, weights: Tensor) -> Tensor:
         """Rows of weights by block i, f, g, o -> i, f, o, g, each block padded."""
@@ -168,14 +185,14 @@ class _Plan(NamedTuple):
         """Room for the outputs and for what the adjoint reads: gates, memory, squashed, read, hidden."""
         t, length = self.steps, self.length(self.hidden)
         shapes = [
-            (t, self.batch, self.output),
             (t + 1, len(self.parts.blocks), length),
             (t + 1, length),
             (t if self.parts.output_activation else 0, length),
             (t if projection.numel() else 0, length),
             (t + 1, self.length(self.output)),
         ]
-        return [like.new_empty(shape) for shape in shapes]
+        outputs = like.new_empty((self.batch, t, self.output)).transpose(0, 1)  # contiguous for who reads them
+        return [outputs, *(like.new_empty(shape) for shape in shapes)]
 
     def start(self, start: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """r, c and q before the first step, in panels; zeros for q where it is no part of the start."""
@@ -214,12 +231,17 @@ def _forward(inputs: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
         plan.flags,
         *(tensor.numpy() for tensor in (gates, memory, squashed, read, hidden)),
     )
-    outputs.copy_(plan.rows(hidden[1:], plan.output))
+    plan.read(hidden[1:], outputs)
     return tuple(made)
 
 
-def _with_ones(inputs: Tensor) -> Tensor:
-    return torch.cat([inputs, inputs.new_ones(*inputs.shape[:-1], 1)], -1)
+def _with_ones(inputs: Tensor, multiple: int = 1) -> Tensor:
+    """The inputs, a one, and zeros up to a multiple of so many columns."""
+    width = inputs.shape[-1]
+    wide = inputs.new_zeros(*inputs.shape[:-1], -(-(width + 1) // multiple) * multiple)
+    wide[..., :width] = inputs
+    wide[..., width] = 1
+    return wide
 
 
 def _adjoint_shapes(gradient: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
@@ -233,10 +255,12 @@ def _backward(gradient: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
     pull_inputs, *saved = arguments[9:]
     plan = _Plan.of(*arguments[:9])
     n_gates, length = len(plan.parts.gates), plan.length(plan.hidden)
-    d_hidden = torch.cat([torch.zeros_like(saved[4][:1]), plan.panels(gradient).flatten(1)])
+    d_hidden = torch.empty_like(saved[4])
+    d_hidden[0] = 0
+    plan.write(gradient, d_hidden[1:])
     made = _Gradients.like(plan, inputs, peepholes, projection, gate_weights)
     kernels.backward(
-        array_of(_with_ones(inputs).unsqueeze(1)),
+        array_of(_with_ones(inputs, ROWS).unsqueeze(1)),
         plan.factor(plan.inside(into) if pull_inputs else into[:0]),
         plan.factor(plan.inside(recurrent)),
         plan.factor(plan.between(gate_weights)),

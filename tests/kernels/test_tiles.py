@@ -51,17 +51,17 @@ def test_outer(kind, steps, rows, left, right):
     rng = np.random.default_rng(1)
     a, b = rng.normal(size=(steps, rows, left)).astype(kind), rng.normal(size=(steps, rows, right)).astype(kind)
     exact = np.einsum("tri,trj->ij", a.astype(np.float64), b.astype(np.float64))
-    for one, keep in ((panels(a), False), (np.ascontiguousarray(a[:, None]), steps > 1)):
-        lines = -(-one.shape[1] * one.shape[3] // tiles.ROWS) * tiles.ROWS
+    beyond = np.zeros((steps, rows, -left % tiles.ROWS), kind)
+    for one, keep in ((panels(a), False), (np.concatenate([a, beyond], 2)[:, None], steps > 1)):
+        lines = one.shape[1] * one.shape[3]
         two = panels(b)
         out = np.full((lines, two.shape[1] * two.shape[3]), np.nan, kind)
-        lefts, rights = np.zeros((lines, 7 + steps * rows), kind), np.empty((steps * rows, two.shape[3]), kind)
         if keep:
             out[:] = 0
-            tiles.outer(one[:1], two[:1], two.shape[1], lefts, rights, out, False)
-            tiles.outer(one[1:], two[1:], two.shape[1], lefts, rights, out, steps > 1)
+            tiles.outer(one[:1], two[:1], two.shape[1], out, False)
+            tiles.outer(one[1:], two[1:], two.shape[1], out, steps > 1)
         else:
-            tiles.outer(one, two, two.shape[1], lefts, rights, out, False)
+            tiles.outer(one, two, two.shape[1], out, False)
         np.testing.assert_allclose(
             out[:left, :right], exact, rtol=0, atol=40 * np.finfo(kind).eps * (steps * rows) ** 0.5
         )
