@@ -977,9 +977,9 @@ def strokes() -> Any:
 
 RNN_ROWS = [
     *(rnn_row("gaussian-diag", cell, lambda: ps.heads.Gaussian(), "real", 2) for cell in CELLS),
-    *(rnn_row("gaussian-full", cell, lambda: ps.heads.Gaussian("full"), "real", 2) for cell in CELLS),
-    *(rnn_row("categorical", cell, lambda: ps.heads.Categorical(3), "symbol", 1, 3) for cell in CELLS),
-    *(rnn_row("bernoulli", cell, lambda: ps.heads.Bernoulli(), "binary", 2) for cell in CELLS),
+    *(rnn_row("gaussian-full", cell, lambda: ps.heads.Gaussian("full"), "real", 2) for cell in ("elman", "gru")),
+    *(rnn_row("categorical", cell, lambda: ps.heads.Categorical(3), "symbol", 1, 3) for cell in ("elman", "lstm")),
+    *(rnn_row("bernoulli", cell, lambda: ps.heads.Bernoulli(), "binary", 2) for cell in ("elman", "gru")),
     *(rnn_row("gaussian-diag", cell, lambda: ps.heads.Gaussian(), "real", 1) for cell in MORE_CELLS),
     rnn_row("student", "elman", lambda: ps.heads.StudentT(), "real", 1),
     rnn_row("mixture-diag", "elman", lambda: ps.heads.MixtureDensity(2), "real", 1),
