@@ -1,4 +1,4 @@
-"""The laws that every family obeys, each a function of a zoo row and a drawn case.
+"""The laws that every family obeys, each a function of a zoo row and a case.
 
 `LAWS` lists them in the order of the design; a law says which rows it does not concern, and why. Numeric laws
 hold to 1e-10 relative in float64, in every unit: a scalable row is rescaled together with its data first.
@@ -39,7 +39,7 @@ SCALES = (1e-8, 1.0, 1e8)
 
 @dataclass(frozen=True)
 class Case:
-    """One draw: the seed of model and data, a length, a batch shape, how much is missing, a unit."""
+    """The seed of model and data, a length, a batch shape, how much is missing, a unit."""
 
     seed: int = 0
     steps: int = 5
@@ -53,13 +53,13 @@ class Case:
 
 @dataclass(frozen=True)
 class Law:
-    """A law, why it does not concern a row (None where it does), and how many cases are drawn for it."""
+    """A law, why it does not concern a row (None where it does), and on how many of the fixed cases it is tried."""
 
     name: str
     title: str
     check: Callable[[Row, Case], None]
     excuse: Callable[[Row], str | None] = lambda row: None
-    examples: int = 4
+    examples: int = 6
 
 
 # ------------------------------------------------------------------------------------------------------- helpers
@@ -915,6 +915,11 @@ def _unless(condition: Callable[[Row], Any], reason: str) -> Callable[[Row], str
     return lambda row: None if condition(row) else reason
 
 
+def _likelihood(excuse: Callable[[Row], str | None] = lambda row: None) -> Callable[[Row], str | None]:
+    """The law is about the likelihood and beliefs, in which a prior has no part."""
+    return lambda row: "another row's likelihood, under a prior" if row.prior_only else excuse(row)
+
+
 _latent = _unless(lambda row: row.latent, "no latent state")
 _paths = _unless(lambda row: row.latent and row.oracle, "no latent state, or no oracle for its posterior")
 _differentiable = _unless(lambda row: row.differentiable, "an estimate without a gradient")
@@ -930,24 +935,24 @@ _states = _unless(lambda row: row.relabel, "no discrete states")
 
 LAWS = [
     Law("01", "log_prob is the sum of the filter's", law_01),
-    Law("02", "emit agrees with the filter", law_02),
-    Law("03", "compiled filter equals the four-step loop", law_03),
-    Law("04", "brute force", law_04, _oracle),
-    Law("04b", "sums or integrates to one", law_04_sums, _no_oracle, 2),
-    Law("05", "batches, padding, packing", law_05, examples=3),
-    Law("06", "an unobserved tail adds nothing", law_06, examples=3),
-    Law("06b", "an unobserved middle is integrated out", law_06_middle, _marginalises),
-    Law("06c", "an unobserved middle follows the rule", law_06_rule, _rule),
-    Law("07", "resuming and streaming", law_07, examples=3),
-    Law("08", "smoothed equals filtered at the end", law_08, _latent),
-    Law("09", "decoded and drawn paths", law_09, _paths, 3),
-    Law("10", "gradients", law_10, _differentiable, 3),
-    Law("10b", "forward and second order raise", law_10_forward, _compiled, 1),
-    Law("11", "EM never falls", law_11, _em, 3),
+    Law("02", "emit agrees with the filter", law_02, _likelihood()),
+    Law("03", "compiled filter equals the four-step loop", law_03, _likelihood()),
+    Law("04", "brute force", law_04, _likelihood(_oracle)),
+    Law("04b", "sums or integrates to one", law_04_sums, _likelihood(_no_oracle), 2),
+    Law("05", "batches, padding, packing", law_05, _likelihood(), examples=4),
+    Law("06", "an unobserved tail adds nothing", law_06, _likelihood(), examples=4),
+    Law("06b", "an unobserved middle is integrated out", law_06_middle, _likelihood(_marginalises)),
+    Law("06c", "an unobserved middle follows the rule", law_06_rule, _likelihood(_rule)),
+    Law("07", "resuming and streaming", law_07, _likelihood(), examples=4),
+    Law("08", "smoothed equals filtered at the end", law_08, _likelihood(_latent)),
+    Law("09", "decoded and drawn paths", law_09, _likelihood(_paths), 4),
+    Law("10", "gradients", law_10, _likelihood(_differentiable), 4),
+    Law("10b", "forward and second order raise", law_10_forward, _likelihood(_compiled), 1),
+    Law("11", "EM never falls", law_11, _em, 4),
     Law("12", "files, pickles and copies", law_12, examples=2),
-    Law("13", "one-step forecast", law_13, examples=3),
-    Law("14", "every length", law_14, examples=2),
-    Law("15", "units", law_15, _scalable, 3),
+    Law("13", "one-step forecast", law_13, _likelihood(), examples=4),
+    Law("14", "every length", law_14, _likelihood(), examples=2),
+    Law("15", "units", law_15, _likelihood(_scalable), 4),
     Law("15b", "fits in other units", law_15_fit, _fitted, 1),
-    Law("15c", "renamed states", law_15_relabel, _states, 3),
+    Law("15c", "renamed states", law_15_relabel, _likelihood(_states), 4),
 ]

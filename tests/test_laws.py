@@ -1,21 +1,24 @@
-"""Every law on every row of the zoo that it concerns, for fixed cases and for drawn ones."""
+"""Every law on every row of the zoo that it concerns, for fixed cases; many more are drawn in the slow run."""
 
 from __future__ import annotations
 
+import zlib
 from typing import Any
 
+import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from tests.laws import LAWS, REDUCTIONS, SCALES, Case, Law, law_16
 from tests.zoo import ROWS, Row
 
+#: what a law looks at first comes first: a single step; gaps; all data there; no data; the largest unit
 CASES = [
     Case(seed=1, steps=1),
-    Case(seed=2, steps=2, batch=(2,), missing=0.3, scale=1e8),
+    Case(seed=7268, steps=6, batch=(3,), missing=0.3, scale=1e-8),
     Case(seed=3, steps=6, batch=(2, 2), scale=1e-8),
+    Case(seed=428, steps=6, batch=(2, 2), missing=1.0, scale=1e8),
     Case(seed=4, steps=5, missing=0.4),
+    Case(seed=2, steps=2, batch=(2,), missing=0.3, scale=1e8),
 ]
 #: laws whose statement is about one sequence, or about complete data
 SINGLE = {"04", "04b"}
@@ -23,14 +26,20 @@ COMPLETE = {"02", "04b"}
 
 PAIRS = [(law, row) for law in LAWS for row in ROWS if law.excuse(row) is None]
 
-cases = st.builds(
-    Case,
-    seed=st.integers(0, 10_000),
-    steps=st.integers(1, 6),
-    batch=st.sampled_from([(), (1,), (3,), (2, 2)]),
-    missing=st.sampled_from([0.0, 0.3, 1.0]),
-    scale=st.sampled_from(SCALES),
-)
+
+def drawn(pair: tuple[Law, Row], count: int) -> list[Case]:
+    """Cases of the pair's own."""
+    rng = np.random.default_rng(zlib.crc32(identity(pair).encode()))
+    return [
+        Case(
+            seed=int(rng.integers(10_001)),
+            steps=int(rng.integers(1, 7)),
+            batch=[(), (1,), (3,), (2, 2)][rng.integers(4)],
+            missing=[0.0, 0.3, 1.0][rng.integers(3)],
+            scale=SCALES[rng.integers(3)],
+        )
+        for _ in range(count)
+    ]
 
 
 def fit_for(law: Law, case: Case) -> Case:
@@ -50,18 +59,18 @@ def test_law(pair: tuple[Law, Row]) -> None:
     for case in CASES[: law.examples]:
         law.check(row, fit_for(law, case))
 
-    @settings(
-        max_examples=law.examples,
-        derandomize=True,
-        deadline=None,
-        database=None,
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(case=cases)
-    def drawn(case: Case) -> None:
-        law.check(row, fit_for(law, case))
 
-    drawn()
+@pytest.mark.slow
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_laws_on_drawn_cases(row: Row) -> None:
+    failed = []
+    for pair in (pair for pair in PAIRS if pair[1] is row):
+        for case in drawn(pair, 2 * pair[0].examples):
+            try:
+                pair[0].check(row, fit_for(pair[0], case))
+            except (AssertionError, RuntimeError, ValueError) as error:
+                failed.append(f"{identity(pair)}, {case}: {error}")
+    assert not failed, "\n".join(failed)
 
 
 @pytest.mark.parametrize("scale", SCALES)

@@ -58,6 +58,8 @@ class Row:
     own_unit: bool = False
     #: diffuse elements in the unit of the data: a fit from sizes moves by -(n - these) log s, not by -n log s
     diffuse_in_unit: int = 0
+    #: another row's likelihood under a prior of its own: only the laws of learning and of files concern it
+    prior_only: bool = False
     #: log_prob has a gradient
     differentiable: bool = True
     #: the log-likelihood is one of the compiled ops: no second derivative, no forward mode
@@ -408,16 +410,26 @@ HMM_ROWS = [
         lambda s: chain(s, gaussian_emission(1), initial_prior=[1.5, 2.0, 1.0], transition_prior=np.eye(3) + 1.5),
         "real",
         1,
+        prior_only=True,
     ),
-    hmm_row("map-full", lambda s: hmm(s, with_prior(gaussian_emission(2), wishart), 2), "real", 2),
-    hmm_row("map-tied", lambda s: hmm(s, with_prior(gaussian_emission(2, "tied"), wishart), 2), "real", 2),
-    hmm_row("map-diag", lambda s: hmm(s, with_prior(gaussian_emission(2, "diag"), inverse_gamma), 2), "real", 2),
+    hmm_row("map-full", lambda s: hmm(s, with_prior(gaussian_emission(2), wishart), 2), "real", 2, prior_only=True),
+    hmm_row(
+        "map-tied", lambda s: hmm(s, with_prior(gaussian_emission(2, "tied"), wishart), 2), "real", 2, prior_only=True
+    ),
+    hmm_row(
+        "map-diag",
+        lambda s: hmm(s, with_prior(gaussian_emission(2, "diag"), inverse_gamma), 2),
+        "real",
+        2,
+        prior_only=True,
+    ),
     hmm_row(
         "map-spherical",
         lambda s: hmm(s, with_prior(gaussian_emission(2, "spherical"), inverse_gamma), 2),
         "real",
         2,
         common_scale=True,
+        prior_only=True,
     ),
     hmm_row(
         "map-categorical",
@@ -425,19 +437,22 @@ HMM_ROWS = [
         "symbol",
         1,
         n_symbols=4,
+        prior_only=True,
     ),
     hmm_row(
         "map-bernoulli",
         lambda s: hmm(s, with_prior(bernoulli_emission, beta), 2),
         "binary",
         2,
+        prior_only=True,
     ),
-    hmm_row("map-poisson", lambda s: hmm(s, with_prior(poisson_emission, gamma), 2), "count", 2),
+    hmm_row("map-poisson", lambda s: hmm(s, with_prior(poisson_emission, gamma), 2), "count", 2, prior_only=True),
     hmm_row(
         "map-negative-binomial",
         lambda s: hmm(s, with_prior(negative_binomial_emission, gamma), 2),
         "count",
         2,
+        prior_only=True,
     ),
     hmm_row("inputs", lambda s: chain(s, gaussian_emission(1), input_dim=2), "real", 1, input_dim=2),
     hmm_row(
@@ -962,9 +977,9 @@ def strokes() -> Any:
 
 RNN_ROWS = [
     *(rnn_row("gaussian-diag", cell, lambda: ps.heads.Gaussian(), "real", 2) for cell in CELLS),
-    *(rnn_row("gaussian-full", cell, lambda: ps.heads.Gaussian("full"), "real", 2) for cell in CELLS),
-    *(rnn_row("categorical", cell, lambda: ps.heads.Categorical(3), "symbol", 1, 3) for cell in CELLS),
-    *(rnn_row("bernoulli", cell, lambda: ps.heads.Bernoulli(), "binary", 2) for cell in CELLS),
+    *(rnn_row("gaussian-full", cell, lambda: ps.heads.Gaussian("full"), "real", 2) for cell in ("elman", "gru")),
+    *(rnn_row("categorical", cell, lambda: ps.heads.Categorical(3), "symbol", 1, 3) for cell in ("elman", "lstm")),
+    *(rnn_row("bernoulli", cell, lambda: ps.heads.Bernoulli(), "binary", 2) for cell in ("elman", "gru")),
     *(rnn_row("gaussian-diag", cell, lambda: ps.heads.Gaussian(), "real", 1) for cell in MORE_CELLS),
     rnn_row("student", "elman", lambda: ps.heads.StudentT(), "real", 1),
     rnn_row("mixture-diag", "elman", lambda: ps.heads.MixtureDensity(2), "real", 1),
