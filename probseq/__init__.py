@@ -6,6 +6,9 @@ model.decode(y)      the best path         model.fit(y)         learn in place
 model.stream()       step by step          probseq.compare(...) every family, one score
 """
 
+from importlib import import_module as _import_module
+from typing import Any as _Any
+
 from probseq import beliefs, cells, datasets, durations, emissions, errors, learning, priors
 from probseq._version import __version__
 from probseq.base import Filtered, LatentStateModel, StateSpaceModel, Stream
@@ -78,3 +81,10 @@ __all__ = [
     "load",
     "__version__",
 ]
+
+
+def __getattr__(name: str) -> _Any:
+    """`ps.bayes` imports Pyro when it is first asked for."""
+    if name == "bayes":
+        return _import_module("probseq.bayes")
+    raise AttributeError(f"module 'probseq' has no attribute {name!r}")
