@@ -15,6 +15,7 @@ chain starts from its stationary law, so that Pyro, which moves once before the 
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -99,6 +100,7 @@ def ours(problem: Problem) -> Calls:
 def hmmlearn(problem: Problem, implementation: str) -> Calls:
     from hmmlearn import hmm
 
+    logging.getLogger("hmmlearn").setLevel(logging.ERROR)  # it counts parameters at every fit
     k, y, lengths = len(problem.start), problem.flat, problem.lengths
     options: dict[str, Any] = {"implementation": implementation, "n_iter": 1, "init_params": ""}
     if problem.kind == "Gaussian":

@@ -24,6 +24,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from probseq.ops.elementwise import exponential
+
 BeliefT = TypeVar("BeliefT", bound=tuple[Any, ...])
 
 
@@ -75,7 +77,7 @@ class Categorical(NamedTuple):
 
     @property
     def probs(self) -> Tensor:
-        return self.log_probs.exp()
+        return exponential(self.log_probs)
 
 
 class Point(NamedTuple):

@@ -17,6 +17,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from probseq.ops.elementwise import softmax
+
 #: how far a row of given probabilities may be from summing to 1
 ROW_SUM = 1e-6
 
@@ -73,7 +75,7 @@ class _Simplex(Constraint):
     words = "probabilities that sum to 1 along the last axis"
 
     def forward(self, raw: Tensor) -> Tensor:
-        return raw.softmax(-1)
+        return softmax(raw)
 
     def inverse(self, value: Tensor) -> Tensor:
         return value.log()

@@ -33,6 +33,7 @@ from probseq.constraints import (
 )
 from probseq.errors import NotFitted
 from probseq.kernels.simplex import maximise_rows
+from probseq.ops.elementwise import softmax
 from probseq.ops.modes import array_of, untracked
 
 
@@ -120,7 +121,7 @@ class Param:
         """log of a simplex parameter, exact at structural zeros."""
         if self.name in instance.overrides:
             return instance.overrides[self.name].log()
-        return self.raw(instance).log_softmax(-1)
+        return softmax(self.raw(instance), logarithms=True)
 
     def __get__(self, instance: Parametric | None, owner: type) -> Any:
         if instance is None:

@@ -18,7 +18,7 @@ from torch.autograd import gradcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import probseq as ps
-from probseq.ops import hmm_few, modes
+from probseq.ops import hmm_stored, modes
 from probseq.parameters import overriding
 from tests import reference, zoo
 from tests.laws import learnable, near
@@ -175,7 +175,7 @@ def test_operators_pass_torch_opcheck(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_dispatched_gradient_equals_the_eager_one(monkeypatch: pytest.MonkeyPatch) -> None:
     y, lengths = ragged(10, 2)
-    monkeypatch.setattr(hmm_few, "MOST_STATES", 0)  # its kernels take sums in another order
+    monkeypatch.setattr(hmm_stored, "MOST_STATES", 0)  # its kernels take sums in another order
     for model in (zoo.hmm(10, zoo.gaussian_emission(2)), ps.LDS(**zoo.lds_parts(10, 2, 2))):
         parameters = [p for p in model.parameters() if p.requires_grad and p.numel()]
         gradients = []

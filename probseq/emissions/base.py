@@ -81,15 +81,22 @@ class Emission(Parametric, abc.ABC):
         """log p(y | z = k) of rows (*batch, dim) over their observed coordinates, (*batch, K)."""
 
     def compact(self, watched: bool = False) -> tuple[Any, ...] | None:
-        """The stored parameters as arrays for `probseq.ops.hmm_few`, which makes the table itself; None without that.
+        """The stored parameters as arrays for `probseq.ops.hmm_stored`, which needs no table then; None without that.
 
         To be overridden together with `log_prob`; `watched` as for `stored`.
         """
         return None
 
-    def pull_compact(self, values: Any, weights: Any) -> tuple[Any, ...]:
-        """The derivatives of sum(weights * table) over complete rows in what `compact` returns."""
+    def pull_sums(self, sums: Any) -> tuple[Any, ...]:
+        """The derivatives of sum(weights * table) in what `compact` returns, from what kernels collected.
+
+        Sums are those of `probseq.kernels.state_densities`, (stretches, groups of states, sums, L).
+        """
         raise NotImplementedError
+
+    def maximise_sums(self, sums: Any) -> bool:
+        """`maximise` from such sums; False, and nothing done, where it needs the rows."""
+        return False
 
     @abc.abstractmethod
     def distribution(self) -> Distribution:

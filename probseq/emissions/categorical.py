@@ -72,11 +72,10 @@ class Categorical(Emission):
         stored = self.stored("probs", watched=watched)
         return None if stored is None else tuple(stored)
 
-    def pull_compact(self, values: Any, weights: Any) -> tuple[Any, ...]:
+    def pull_sums(self, sums: Any) -> tuple[Any, ...]:
         rows = array_of(self._parameters["raw_probs"])  # type: ignore[arg-type]
-        counts, pulled = np.zeros(rows.shape), np.empty(rows.shape)
-        kernel.count(values.reshape(-1), _EVERY, weights, counts)
-        pull_rows(counts, rows, pulled)
+        pulled = np.empty(rows.shape)
+        pull_rows(_counts_of(sums, rows), rows, pulled)
         return (pulled,)
 
     def distribution(self) -> D.Distribution:
@@ -109,11 +108,24 @@ class Categorical(Emission):
         stored = self.stored("probs") if self.prior is None else None
         if stored is None:
             return False
-        rows, counts = stored[0].copy(), np.zeros(stored[0].shape)
+        counts = np.zeros(stored[0].shape)
         kernel.count(values.reshape(-1), _EVERY, weights, counts)
+        return self._adopt(stored[0], counts)
+
+    def maximise_sums(self, sums: Any) -> bool:
+        stored = self.stored("probs") if self.prior is None else None
+        return stored is not None and self._adopt(stored[0], _counts_of(sums, stored[0]))
+
+    def _adopt(self, old: Any, counts: Any) -> bool:
+        rows = old.copy()
         maximise_rows(counts, 0.0, rows)
         self.store(probs=rows)
         return True
+
+
+def _counts_of(sums: Any, like: Any) -> Any:
+    """Counts (K, M) from what kernels collected, (stretches, groups of states, M, L)."""
+    return np.ascontiguousarray(sums.sum(0).swapaxes(1, 2).reshape(-1, sums.shape[2])[: len(like)])
 
 
 class Bernoulli(Emission):

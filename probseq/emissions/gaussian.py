@@ -24,7 +24,7 @@ from torch.distributions import Distribution, Independent, MultivariateNormal, N
 from probseq import parameters as P
 from probseq.emissions.base import Emission, cluster, leading_size, positive, rows_of
 from probseq.emissions.floor import VARIANCE_FLOOR, Floor, lift, lift_matrix
-from probseq.kernels.few_emissions import WIDEST
+from probseq.kernels.state_densities import WIDEST
 from probseq.ops import gaussian
 from probseq.ops.modes import array_of, untracked
 from probseq.parameters import Param, Parametric
@@ -164,9 +164,9 @@ class Gaussian(Emission):
         stored = self.stored("means", "covs", watched=watched) if narrow else None
         return None if stored is None else tuple(stored)
 
-    def pull_compact(self, values: Any, weights: Any) -> tuple[Any, ...]:
+    def pull_sums(self, sums: Any) -> tuple[Any, ...]:
         means, covs = (array_of(self._parameters[name]) for name in ("raw_means", "raw_covs"))  # type: ignore[arg-type]
-        return gaussian.pull_stored(values, weights, means, covs)
+        return gaussian.pull_stored(gaussian.unpacked(sums, means), means, covs)
 
     def _marginal_log_prob(self, rows: Tensor, seen: Tensor, factor: Tensor) -> Tensor:
         """Rows grouped by what they show; each group has its own marginal covariance."""
@@ -230,13 +230,32 @@ class Gaussian(Emission):
             self._maximise_full(values, observed, weights, floor)
 
     def maximise_compact(self, values: Any, weights: Any) -> bool:
-        plain = self.prior is None and not (self.is_diagonal or self.held_entries or self.is_frozen("means"))
-        stored = self.stored("means", "covs") if plain else None
-        new = None if stored is None else gaussian.maximise(values, weights, stored[0], stored[1], VARIANCE_FLOOR)
-        if new is None:
+        stored = self._plain_parameters()
+        if stored is None:
             return False
-        self.store(means=new[0], covs=new[1])
-        return True
+        means, covs = stored
+        return self._adopt(
+            gaussian.maximise(
+                gaussian.moments(values, weights, means), means, covs, VARIANCE_FLOOR, values, weights
+            )
+        )  # fmt: skip
+
+    def maximise_sums(self, sums: Any) -> bool:
+        stored = self._plain_parameters()
+        if stored is None:
+            return False
+        means, covs = stored
+        return self._adopt(gaussian.maximise(gaussian.unpacked(sums, means), means, covs, VARIANCE_FLOOR))
+
+    def _plain_parameters(self) -> Any:
+        """Means and covariances as stored, where the M-step is that of free parameters without a prior."""
+        plain = self.prior is None and not (self.is_diagonal or self.held_entries or self.is_frozen("means"))
+        return self.stored("means", "covs") if plain else None
+
+    def _adopt(self, new: Any) -> bool:
+        if new is not None:
+            self.store(means=new[0], covs=new[1])
+        return new is not None
 
     def _maximise_diagonal(self, values: Tensor, observed: Tensor, weights: Tensor, floor: Floor) -> None:
         seen = observed.to(values.dtype)

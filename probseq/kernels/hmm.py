@@ -19,7 +19,7 @@ the width of a row in memory, a whole number of vector registers: `width_of`; en
     normaliser   (B, T)         c_t = sum(u_t * e_t) = p(y_t | y_<t) / exp(shift_t)
     beta         (B, T, K)      h_t; gamma_t = u_t * e_t * h_t / s_t is the smoothed belief
     evidence     (B, T)         s_t = sum(u_t * e_t * h_t)
-    status       (B,)           SCALED, CAREFUL (redo in `hmm_log`), IMPOSSIBLE or, on the way, DONE (by `hmm_lanes`)
+    status       (B,)           SCALED, CAREFUL (redo in `hmm_log`) or IMPOSSIBLE
 
 **No state that matters is lost.** Nothing is clipped: a step that may lose a state ends the sequence with
 status CAREFUL, and `hmm_log` redoes it with logarithms. Call a state *possible* if its true weight is not
@@ -46,7 +46,7 @@ from numba import njit
 from probseq.kernels.registers import TURNING, move, rescale, weigh
 from probseq.kernels.rows import exponentiate, extent, maximum, total, vector_matrix
 
-SCALED, CAREFUL, IMPOSSIBLE, DONE = 0, 1, 2, 3
+SCALED, CAREFUL, IMPOSSIBLE = 0, 1, 2
 SMALLEST_NORMALISER = 1e-100
 SMALLEST_TERM = 1e-200
 SAFE_SUM = 1e-180

@@ -4,10 +4,12 @@
 |----------------------------------------|----------------------------------------------------------------------------|
 | weigh(a, i, b, j, c, k, W)             | c = a * b, returns its sum                                                 |
 | move(a, i, m, j, W, b, k, turn)        | b = a @ m, m (W, W)                                                        |
+| move_both(a, i, m, W, scale, b, j, c,  | b = scale * (a @ m),  d = scale_2 * (m @ c), m (W, W) read once for both   |
+|           k, scale_2, d, at, turn)     |                                                                            |
 | rescale(a, i, W, scale, smallest, n)   | a *= scale; returns whether one of the first n is below `smallest`         |
 | add_pairs(a, b, j, T, W, m)            | m += a' b, sums over T rows                                                |
 
-Rows have W entries, a whole number of times 8; i, j, k are offsets into the memory of contiguous arrays of float64,
+Rows have W entries, a whole number of times 8; i, j, k, at are offsets into the memory of contiguous arrays of float64,
 which are not checked. The loops are written in LLVM's vector instructions, since the compiler keeps no sums in
 registers over a loop of scalars: a step with 32 states is three times faster. Sums are taken in an order that the
 sizes alone fix.
@@ -26,6 +28,8 @@ from probseq.kernels.tiles import BYTES
 
 LANES = BYTES // 8
 GROUP = 8  # sums in registers at once: what it takes to keep multipliers of four steps' latency busy
+PANELS = (16, 8, 4, 2, 1) if LANES == 8 else (8, 4, 2, 1)  # vectors of sums that a product holds
+ROWS_AT_ONCE = min(4, LANES)  # that share a factor
 TURNING = 64  # the width whose matrix still fits in the fastest cache, 32 KB
 _DOUBLE, _INTEGER, _BIT = ir.DoubleType(), ir.IntType(64), ir.IntType(1)
 _VECTOR, _MASK = ir.VectorType(_DOUBLE, LANES), ir.VectorType(ir.IntType(1), LANES)
@@ -77,6 +81,19 @@ class _Writer:
             mask = ir.Constant(ir.VectorType(ir.IntType(32), LANES), places)
             vector = builder.fadd(vector, builder.shuffle_vector(vector, nothing, mask))
         return builder.extract_element(vector, ir.Constant(ir.IntType(32), 0))
+
+    def sums_of_each(self, vectors: list[Any]) -> Any:
+        """The vector of the sums of so many vectors as one has entries."""
+        mask, size = ir.VectorType(ir.IntType(32), LANES), 1
+        while len(vectors) > 1:
+            blocks = [z + base for base in range(0, LANES, 2 * size) for z in (0, LANES)]
+            low, high = ([b + half * size + q for b in blocks for q in range(size)] for half in (0, 1))
+            vectors = [
+                self.builder.fadd(*(self.builder.shuffle_vector(x, y, ir.Constant(mask, part)) for part in (low, high)))
+                for x, y in zip(vectors[::2], vectors[1::2], strict=True)
+            ]
+            size *= 2
+        return vectors[0]
 
     def loop(
         self, first: Any, stop: Any, step: int, carried: list[Any], body: Callable[[Any, list[Any]], list[Any]]
@@ -178,7 +195,62 @@ def move(typing_context, a, i, matrix, j, width, b, k, turn):
             for v in range(size):
                 writer.store(sums[v], b, builder.add(builder.add(k, column), _constant(v * LANES)))
 
-        writer.panels(width, (16, 8, 4, 2, 1) if LANES == 8 else (8, 4, 2, 1), panel)
+        writer.panels(width, PANELS, panel)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic
+def move_both(typing_context, a, i, matrix, width, scale, b, j, c, k, scale_2, d, at, turn):
+    """b[j:] = scale * (a[i:] @ matrix) and d[at:] = scale_2 * (matrix @ c[k:]); `turn` as for `move`.
+
+    A matrix that is larger than the fastest cache is read once instead of twice, which is what a step waits for.
+    """
+    place, number = types.intp, types.float64
+    signature = types.void(
+        a, place, matrix, place, number, b, place, c, place, number, d, place, place
+    )  # fmt: skip
+
+    def generate(context, builder, signature, arguments):
+        writer = _Writer(context, builder, signature)
+        (_, i, _, width, scale, _, j, _, k, scale_2, _, first, turn) = arguments
+        a, matrix, b, c, d = (writer.memory(which, arguments[which]) for which in (0, 2, 5, 7, 10))
+        forwards, back = writer.spread(scale), writer.spread(scale_2)
+        odd, last = builder.trunc(turn, _BIT), builder.sub(width, _constant(LANES))
+
+        def clear(at: Any, _: list[Any]) -> list[Any]:
+            writer.store(_ZEROS, d, builder.add(first, at))
+            return []
+
+        def panel(column: Any, size: int) -> None:
+            steps = [_constant(v * LANES) for v in range(size)]
+
+            def body(row: Any, sums: list[Any]) -> list[Any]:
+                row, made, dots = builder.select(odd, builder.sub(last, row), row), list(sums), []
+                for begin in range(0, LANES, ROWS_AT_ONCE):
+                    lines = [builder.add(row, _constant(begin + r)) for r in range(ROWS_AT_ONCE)]
+                    entries = [writer.spread(builder.load(builder.gep(a, [builder.add(i, one)]))) for one in lines]
+                    places = [builder.add(builder.mul(one, width), column) for one in lines]
+                    parts = [_ZEROS] * ROWS_AT_ONCE
+                    for v, step in enumerate(steps):
+                        factor = writer.load(c, builder.add(builder.add(k, column), step))
+                        for r, place in enumerate(places):
+                            other = writer.load(matrix, builder.add(place, step))
+                            made[v] = writer.add_product(made[v], entries[r], other)
+                            parts[r] = writer.add_product(parts[r], other, factor)
+                    dots += parts
+                at = builder.add(first, row)
+                more = builder.fmul(writer.sums_of_each(dots), back)
+                writer.store(builder.fadd(writer.load(d, at), more), d, at)
+                return made
+
+            sums = writer.loop(_constant(0), width, LANES, [_ZEROS] * size, body)
+            for step, total in zip(steps, sums, strict=True):
+                writer.store(builder.fmul(total, forwards), b, builder.add(builder.add(j, column), step))
+
+        writer.loop(_constant(0), width, LANES, [], clear)
+        writer.panels(width, PANELS, panel)
         return context.get_dummy_value()
 
     return signature, generate

@@ -23,16 +23,16 @@ def maximise_rows(counts, share, stored):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def maximise_chain(gamma, xi, share, initial, transition):
+def maximise_chain(first_gamma, xi, share, initial, transition):
     """`maximise_rows` of the start (1, K) and the transitions (K, K) of a Markov chain; returns its least state's mass.
 
-    gamma (B, T, K), 0 in padding; xi (G, K, K), sums of expected moves. The mass is the expected number of steps.
+    first_gamma (G, K) and xi (G, K, K), sums of first states and of moves. The mass is the expected number of steps.
     """
     n = transition.shape[0]
     first, moves, least = np.zeros((1, n)), np.zeros((n, n)), np.inf
-    for b in range(gamma.shape[0]):
+    for g in range(first_gamma.shape[0]):
         for k in range(n):
-            first[0, k] += gamma[b, 0, k]
+            first[0, k] += first_gamma[g, k]
     for g in range(xi.shape[0]):
         for i in range(n):
             for j in range(n):
@@ -63,15 +63,30 @@ def pull_rows(counts, stored, out):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def pull_chain(gamma, xi, initial, transition, into_initial, into_transition):
-    """`pull_rows` of the start (K,) and the transitions (K, K); gamma and xi as for `maximise_chain`."""
+def pull_chain(first_gamma, xi, initial, transition, into_initial, into_transition):
+    """`pull_rows` of the start (K,) and the transitions (K, K); sums as for `maximise_chain`."""
     first, moves = np.zeros((1, initial.shape[0])), np.zeros(transition.shape)
-    for b in range(gamma.shape[0]):
+    for g in range(first_gamma.shape[0]):
         for k in range(initial.shape[0]):
-            first[0, k] += gamma[b, 0, k]
+            first[0, k] += first_gamma[g, k]
     for g in range(xi.shape[0]):
         for i in range(moves.shape[0]):
             for j in range(moves.shape[1]):
                 moves[i, j] += xi[g, i, j]
     pull_rows(first, initial.reshape(first.shape), into_initial.reshape(first.shape))
     pull_rows(moves, transition, into_transition)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def normalise(stored, logarithms, out):
+    """out = softmax(stored), or its logarithm, by rows."""
+    for r in range(stored.shape[0]):
+        top, total = -np.inf, 0.0
+        for j in range(stored.shape[1]):
+            top = max(top, stored[r, j])
+        for j in range(stored.shape[1]):
+            out[r, j] = math.exp(stored[r, j] - top)
+            total += out[r, j]
+        constant = top + math.log(total)
+        for j in range(stored.shape[1]):
+            out[r, j] = stored[r, j] - constant if logarithms else out[r, j] / total

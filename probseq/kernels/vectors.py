@@ -5,7 +5,7 @@ scalar, because the compiler cannot know that the arrays are different. A `Vecto
 in registers, and every operation is one instruction or a few, whatever the processor's own width.
 
     x = load(size, array, i)      the row array[i, :W] of a C-contiguous array, W = len(size);  store(array, i, x)
-    add, subtract, multiply, smaller   (x, y) entry by entry, y may be a number
+    add, subtract, multiply, smaller, larger   (x, y) entry by entry, y may be a number
     total(x), largest(x)          over the entries, without NaN
     times(x, array, r)            x @ array[r], array (.., W, W);  plus(x, array, r) the same with maxima of sums
     exponential(x)                for entries up to 0, as `rows.exponentiate`
@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 
 from llvmlite import ir
-from numba import types
+from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, register_model
 
@@ -41,6 +41,7 @@ from probseq.kernels.rows import (
 
 DOUBLE, LONG = ir.DoubleType(), ir.IntType(64)
 FAST = ("contract",)
+EIGHT = (0,) * 8
 
 
 class Vector(types.Type):
@@ -149,6 +150,7 @@ add = intrinsic(_binary(lambda builder, x, y: builder.fadd(x, y, flags=FAST)))
 subtract = intrinsic(_binary(lambda builder, x, y: builder.fsub(x, y, flags=FAST)))
 multiply = intrinsic(_binary(lambda builder, x, y: builder.fmul(x, y, flags=FAST)))
 smaller = intrinsic(_binary(lambda builder, x, y: builder.select(builder.fcmp_ordered("<", x, y), x, y)))
+larger = intrinsic(_binary(lambda builder, x, y: builder.select(builder.fcmp_ordered(">", x, y), x, y)))
 
 
 @intrinsic
@@ -239,43 +241,6 @@ def split(typing, number):
         return context.make_tuple(builder, signature.return_type, (builder.bitcast(mantissa, DOUBLE), power))
 
     return types.Tuple((types.float64, types.int64))(types.float64), generate
-
-
-@intrinsic
-def add_moments(typing, sums, n_columns, centres, values, row, weight):
-    """Add w, w (x_i - m_i) and w (x_i - m_i)(x_j - m_j), j <= i, to the rows of sums; x is a row of values (N, D).
-
-    For vectors of weights w and means m, the rows of `centres`; D is the length of the tuple n_columns.
-    """
-    width, dim = weight.width, len(n_columns)
-
-    def generate(context, builder, signature, arguments):
-        total, means, data = (
-            context.make_array(array)(context, builder, argument)
-            for array, argument in zip((sums, centres, values), (arguments[0], *arguments[2:4]), strict=True)
-        )
-
-        def at(array, place):
-            place = builder.gep(array.data, [whole(place * width)])
-            return builder.bitcast(place, ir.VectorType(DOUBLE, width).as_pointer())
-
-        def increase(place, more):
-            builder.store(builder.fadd(builder.load(at(total, place), align=8), more, flags=FAST), at(total, place), 8)
-
-        start = builder.gep(data.data, [builder.mul(arguments[4], whole(dim))])
-        increase(0, arguments[5])
-        away, place = [], 1 + dim
-        for i in range(dim):
-            value = everywhere(builder, builder.load(builder.gep(start, [whole(i)])), width)
-            away.append(builder.fsub(value, builder.load(at(means, i), align=8)))
-            weighted = builder.fmul(arguments[5], away[i], flags=FAST)
-            increase(1 + i, weighted)
-            for j in range(i + 1):
-                increase(place, builder.fmul(weighted, away[j], flags=FAST))
-                place += 1
-        return context.get_dummy_value()
-
-    return types.void(sums, n_columns, centres, values, types.intp, weight), generate
 
 
 @intrinsic
@@ -413,3 +378,10 @@ def logarithm(typing, x):
         return builder.select(normal, result, const(-math.inf))
 
     return x(x), generate
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
+def exponentials_of(flat, out):
+    """out = exp(flat), for entries up to 709."""
+    for i in range(0, flat.shape[0], 8):
+        store_part(out, i, flat.shape[0] - i, exponential(load_part(EIGHT, flat, i)))

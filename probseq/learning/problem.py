@@ -12,6 +12,7 @@ import torch
 from tqdm.auto import tqdm
 
 from probseq.base import StateSpaceModel
+from probseq.ops.threads import keep_threads
 from probseq.parameters import Snapshot
 from probseq.sequences import Sequences
 
@@ -85,9 +86,12 @@ def _thread_pools() -> Any:
 
 @contextmanager
 def one_thread() -> Generator[None]:
-    """Inside, matrix libraries use one thread: the matrices of exact families are small, and threads only wait."""
+    """Inside, matrix libraries use one thread: the matrices of exact families are small, and threads only wait.
+
+    Kernels over many sequences keep theirs.
+    """
     threads = torch.get_num_threads()
-    with _thread_pools().limit(limits=1):
+    with keep_threads(), _thread_pools().limit(limits=1):
         torch.set_num_threads(1)
         try:
             yield

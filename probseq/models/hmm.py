@@ -41,19 +41,17 @@ from probseq import parameters as P
 from probseq import transitions as T
 from probseq.base import Filtered, LatentStateModel
 from probseq.beliefs import Categorical
-from probseq.checks import whole_number
 from probseq.emissions.autoregressive import Autoregressive
 from probseq.emissions.base import Emission, Says, shared_inputs
-from probseq.errors import ImpossibleSequence, say
-from probseq.kernels.simplex import maximise_chain
+from probseq.models import hmm_learning as learning
 from probseq.models.ancestral import draw_rows
+from probseq.models.hmm_inference import derived, path_log_prob, stored_of
 from probseq.models.hmmlearn_bridge import arguments_from, to_hmmlearn
-from probseq.models.windows import rising_step, start_windows, windows_of
+from probseq.models.states import count_states, refuse_impossible, safe_logsumexp
+from probseq.models.windows import rising_step, windows_of
 from probseq.ops import hmm
-from probseq.ops import hmm_few as few
+from probseq.ops import hmm_stored as compiled
 from probseq.ops.hmm_entropy import path_entropy
-from probseq.ops.modes import array_of, derivatives_wanted, untracked
-from probseq.randomness import generator
 from probseq.sequences import Sequences
 from probseq.stationary import stationary_law
 
@@ -218,52 +216,14 @@ class HMM(LatentStateModel[Categorical]):
             log_transition = log_transition.reshape(1, 1, self.n_states, self.n_states)
         return first.expand(sequences.values.shape[0], self.n_states), log_transition, table, sequences.lengths
 
-    def _stored(self, sequences: Sequences) -> few.Stored | None:
-        """What the kernels for few states read; None where the model, the data or the call is not as plain as that."""
-        chain = self.stored("initial_probs", "transition_matrix") if self._is_few(sequences) else None
-        if chain is None or not untracked(sequences.values):
-            return None
-        if self.initial != "free" or self.tied_rows is not None:
-            chain = [array_of(self._log_initial()), array_of(self._log_transition())]
-        emission, values = self.emission.compact() if sequences.complete else None, sequences.values
-        if emission is None:
-            emission, values = (), self._table(sequences)
-        return few.Stored(chain[0], chain[1], emission, array_of(values), array_of(sequences.lengths))
-
-    def _is_few(self, sequences: Sequences) -> bool:
-        return self.n_states <= few.MOST_STATES and sequences.inputs is None and not self._remembers
-
     def _table(self, sequences: Sequences) -> Tensor:
         """log b_t(k) of an emission that reads nothing but the state, (B, T, K)."""
         return self.emission.log_prob(sequences.values, None if sequences.complete else sequences.observed)
 
     def _log_prob(self, sequences: Sequences) -> Tensor:
-        stored = self._stored(sequences)
-        result = self._derived(sequences) if stored is None else few.log_prob(stored)
+        stored = stored_of(self, sequences)
+        result = derived(self, sequences) if stored is None else compiled.log_prob(stored)
         return hmm.log_prob(*self._arguments(sequences)) if result is None else result
-
-    def _derived(self, sequences: Sequences) -> Tensor | None:
-        """log p(y) with its gradient in the parameters and the data, where reverse mode is all that watches."""
-        chain = self.stored("initial_probs", "transition_matrix", watched=True) if self._is_few(sequences) else None
-        if chain is None or self.initial != "free" or self.tied_rows is not None:
-            return None
-        whole = sequences.complete and not sequences.values.requires_grad
-        compact, emission = self.emission.compact(watched=True) if whole else None, self.emission
-        own = list(emission._parameters.values()) if compact else [self._table(sequences)]
-        leaves: list[Any] = [self._parameters[f"raw_{name}"] for name in ("initial_probs", "transition_matrix")] + own
-        if not derivatives_wanted(*leaves):
-            return None
-        data = array_of(sequences.values if compact else leaves[2])
-        stored = few.Stored(chain[0], chain[1], compact or (), data, array_of(sequences.lengths))
-
-        def pull(gamma: Any) -> tuple[Any, ...]:
-            rows = data.reshape(-1, data.shape[-1])
-            return emission.pull_compact(rows, gamma.reshape(-1, self.n_states)) if compact else (gamma,)
-
-        def otherwise() -> Tensor:
-            return hmm.log_prob(*self._arguments(sequences, table=None if compact else leaves[2]))
-
-        return few.differentiable(stored, leaves, pull, otherwise)
 
     def _windows(self, sequences: Sequences, initial: Categorical | None = None) -> Tensor | None:
         """The rows that an AR-HMM reads at every step, and after the last, (B, T + 1, order, D)."""
@@ -277,8 +237,8 @@ class HMM(LatentStateModel[Categorical]):
         return self.emission.given(u, window)
 
     def _filter(self, sequences: Sequences, initial: Categorical | None) -> Filtered[Categorical]:
-        stored = self._stored(sequences) if initial is None else None
-        found = None if stored is None else few.filter(stored)
+        stored = stored_of(self, sequences, compiled.FEW) if initial is None else None
+        found = None if stored is None else compiled.filter(stored)
         if found is not None:
             return Filtered(Categorical(found.log_predicted), Categorical(found.log_updated), found.log_prob)
         windows = self._windows(sequences, initial)
@@ -293,16 +253,16 @@ class HMM(LatentStateModel[Categorical]):
         return posterior
 
     def _smooth(self, sequences: Sequences) -> Categorical:
-        stored = self._stored(sequences)
-        log_gamma = None if stored is None else few.log_gamma(stored)
+        stored = stored_of(self, sequences, compiled.FEW)
+        log_gamma = None if stored is None else compiled.log_gamma(stored)
         if log_gamma is not None:
             return Categorical(log_gamma)
         windows = self._windows(sequences)
         return Categorical(self._posterior(sequences).log_gamma, None if windows is None else windows[:, 1:])
 
     def _decode(self, sequences: Sequences) -> Tensor:
-        stored = self._stored(sequences)
-        path = None if stored is None else few.viterbi(stored)
+        stored = stored_of(self, sequences, compiled.FEW)
+        path = None if stored is None else compiled.viterbi(stored)
         if path is not None:
             return path.states
         arguments = self._arguments(sequences)
@@ -322,24 +282,7 @@ class HMM(LatentStateModel[Categorical]):
         return draw(sample_shape, length, inputs)
 
     def _path_log_prob(self, states: Tensor, sequences: Sequences) -> Tensor:
-        """log pi(z_0) + sum log A(z_{t-1}, z_t) + sum log b_t(z_t)."""
-        inside = sequences.inside
-        if states.ndim != 2:
-            raise ValueError(f"states must be single numbers at every step, got shape {tuple(states.shape[2:])}")
-        path = torch.where(inside, states.long(), 0)
-        if path.numel() and (int(path.min()) < 0 or int(path.max()) >= self.n_states):
-            raise ValueError(f"states must lie in 0 .. {self.n_states - 1}, got {int(path.min())} .. {int(path.max())}")
-        if sequences.n_steps == 0:
-            return torch.zeros(len(path), dtype=torch.float64)
-        log_initial, log_transition, table, _ = self._arguments(sequences)
-        emitted = table.gather(-1, path.unsqueeze(-1)).squeeze(-1)
-        moves = log_transition.expand(*path.shape, -1, -1)[:, 1:].flatten(0, 1)
-        moved = moves[torch.arange(len(moves)), path[:, :-1].flatten(), path[:, 1:].flatten()].reshape(
-            path[:, 1:].shape
-        )
-        first = torch.where(sequences.lengths > 0, log_initial.gather(-1, path[:, :1]).squeeze(-1), 0.0)
-        total = first + torch.where(inside, emitted, 0.0).sum(-1)
-        return total + torch.where(inside[:, 1:], moved, 0.0).sum(-1)
+        return path_log_prob(self, states, sequences)
 
     # ---- posterior quantities of the chain
 
@@ -390,136 +333,11 @@ class HMM(LatentStateModel[Categorical]):
     # ---- learning
 
     def _start(self, sequences: Sequences, seed: int) -> None:
-        """Emissions from clusters of the data; sticky transitions, perturbed by the seed."""
-        k = self.n_states
-        rows = sequences.inside
-        windows = None if self._memory is None else start_windows(self._memory, sequences)
-        says = self._says(sequences, windows, rows)
-        says.start(sequences.values[rows], sequences.observed[rows], seed)
-        noise = torch.rand(k, k, dtype=torch.float64, generator=generator(seed)) + 0.5
-        matrix = 0.5 * torch.eye(k, dtype=torch.float64) + 0.5 * noise / noise.sum(-1, keepdim=True)
-        self.assign(transition_matrix=T.spread(T.mean_of_groups(matrix, self.tied_rows), self.tied_rows))
-        self.assign(transition_weights=torch.zeros(k, k, self.n_drivers, dtype=torch.float64))
-        if self.initial == "free":
-            self.assign(initial_probs=torch.full((k,), 1 / k, dtype=torch.float64))
+        learning.start(self, sequences, seed)
 
     def _em_step(self, sequences: Sequences) -> Tensor:
         moving = self._memory is not None and not sequences.complete
         return rising_step(self, sequences) if moving else self._plain_em_step(sequences)
 
     def _plain_em_step(self, sequences: Sequences) -> Tensor:
-        stored = self._stored(sequences)
-        found = None if stored is None else few.expectations(stored)
-        if stored is not None and found is not None and self._is_plain(sequences):
-            return self._compact_em_step(sequences, stored, *found)
-        if found is not None:
-            log_prob, gamma, xi_sum = map(torch.from_numpy, (*found[:2], found[2].sum(0)[None, None]))
-        else:
-            log_prob, gamma, xi_sum, impossible_at = hmm.expectations(*self._arguments(sequences))
-            refuse_impossible(impossible_at, sequences)
-        objective = log_prob.sum() + self.log_prior()
-        table = gamma.numpy().reshape(-1, self.n_states)  # 0 in padding
-        if (np.ones(len(table)) @ table < NO_MASS).any():
-            say("empty state", EMPTY_STATE)
-        plain = sequences.inputs is None and not self._remembers
-        says = self.emission if plain else self._says(sequences, self._windows(sequences), sequences.inside)
-        self._maximise_chain(gamma[:, 0].sum(0), xi_sum, sequences.inputs)
-        says.maximise(*sequences.rows(sequences.values, sequences.observed, gamma))
-        return objective
-
-    def _is_plain(self, sequences: Sequences) -> bool:
-        """Whether the M-step is relative frequencies of complete sequences of one length."""
-        priors = self.initial_prior is not None or self.transition_prior is not None
-        plain = self.initial == "free" and self.tied_rows is None and not priors
-        return plain and sequences.complete and sequences.rectangular
-
-    def _compact_em_step(self, sequences: Sequences, stored: few.Stored, log_prob: Any, gamma: Any, xi: Any) -> Tensor:
-        """An iteration on arrays alone, the parameters read and written once."""
-        objective = torch.from_numpy(log_prob).sum() + self.log_prior()
-        chain = stored.log_initial[None].copy(), stored.log_transition.copy()
-        if maximise_chain(gamma, xi, T.NO_COUNT, *chain) < NO_MASS:
-            say("empty state", EMPTY_STATE)
-        values, observed, weights = sequences.rows(sequences.values, sequences.observed, torch.from_numpy(gamma))
-        if not self.emission.maximise_compact(array_of(values), array_of(weights)):
-            self.emission.maximise(values, observed, weights)
-        self.store(initial_probs=chain[0][0], transition_matrix=chain[1])
-        return objective
-
-    def _maximise_chain(self, first: Tensor, pairs: Tensor, u: Tensor | None) -> None:
-        """The M-step of start and transitions, from expected first states (K,) and moves (B, R, K, K)."""
-        ties, free = self.tied_rows, self.initial == "free"
-        if free:
-            self._store_rows("initial_probs", first, self.initial_prior)
-        prior = None if self.transition_prior is None else T.mean_of_groups(self.transition_prior, ties)
-        if free and (u is None or not self.n_drivers):
-            self._store_rows("transition_matrix", T.sum_of_groups(pairs.sum((0, 1)), ties), prior)
-            return
-        rows = T.mean_of_groups(self.transition_matrix, ties)
-        extra = dirichlet.extra_counts(prior, rows)
-        held = (self.is_frozen("transition_matrix"), self.is_frozen("transition_weights"))
-        if self.n_drivers and u is not None:
-            counts = T.sum_of_groups(pairs.flatten(0, 1), ties, 1)
-            weights = T.mean_of_groups(self.transition_weights, ties)
-            if not all(held):
-                log_rows = T.mean_of_groups(self._log_transition(), ties)
-                extra = dirichlet.extra_counts(prior, torch.isfinite(log_rows).to(rows.dtype))
-                log_rows, weights = T.maximise_regression(log_rows, weights, u.flatten(0, 1), counts, extra, held)
-                if not held[0]:  # in logarithms: a move that underflows at u = 0 can be the likely one elsewhere
-                    with torch.no_grad():
-                        self._parameters["raw_transition_matrix"].copy_(log_rows)  # type: ignore[union-attr]
-            self.assign(transition_weights=T.spread(weights, ties))
-            return
-        counts = T.sum_of_groups(pairs.sum((0, 1)), ties) + extra
-        if not held[0]:
-            rows = T.maximise_rows_and_start(rows, ties, counts, first)
-            self.assign(transition_matrix=T.spread(rows, ties))
-
-    def _store_rows(self, name: str, counts: Tensor, prior: Tensor | None) -> None:
-        """Relative frequencies, with those of a prior, as the rows of a parameter or of its groups."""
-        if prior is not None:
-            counts = counts + dirichlet.extra_counts(prior, self.params()[name].raw(self).exp())
-        self.store_rows(name, counts, T.NO_COUNT)
-
-
-#: expected steps below which a state is empty
-NO_MASS = 1e-8
-EMPTY_STATE = "a state explains no data any more and keeps its last parameters; fewer states may be enough"
-
-
-def safe_logsumexp(x: Tensor, dim: int) -> Tensor:
-    """log sum exp with -inf for an empty sum and zero, never NaN, gradients at terms of -inf."""
-    top = x.detach().amax(dim, keepdim=True)
-    top = torch.where(torch.isfinite(top), top, 0.0)
-    total = (x - top).exp().sum(dim)
-    some = total > 0
-    return torch.where(some, torch.where(some, total, 1.0).log() + top.squeeze(dim), -torch.inf)
-
-
-def refuse_impossible(impossible_at: Tensor, sequences: Sequences) -> None:
-    bad = np.flatnonzero(impossible_at.numpy() >= 0)
-    if bad.size:
-        sequence = int(bad[0])
-        where = f"sequence {sequence}, " if len(sequences.values) > 1 else ""
-        raise ImpossibleSequence(
-            f"y has probability zero under this model from {where}step {int(impossible_at[sequence])} on, "
-            "so it has no posterior; check zeros in initial_probs, transition_matrix and the emission"
-        )
-
-
-def count_states(n_states: int | None, initial_probs: Any, transition_matrix: Any, **parts: int) -> int:
-    """n_states as passed or as read off what was given; a part that is not bound yet has 0 states."""
-    found: dict[str, int] = {}
-    if n_states is not None:
-        found["n_states"] = whole_number("n_states", n_states)
-    for name, value in (("initial_probs", initial_probs), ("transition_matrix", transition_matrix)):
-        if value is not None:
-            shape = tuple(P.as_parameter(name, value).shape)
-            if not shape:
-                raise ValueError(f"{name} must be an array, got a single number")
-            found[name] = shape[0]
-    found.update({name: size for name, size in parts.items() if size})
-    if not found:
-        raise ValueError("n_states must be given, or parameters from which it follows")
-    if len(set(found.values())) > 1:
-        raise ValueError(f"the number of states must be the same everywhere, got {found}")
-    return next(iter(found.values()))
+        return learning.em_step(self, sequences)

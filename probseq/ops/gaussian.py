@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from probseq.kernels import few_emissions as few
 from probseq.kernels import gaussian as kernel
+from probseq.kernels import state_densities as densities
 from probseq.kernels.rows import width_of
 from probseq.ops import memory
 from probseq.ops.modes import OnceDifferentiable, array_of, operator, untracked
@@ -62,43 +62,63 @@ def _moments(rows: Tensor, seen: Tensor | None, means: Tensor, weights: Tensor, 
     return mass, away_sum, total + np.tril(total, -1).swapaxes(-1, -2)
 
 
-def _sums(data: Any, mask: Any, centres: Any, w: Any, diagonal: bool) -> tuple[Any, Any, Any]:
+Moments = tuple[Any, Any, Any]  # (G, K), (G, K, D), (G, K, D, D): w, w (x - mu), w (x - mu)(x - mu)', lower triangle
+
+
+def _sums(data: Any, mask: Any, centres: Any, w: Any, diagonal: bool) -> Moments:
     """The parts of `_moments` by group of rows, the last one's lower triangle alone."""
     n, (k, d) = data.shape[0], centres.shape
     n_operations = n * k * d * (d + 1) // 2
     groups = n_groups(n) if n_operations >= WORTHWHILE else 1
-    sums = np.zeros((groups, k)), np.zeros((groups, k, d)), np.zeros((groups, k, d, d))
-
-    small = k <= few.WIDTH and d <= few.WIDEST and not (mask.size or diagonal)
-    sizes = few.ZEROS[: width_of(k)], few.ZEROS[:d]
+    plain = d <= densities.WIDEST and not (mask.size or diagonal)
+    sums = () if plain else (np.zeros((groups, k)), np.zeros((groups, k, d)), np.zeros((groups, k, d, d)))
+    size = densities.ZEROS[: min(width_of(k), 8)]
+    kind = densities.ZEROS[: densities.GAUSSIAN + d - 1]
+    packed = np.zeros((groups, -(-k // len(size)), densities.n_sums(kind, 0), len(size)) if plain else (0, 0, 0, 0))
 
     def run(block: slice) -> None:
         first, last = (0, 0) if groups == 1 else (group(block.start, n), group(block.stop - 1, n))
-        if small:
-            few.moments(*sizes, first, last, data, w, centres, *sums)
+        if plain:
+            densities.moments(size, kind, first, last, data[None], w, centres, packed)
         else:
             kernel.scatter_groups(first, last, groups, data, mask, centres, w, diagonal, *sums)
 
     over_blocks(run, n, n_operations)
-    return sums
+    return unpacked(packed, centres) if plain else sums  # type: ignore[return-value]
 
 
-def maximise(data: Any, w: Any, means: Any, stored: Any, share: float) -> tuple[Any, Any] | None:
+def unpacked(packed: Any, means: Any) -> Moments:
+    """Moments about the means from what `state_densities.collect` added up, in one group."""
+    k, d = means.shape
+    made = np.empty((1, k)), np.empty((1, k, d)), np.zeros((1, k, d, d))
+    densities.unpack_moments(packed, *(array[0] for array in made))
+    return made
+
+
+def maximise(moments: Moments, means: Any, stored: Any, share: float, data: Any = None, w: Any = None) -> Any:
     """Weighted means (K, D) and factors (K, D, D) of complete rows, or one factor for all, as emissions store them.
 
-    A state without mass keeps those given. None where a variance would fall below `share` of that of the rows.
+    From moments about the means given, or those of `data` weighted by w. A state without mass keeps its own. None where
+    a variance would fall below `share` of that of the rows, or digits would be lost and there are no data.
     """
     means, stored = means.copy(), stored.copy()
-    mass, away_sum, total = _sums(data, _ALL_SEEN, means, w, False)
-    if not kernel.recentre(mass, away_sum, total, means):
+    mass, _, total = moments
+    if not kernel.recentre(*moments, means):
+        if data is None:
+            return None
         total = _sums(data, _ALL_SEEN, means, w, False)[2].sum(0, keepdims=True)
     return (means, stored) if kernel.store_factors(total[0], mass[0], means, share, stored) else None
 
 
-def pull_stored(data: Any, w: Any, means: Any, stored: Any) -> tuple[Any, Any]:
-    """The derivatives of sum(w * table) in means and factors as emissions store them."""
+def moments(data: Any, w: Any, means: Any) -> Moments:
+    """Moments of complete rows weighted by w (N, K)."""
+    return _sums(data, _ALL_SEEN, means, w, False)
+
+
+def pull_stored(sums: Moments, means: Any, stored: Any) -> tuple[Any, Any]:
+    """The derivatives of sum(w * table) in means and factors as emissions store them, from moments about the means."""
     into_means, into_stored = np.empty(means.shape), np.zeros(stored.shape)
-    kernel.pull_stored(*_sums(data, _ALL_SEEN, means, w, False), stored, into_means, into_stored)
+    kernel.pull_stored(*sums, stored, into_means, into_stored)
     return into_means, into_stored
 
 

@@ -35,7 +35,6 @@ from torch import Tensor
 from probseq.kernels import hmm as scaled
 from probseq.kernels import hmm_log as careful
 from probseq.kernels import viterbi as paths
-from probseq.kernels import viterbi_lanes as many
 from probseq.kernels.rows import width_of
 from probseq.ops import hmm_arrays as arrays
 from probseq.ops.hmm_arrays import Forward, Problem
@@ -260,22 +259,10 @@ def viterbi(
         initial, moves, table, ends = inputs
         moves = moves[rows] if moves.shape[0] > 1 else moves
         arguments = (initial[rows], moves, table[rows], ends[rows], np.empty((1, t, k)), states[rows], score[rows])
-        (_decode_many if arrays.many_alike(b, *moves.shape[:3]) else paths.decode)(*arguments)
+        paths.decode(*arguments)
 
     over_blocks(run, b, b * t * k * k)
     return Path(torch.from_numpy(states), torch.from_numpy(score))
-
-
-def _decode_many(initial: Any, moves: Any, table: Any, ends: Any, scratch: Any, states: Any, score: Any) -> None:
-    """`viterbi.decode` of sequences side by side, and of those that this leaves one by one."""
-    status = np.zeros(len(ends), dtype=np.int64)
-    states.fill(-1)
-    many.decode(initial, moves[0, 0], table, ends, states, score, status)
-    left = arrays.which(status == scaled.SCALED)
-    if left:
-        mine, value = np.empty((len(left), states.shape[1]), dtype=np.int64), np.empty(len(left))
-        paths.decode(initial[left], moves, table[left], ends[left], scratch, mine, value)
-        states[left], score[left] = mine, value
 
 
 def sample_paths(

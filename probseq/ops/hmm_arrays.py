@@ -11,7 +11,7 @@ and shapes are those of the kernels and of `probseq.ops.hmm`.
 A forward pass keeps e_t and u_t for the backward pass, unless these are more than `KEPT` numbers each. Else only u at
 every sqrt(T)-th step is kept, or rarer where segments would have fewer than `SEGMENT` entries, and the segments between
 are filtered again, last to first, while the backward pass goes through them (checkpointing, O(sqrt(T) W) memory beside
-the table and its result). Many sequences with few states go through `hmm_lanes` first, several side by side.
+the table and its result).
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 
 from probseq.kernels import hmm as scaled
 from probseq.kernels import hmm_adjoint as adjoint
-from probseq.kernels import hmm_lanes as lanes
 from probseq.kernels import hmm_log as careful
 from probseq.kernels import hmm_wide as wide
 from probseq.kernels.rows import are_between, width_of
@@ -142,17 +141,6 @@ def keeps(b: Any, t: Any, k: Any, n_times: Any) -> bool:
     return bool(n_times > 1 or b * t * width_of(k) <= KEPT)
 
 
-def many_alike(n_sequences: int, n_sets: int, n_times: int, n_states: int) -> bool:
-    """Whether several sequences may go side by side: few states, and one transition matrix for all of them."""
-    return n_states <= lanes.WIDTH and n_sets == n_times == 1 and 2 * n_sequences >= lanes.LANES
-
-
-def in_lanes(problem: Problem) -> bool:
-    """Whether they may in the scaled recursions, which would have to look at every step after a zero."""
-    (b, k), (sets, times, _, _) = problem.log_initial.shape, problem.transition.shape
-    return many_alike(b, sets, times, k) and bool(problem.transition[0, 0, :k, :k].min() > 0)
-
-
 def run_forward(problem: Problem, keep: bool) -> Forward:
     """Filter every sequence: scaled first, then with logarithms where scaling would lose a state."""
     b, t, _ = problem.log_observation.shape
@@ -161,22 +149,14 @@ def run_forward(problem: Problem, keep: bool) -> Forward:
     predicted, emission = empty("predicted", shape), empty("emission", shape)
     status, belief = problem.status.copy(), problem.belief.copy()
 
-    many = in_lanes(problem)
-
     def run(rows: slice) -> None:
         sets = rows if problem.transition.shape[0] > 1 else slice(None)
-        if many:
-            lanes.forward(
-                belief[rows], problem.transition[0, 0], problem.log_observation[rows], problem.lengths[rows],
-                emission[rows], predicted[rows], shift[rows], normaliser[rows], status[rows],
-            )  # fmt: skip
         scaled.forward(
             belief[rows], problem.transition[sets], problem.log_transition[sets], problem.log_observation[rows],
             problem.lengths[rows], False, emission[rows], predicted[rows], shift[rows], normaliser[rows], status[rows],
         )  # fmt: skip
 
     over_blocks(run, b, problem.n_operations)
-    status[status == scaled.DONE] = scaled.SCALED
     impossible_at = np.full(b, -1, dtype=np.int64)
     with np.errstate(all="ignore"):
         log_normaliser = np.log(normaliser, out=normaliser)
@@ -267,7 +247,6 @@ def run_backward(
         passes(problem, forward, transposed, rows, weights, logarithms, status, gamma, place, xi)
 
     over_blocks(run, b, 2 * problem.n_operations)
-    status[status == scaled.DONE] = scaled.SCALED
     for sequence in which(status == scaled.CAREFUL):
         weight = float(weights[sequence])
         _careful_expectations(problem, sequence, forward, weight, gamma[sequence], xi[place[sequence]])
@@ -287,11 +266,6 @@ def _whole(
     """The backward pass of some sequences over what the forward pass kept."""
     sets = rows if transposed.shape[0] > 1 else slice(None)
     later = _last_step(problem, rows)
-    if in_lanes(problem):
-        lanes.backward(
-            problem.transition[0, 0], forward.emission[rows], forward.predicted[rows], problem.lengths[rows],
-            weights[rows], logarithms, status[rows], gamma[rows], places[rows], xi,
-        )  # fmt: skip
     problem.backward(
         problem.transition[sets], transposed[sets], problem.log_transition[sets], problem.log_observation[rows],
         forward.shift[rows], forward.emission[rows], forward.predicted[rows], problem.lengths[rows], later, False,

@@ -56,3 +56,45 @@ def empty(purpose: str, shape: tuple[int, ...]) -> Array:
         room = np.empty(size)
     _rooms.__dict__[purpose] = room
     return aligned(shape, room)
+
+
+class Loan:
+    """Arrays without content, each beginning with a cache line, in one room that was given back before if one fits.
+
+    Whoever borrowed gives back, once, when nothing of his refers to the arrays any more; what is never given back goes
+    the way of all arrays.
+    """
+
+    def __init__(self, *shapes: tuple[int, ...]) -> None:
+        sizes = [-(-math.prod(shape) // LINE) * LINE for shape in shapes]
+        self._room: Array | None = _take(sum(sizes))
+        self.arrays: list[Array] = []
+        start = 0
+        for size, shape in zip(sizes, shapes, strict=True):
+            self.arrays.append(self._room[start : start + math.prod(shape)].reshape(shape))
+            start += size
+
+    def give_back(self) -> None:
+        """Let the next loan have the room; the arrays are gone."""
+        room, self._room, self.arrays = self._room, None, []
+        if room is not None and room.size <= LARGEST:
+            _free.append(room)
+            del _free[:-SPARE]
+
+
+#: rooms that wait for their next use, and the numbers that one may have (32 MB)
+SPARE, LARGEST = 2, 1 << 22
+_free: list[Array] = []
+
+
+def _take(size: int) -> Array:
+    """The room given back last that is large enough, or a new one."""
+    for _ in range(len(_free)):
+        try:
+            room = _free.pop()
+        except IndexError:  # another thread was faster
+            break
+        if room.size >= size:
+            return room
+        _free.insert(0, room)
+    return aligned((size,))

@@ -11,7 +11,8 @@ from hmmlearn import hmm as rival
 
 import probseq as ps
 from probseq.errors import DegenerateWarning, ImpossibleSequence
-from probseq.ops import hmm_few as few
+from probseq.ops import hmm_stored as few
+from probseq.ops import threads
 from tests import zoo
 from tests.test_golden import from_statsmodels, golden
 
@@ -426,25 +427,27 @@ def test_inputs_are_asked_for():
         known.log_prob(y, u[:, :1])
 
 
-@pytest.mark.parametrize("kept", [None, 0])
+@pytest.mark.parametrize(("k", "kept"), [(3, None), (3, 0), (19, None), (19, 0)])
 @pytest.mark.parametrize("kind", ["full", "tied", "diag", "categorical", "poisson", "missing"])
-def test_gradients_from_stored_parameters_are_those_through_tables(kind, kept, monkeypatch):
+def test_gradients_from_stored_parameters_are_those_through_tables(kind, k, kept, monkeypatch):
     """Uneven lengths, uneven weights, a frozen parameter; also where the adjoint has no room (`kept`)."""
     draws = np.random.default_rng(1)
     y = draws.normal(size=(3, 7, 2))
     if kind == "categorical":
-        emission, y = ps.emissions.Categorical(probs=draws.dirichlet(np.ones(4), size=3)), y[..., :1] * 0 + 1
+        emission, y = ps.emissions.Categorical(probs=draws.dirichlet(np.ones(4), size=k)), y[..., :1] * 0 + 1
         y[:, ::2] = 3
     elif kind == "poisson":
-        emission, y = ps.emissions.Poisson(rates=draws.uniform(1, 3, (3, 2))), np.floor(np.abs(y))
+        emission, y = ps.emissions.Poisson(rates=draws.uniform(1, 3, (k, 2))), np.floor(np.abs(y))
     else:
         covariance = "full" if kind == "missing" else kind
         covs = np.eye(2) * 2 if covariance == "diag" else np.array([[2.0, 0.5], [0.5, 1.0]])
-        covs = np.stack([covs] * 3)
-        emission = ps.emissions.Gaussian(means=draws.normal(size=(3, 2)), covs=covs, covariance=covariance)
+        covs = np.stack([covs] * k)
+        emission = ps.emissions.Gaussian(means=draws.normal(size=(k, 2)), covs=covs, covariance=covariance)
         y[0, 2, 0] = np.nan if kind == "missing" else 0.0
     model = ps.HMM(
-        initial_probs=[0.2, 0.3, 0.5], transition_matrix=draws.dirichlet(np.ones(3), size=3), emission=emission
+        initial_probs=draws.dirichlet(np.ones(k)),
+        transition_matrix=draws.dirichlet(np.ones(k), size=k),
+        emission=emission,
     )
     model.raw_initial_probs.requires_grad_(kept is None)
     leaves = [p for p in model.parameters() if p.requires_grad and p.numel()]
@@ -452,8 +455,8 @@ def test_gradients_from_stored_parameters_are_those_through_tables(kind, kept, m
     if kept is not None:
         monkeypatch.setattr(few, "KEPT", kept)
     found = []
-    for few_states in (True, False):
-        monkeypatch.setattr(few, "MOST_STATES", 16 if few_states else 0)
+    for compiled in (True, False):
+        monkeypatch.setattr(few, "MOST_STATES", 100 if compiled else 0)
         value = model.log_prob(y, lengths=[7, 3, 1])
         found.append((value.detach(), torch.autograd.grad((weights * value).sum(), leaves)))
     torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-13, atol=1e-13)
@@ -469,3 +472,21 @@ def test_the_gradient_from_stored_parameters_is_once_differentiable():
     (gradient,) = torch.autograd.grad(model.log_prob([0.0, 1.0, 1.0]), [model.raw_transition_matrix], create_graph=True)
     with pytest.raises(NotImplementedError, match="exact first derivative only"):
         gradient.square().sum().backward()
+
+
+def test_a_fit_in_threads_gives_the_same_digits(monkeypatch):
+    """A fit holds torch to one thread, and its own kernels keep theirs."""
+    monkeypatch.setattr(threads, "WORTHWHILE", 0)
+    y, used, before, means = np.random.default_rng(0).normal(size=(12, 9, 1)), [], torch.get_num_threads(), []
+    pool = threads._pool
+    monkeypatch.setattr(threads, "_pool", lambda n: used.append(n) or pool(n))
+    try:
+        for n_threads in (1, 2):
+            torch.set_num_threads(n_threads)
+            used.clear()
+            model = ps.HMM(2, emission=ps.emissions.Gaussian(1)).fit(y, seed=0, tolerance=1e-3)
+            assert set(used) == ({1} if n_threads == 2 else set())
+            means.append(model.emission.means.detach())
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(*means)

@@ -816,49 +816,8 @@ def test_wrong_arguments_are_named() -> None:
 # -------------------------------------------------------------------------------- many sequences at once
 
 
-@pytest.mark.parametrize("state", [1, 2, 3, 4])
-@pytest.mark.parametrize("scale", [1.0, 60.0, 500.0])
-def test_lanes_change_nothing(state: int, scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sequences side by side: what they leave to the recursions of single ones, and all the rest, is as if alone."""
-    case = random_case(53, 70, state, seed=state)._replace(lengths=torch.arange(53) * 7 % 71)
-    case.log_observation[::3] *= scale
-    case.log_observation[1, 3, 0] = -torch.inf
-    case.log_observation[5, 2] = torch.nan
-    case.log_observation[7, 4] = -torch.inf
-    case.log_initial[8] = -torch.inf
-
-    def everything() -> list[Tensor]:
-        made = [*hmm.filter(*case), *hmm.posterior(*case), *hmm.expectations(*case), *hmm.viterbi(*case)]
-        return [*made, *gradients(case, torch.linspace(-1.0, 2.0, 53, dtype=torch.float64)), hmm.log_prob(*case)]
-
-    assert hmm_arrays.in_lanes(hmm._problem(*case))
-    together, paths = everything(), hmm.viterbi(*case)
-    monkeypatch.setattr(hmm_arrays, "many_alike", lambda *sizes: False)
-    for ours, alone in zip(paths, hmm.viterbi(*case), strict=True):
-        torch.testing.assert_close(ours, alone, rtol=0, atol=0, equal_nan=True)
-    for ours, alone in zip(together, everything(), strict=True):
-        torch.testing.assert_close(ours, alone, rtol=1e-11, atol=1e-290, equal_nan=True)
-
-
-def test_lanes_leave_what_is_doubtful_and_only_that(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The recursion of single sequences gets the one with a normaliser of 1e-130."""
-    case = random_case(40, 50, 4, seed=1)
-    case.log_initial[17] = torch.tensor([0.0, -torch.inf, -torch.inf, -torch.inf])
-    case.log_observation[17, 0] = torch.tensor([-300.0, 0.0, 0.0, 0.0])
-    left: list[int] = []
-    single = hmm_arrays.scaled.forward
-
-    def watched(*arguments: np.ndarray) -> None:
-        left.extend(np.flatnonzero(arguments[-1] == hmm_arrays.scaled.SCALED).tolist())
-        single(*arguments)
-
-    monkeypatch.setattr(hmm_arrays.scaled, "forward", watched)
-    hmm.log_prob(*case)
-    assert left == [17]
-
-
 @pytest.mark.parametrize("n_threads", [2, 3])
-def test_lanes_and_threads_give_the_same_digits(n_threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_change_no_digit_of_many_sequences(n_threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     case = random_case(61, 45, 4, seed=4)._replace(lengths=torch.arange(61) % 46)
     case.log_observation[::5] *= 300.0
     monkeypatch.setattr(threads, "WORTHWHILE", 0)
