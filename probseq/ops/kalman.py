@@ -42,11 +42,13 @@ import torch
 from torch import Tensor
 
 from probseq.ops import kalman_arrays as arrays
+from probseq.ops import kalman_backward as adjoint
+from probseq.ops import kalman_packs as packs
 from probseq.ops import kalman_workspace as memory
 from probseq.ops.kalman_given import Given
 from probseq.ops.kalman_operators import differentiable
 from probseq.ops.kalman_system import LinearGaussianSystem, check, shared_lead
-from probseq.ops.modes import array_of, untracked
+from probseq.ops.modes import array_of, derivatives_wanted, untracked
 
 __all__ = [
     "FilteredMoments",
@@ -97,10 +99,13 @@ def log_prob(
     """
     check(system, y, observed, lengths, diffuse)
     lead = shared_lead(system, observed, lengths, diffuse)
+    fits = packs.applicable(system, y, observed, lengths, lead, diffuse)
     if untracked(*system, y):
-        space = arrays.run_forward(system, y, observed, lengths, lead, diffuse, numerics, keep=False)
+        packed = "value" if fits else None
+        space = arrays.run_forward(system, y, observed, lengths, lead, diffuse, numerics, keep=False, packed=packed)
         return torch.from_numpy(space.log_prob)
-    return differentiable(*system, y, observed, lengths, lead, diffuse, numerics)[0]
+    packed = _gradient_of(y, derivatives_wanted(*system, y)) if fits else ""
+    return differentiable(*system, y, observed, lengths, lead, diffuse, numerics, packed)[0]
 
 
 @torch.no_grad()
@@ -112,10 +117,20 @@ def value_and_gradient(
     diffuse: Tensor | None = None,
     numerics: str = "auto",
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """log p(y) (B,), and the gradient of its sum in the parts of the system and y; equals those of `log_prob`."""
+    """log p(y) (B,), and the gradient of its sum in the parts of the system, and in y if that requires gradients.
+
+    Equals those of `log_prob`; that of a y that requires none may have no entries.
+    """
     check(system, y, observed, lengths, diffuse)
     lead = shared_lead(system, observed, lengths, diffuse)
-    return differentiable.value_and_gradient(*system, y, observed, lengths, lead, diffuse, numerics)
+    fits = packs.applicable(system, y, observed, lengths, lead, diffuse)
+    packed = _gradient_of(y, True) if fits else ""
+    return differentiable.value_and_gradient(*system, y, observed, lengths, lead, diffuse, numerics, packed)
+
+
+def _gradient_of(y: Tensor, plain: bool) -> packs.Answer:
+    """Whether the gradient in y is asked for too, as it is whenever more than plain reverse mode may ask."""
+    return "gradient" if plain and not y.requires_grad else "gradient in y"
 
 
 @torch.no_grad()
@@ -173,38 +188,19 @@ def smooth(
     Where y does not resolve a diffuse start, `diffuse` says in which directions; mean and cov hold in the others.
     Without `lag_one` there are no steps of the lag-one covariances, which take as long as all else.
     """
-    adjoint = memory.kernels("kalman_adjoint")
-    given = Given.of(system, y, observed, lengths, diffuse, numerics)
-    system, space = given.system, given.space
+    given = Given.of(system, y, observed, lengths, diffuse, numerics, smoothing=True)
     (batch, steps, _), states = y.shape, system.initial_mean.shape[-1]
-    spaces, spans, group_spaces, group_of = arrays.groups(array_of(lengths), space.slot.shape[0])
-    mean, cov = y.new_empty(batch, steps, states), y.new_empty(len(spans), steps, states, states)
-    if not given.until.any():  # a step is predicted before it is smoothed: both in one place
-        mean = torch.from_numpy(space.mean)
+    space, system = given.space, given.system
+    _, spans, _, group_of = adjoint.groups(given.lengths, space.slot.shape[0])
+    cov = y.new_empty(len(spans), steps, states, states)
     lagged = y.new_zeros(len(spans), max(steps - 1, 0) if lag_one else 0, states, states)
-    none, unused = arrays.no_gradients(), (np.empty((0, states, states)), np.empty((0, states)))
-    a, c, until = array_of(system.transition_matrix), array_of(system.emission_matrix), given.until
-    ends, rounding = array_of(lengths), arrays.spent(system.emission_cov, states)
-    kept = (space.cov, space.gain, space.whitener, space.slot, space.mean, space.weighted)
-    moments = (mean.numpy(), cov.numpy(), lagged.numpy())
-    lost = arrays.run_small_adjoint(a, c, kept, until, ends, np.ones(batch), none, moments, unused, rounding)
-    joint = lost is not None
-    if not joint:
-        lost = adjoint.covariance_adjoint(
-            a, c, space.cov, space.gain, space.whitener, space.slot, spans, group_spaces, until,
-            np.ones(len(spans)), *none[1:4], *none[5:7], *moments[1:], unused[0], rounding, memory.blas(states),
-        )  # fmt: skip
+    mean, lost = _adjoint_moments(given, observed, cov.numpy(), lagged.numpy())
     if lost and numerics == "auto":
         return smooth(system, y, observed, lengths, diffuse, "square_root", lag_one=lag_one)
-    if not joint:
-        pattern = memory.pattern_of(observed, y.shape[-1])
-        arrays.run_mean_adjoint(
-            a, c, kept, spaces, until, ends, array_of(y), pattern, np.ones(batch), none, moments[0], unused[1]
-        )
-    improper = y.new_zeros(len(spans), steps if diffuse is not None or until.any() else 0, states, states)
-    if until.any():
-        given.smooth_covariances(spans, group_spaces, cov.numpy(), improper.numpy(), lagged.numpy())
-        given.smooth_means(array_of(y), spaces, space.mean, mean.numpy())
+    begun = bool(given.until.any())
+    improper = y.new_zeros(len(spans), steps if diffuse is not None or begun else 0, states, states)
+    if begun:
+        given.smooth_start(cov.numpy(), improper.numpy(), lagged.numpy(), mean.numpy())
     if len(spans) == 1:
         cov, lagged, improper = (values.expand(batch, -1, -1, -1) for values in (cov, lagged, improper))
     elif space.slot.shape[0] == 1:  # otherwise each has its own, in order
@@ -216,6 +212,37 @@ def smooth(
         torch.from_numpy(space.log_prob),
         None if diffuse is None else _extend(improper, lengths, diffuse @ diffuse.mT),
     )
+
+
+def _adjoint_moments(given: Given, observed: Tensor | None, cov: Any, lagged: Any) -> tuple[Tensor, bool]:
+    """The smoothed means (B, T, n), with cov and lagged written, from `until` on; and whether digits were lost."""
+    system, space, until, ends = given.system, given.space, given.until, given.lengths
+    batch, steps, states = len(ends), space.slot.shape[1], cov.shape[-1]
+    packed, joint = space.series.shape[1] > 0, None
+    mean = space.series if packed else space.mean  # a step is predicted before it is smoothed: both in one place
+    if until.any():
+        mean = np.empty((batch, steps, states))
+    spaces, spans, group_spaces, _ = adjoint.groups(ends, space.slot.shape[0])
+    none, unused = adjoint.no_gradients(), (np.empty((0, states, states)), np.empty((0, states)))
+    a, c = array_of(system.transition_matrix), array_of(system.emission_matrix)
+    rounding = adjoint.spent(system.emission_cov, states)
+    kept = (space.cov, space.gain, space.whitener, space.slot, space.mean, space.weighted)
+    if not packed:
+        joint = adjoint.run_small_adjoint(
+            a, c, kept, until, ends, np.ones(batch), none, (mean, cov, lagged), unused, rounding
+        )
+    if joint is not None:
+        return torch.from_numpy(mean), joint
+    lost = memory.kernels("kalman_adjoint").covariance_adjoint(
+        a, c, *kept[:4], spans, group_spaces, until, np.ones(len(spans)), *none[1:4], *none[5:7], cov, lagged,
+        unused[0], rounding, memory.blas(states),
+    )  # fmt: skip
+    if not packed:
+        pattern = memory.pattern_of(observed, given.y.shape[-1])
+        adjoint.run_mean_adjoint(
+            a, c, kept, spaces, until, ends, given.y, pattern, np.ones(batch), none, mean, unused[1]
+        )
+    return torch.from_numpy(mean), lost
 
 
 @torch.no_grad()
@@ -243,7 +270,7 @@ def sample_paths(
         raise ValueError(f"normals must be (N, {batch}, {steps}, {states + coordinates}), not {tuple(normals.shape)}")
     given.refuse_unresolved()
     ends, pattern = array_of(lengths), memory.pattern_of(observed, coordinates)
-    spaces, *_ = arrays.groups(ends, space.slot.shape[0])
+    spaces, *_ = adjoint.groups(ends, space.slot.shape[0])
     a, c = array_of(system.transition_matrix), array_of(system.emission_matrix)
     covariances = (system.initial_cov, system.transition_cov, system.emission_cov)
     roots = [array_of(semidefinite_root(cov)) for cov in covariances]
@@ -261,9 +288,9 @@ def sample_paths(
     arrays.raise_condition(status)
     posterior = torch.zeros_like(z)
     kept = (space.cov, space.gain, space.whitener, space.slot, mean.numpy(), weighted.numpy())
-    arrays.run_mean_adjoint(
+    adjoint.run_mean_adjoint(
         a, c, kept, np.tile(spaces, draws), given.until, np.tile(ends, draws), remaining.numpy(), pattern,
-        np.ones(paths), arrays.no_gradients(), posterior.numpy(), np.empty((0, states)),
+        np.ones(paths), adjoint.no_gradients(), posterior.numpy(), np.empty((0, states)),
     )  # fmt: skip
     if given.until.any():
         given.smooth_means(remaining.numpy(), spaces, mean.numpy(), posterior.numpy())

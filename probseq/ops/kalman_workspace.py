@@ -18,7 +18,10 @@ BLAS_STATES = 12
 
 
 class Workspace(NamedTuple):
-    """What the forward recursion leaves for the backward one; shapes in kernels/kalman.py and kalman_root.py."""
+    """What the forward recursion leaves for the backward one; shapes in kernels/kalman.py and kalman_root.py.
+
+    `sums`, and as `series` the smoothed means or e, are those of kernels/kalman_packs.py, where that runs both.
+    """
 
     log_prob: Any
     mean: Any
@@ -32,6 +35,8 @@ class Workspace(NamedTuple):
     roots: Any
     diffuses: Any
     until: Any
+    sums: Any
+    series: Any
     square_root: bool = False
 
 
@@ -46,14 +51,15 @@ class Roots(NamedTuple):
 
 
 def allocate(
-    shape: tuple[int, ...], n: int, groups: int, rows: int, *, keep: bool, per_step: bool, weights: bool = True
-) -> Workspace:
+    shape: tuple[int, ...], n: int, groups: int, rows: int, *,
+    keep: bool, per_step: bool, weights: bool = True, means: bool = True,
+) -> Workspace:  # fmt: skip
     """`rows` of what the means need, for each group of sequences; what only the adjoint reads has T steps or none."""
     batch, steps, m = shape
     owners, kept = (batch, steps) if keep else (1, 0)
     return Workspace(
         log_prob=np.empty(batch),
-        mean=np.empty((owners, kept, n)),
+        mean=np.empty((owners, kept if means else 0, n)),
         weighted=np.empty((owners if weights else 0, kept, m)),
         cov=np.empty((groups, kept, n, n)),
         gain=np.empty((groups, rows, m, n)),
@@ -64,6 +70,8 @@ def allocate(
         roots=np.empty((groups, 0, n, n)),
         diffuses=np.empty((groups, 0, 2, n, 0)),
         until=np.zeros(groups, dtype=np.int64),
+        sums=np.empty((0, batch)),
+        series=np.empty((batch, 0, n)),
     )
 
 
