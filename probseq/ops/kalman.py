@@ -99,13 +99,24 @@ def log_prob(
     """
     check(system, y, observed, lengths, diffuse)
     lead = shared_lead(system, observed, lengths, diffuse)
-    fits = packs.applicable(system, y, observed, lengths, lead, diffuse)
     if untracked(*system, y):
-        packed = "value" if fits else None
-        space = arrays.run_forward(system, y, observed, lengths, lead, diffuse, numerics, keep=False, packed=packed)
-        return torch.from_numpy(space.log_prob)
-    packed = _gradient_of(y, derivatives_wanted(*system, y)) if fits else ""
+        inputs = memory.Inputs.of(system, y, observed, lengths, diffuse)
+        packed = "value" if packs.applicable(inputs, lead) else None
+        return torch.from_numpy(arrays.run_forward(inputs, lead, numerics, keep=False, packed=packed).log_prob)
+    packed = _packed(system, y, observed, lengths, diffuse, lead, derivatives_wanted(*system, y))
     return differentiable(*system, y, observed, lengths, lead, diffuse, numerics, packed)[0]
+
+
+def _packed(
+    system: LinearGaussianSystem, y: Tensor, observed: Tensor | None, lengths: Tensor, diffuse: Tensor | None,
+    lead: int, plain: bool,
+) -> str:  # fmt: skip
+    """What packs shall answer, "" where they do not serve; with the gradient in y unless it certainly is not needed."""
+    if y.shape[0] < packs.MANY_SEQUENCES or not packs.applicable(
+        memory.Inputs.of(system, y, observed, lengths, diffuse), lead
+    ):
+        return ""
+    return "gradient" if plain and not y.requires_grad else "gradient in y"
 
 
 @torch.no_grad()
@@ -123,14 +134,8 @@ def value_and_gradient(
     """
     check(system, y, observed, lengths, diffuse)
     lead = shared_lead(system, observed, lengths, diffuse)
-    fits = packs.applicable(system, y, observed, lengths, lead, diffuse)
-    packed = _gradient_of(y, True) if fits else ""
+    packed = _packed(system, y, observed, lengths, diffuse, lead, True)
     return differentiable.value_and_gradient(*system, y, observed, lengths, lead, diffuse, numerics, packed)
-
-
-def _gradient_of(y: Tensor, plain: bool) -> packs.Answer:
-    """Whether the gradient in y is asked for too, as it is whenever more than plain reverse mode may ask."""
-    return "gradient" if plain and not y.requires_grad else "gradient in y"
 
 
 @torch.no_grad()

@@ -9,24 +9,20 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from probseq.errors import SingularInnovation, StateOverflow
 from probseq.ops import kalman_packs
 from probseq.ops.kalman_packs import MANY_SEQUENCES, Answer
-from probseq.ops.kalman_system import LinearGaussianSystem
 from probseq.ops.kalman_workspace import (
+    Inputs,
     Roots,
     Workspace,
     allocate,
     blas,
     kernels,
-    parameter_arrays,
-    pattern_of,
     roots_of,
     with_roots,
 )
-from probseq.ops.modes import array_of
 from probseq.ops.threads import over_blocks
 
 KNOWN_STATES = 10
@@ -45,12 +41,8 @@ SINGULAR, ILL_CONDITIONED = 1, 3  # as in kernels/kalman_conditions.py, which is
 
 
 def run_forward(
-    system: LinearGaussianSystem,
-    y: Tensor,
-    observed: Tensor | None,
-    lengths: Tensor,
+    inputs: Inputs,
     lead: int,
-    diffuse: Tensor | None,
     numerics: str,
     *,
     keep: bool,
@@ -63,9 +55,9 @@ def run_forward(
     With numerics="auto" an ill-conditioned step starts it anew on square roots. Where packs of sequences are
     `applicable`, `packed` is what they shall answer; then no means are kept, except where only roots can smooth.
     """
-    (batch, steps, m), n = y.shape, system.initial_mean.shape[-1]
-    parameters = parameter_arrays(system, batch)
-    data = array_of(y), pattern_of(observed, m), array_of(lengths)
+    parameters, diffuse, data = inputs.parameters, inputs.diffuse, inputs.data
+    y, n = inputs.y, parameters[2].shape[-1]
+    batch, steps, _ = y.shape
     watch, root = numerics == "auto", numerics == "square_root"
     if watch and not per_step:
         space = _one_by_one(parameters, data, lead, diffuse, keep=keep, keep_roots=keep_roots)
@@ -88,7 +80,7 @@ def run_forward(
     raise_condition(status)
     if many:
         if packed is not None:
-            space = kalman_packs.run(parameters, data[0], space, packed)
+            space = kalman_packs.run(inputs, space, packed)
         else:
             _means(parameters, data, lead, space)
         if not np.isfinite(space.log_prob).all():  # by sequence, to find where
@@ -98,7 +90,7 @@ def run_forward(
 
 
 def _one_by_one(
-    parameters: list[Any], data: tuple[Any, Any, Any], lead: int, diffuse: Tensor | None, *,
+    parameters: list[Any], data: tuple[Any, Any, Any], lead: int, diffuse: Any, *,
     keep: bool, keep_roots: bool,
 ) -> Workspace | None:  # fmt: skip
     """Take observations one by one where that is faster; None where it is not, or would lose digits."""
@@ -158,7 +150,7 @@ def independent(parameters: list[Any]) -> bool:
 
 
 def run_behind_head(
-    parameters: list[Any], y: Any, pattern: Any, ends: Any, diffuse: Tensor, *, keep_roots: bool
+    parameters: list[Any], y: Any, pattern: Any, ends: Any, diffuse: Any, *, keep_roots: bool
 ) -> Workspace | None:
     """The first steps, where the start of the one sequence is diffuse, on square roots; the others one by one."""
     (_, steps, _), n = y.shape, parameters[2].shape[-1]

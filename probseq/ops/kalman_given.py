@@ -19,6 +19,7 @@ from probseq.ops import kalman_backward as adjoint
 from probseq.ops import kalman_packs as packs
 from probseq.ops import kalman_workspace as memory
 from probseq.ops.kalman_system import LinearGaussianSystem, check, shared_lead
+from probseq.ops.kalman_workspace import Inputs
 from probseq.ops.modes import array_of, refuse_forward_mode
 
 
@@ -58,11 +59,9 @@ class Given:
         """The filter is run; where packs of sequences serve `smoothing`, they leave smoothed means in `series`."""
         check(system, y, observed, lengths, diffuse)
         refuse_forward_mode("Kalman smoother", *system, y)
-        lead = shared_lead(system, observed, lengths, diffuse)
-        space = arrays.run_forward(
-            system, y, observed, lengths, lead, diffuse, numerics, keep=True, keep_roots=True, per_step=per_step,
-            packed="smoothed" if smoothing and packs.applicable(system, y, observed, lengths, lead, diffuse) else None,
-        )  # fmt: skip
+        lead, inputs = shared_lead(system, observed, lengths, diffuse), Inputs.of(system, y, observed, lengths, diffuse)
+        packed = "smoothed" if smoothing and packs.applicable(inputs, lead) else None
+        space = arrays.run_forward(inputs, lead, numerics, keep=True, keep_roots=True, per_step=per_step, packed=packed)
         given = cls(system.full(y.shape[0]), observed, lengths, lead, space)
         given.y = array_of(y)
         return given

@@ -13,15 +13,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from probseq.ops import kalman_arrays as arrays
-from probseq.ops import kalman_backward as adjoint
 from probseq.ops import kalman_packs as packs
-from probseq.ops import kalman_workspace as memory
-from probseq.ops.kalman_system import LinearGaussianSystem
+from probseq.ops.kalman_gradient import Filtered, Left, at_once, value_and_gradient
+from probseq.ops.kalman_workspace import Inputs
 from probseq.ops.modes import OnceDifferentiable, array_of, operator
 
 _PARAMETERS = (
@@ -63,8 +61,9 @@ def _shapes_of_value(*arguments: Any) -> tuple[Tensor, ...]:
 )
 def _value(*arguments: Any) -> tuple[Tensor, ...]:
     """log p(y) (B,), and for the adjoint: mean, weighted, cov, gain, whitener, slot, diffuses, until, sums, series."""
-    system, packed = LinearGaussianSystem(*arguments[:7]), arguments[13] or None
-    space = arrays.run_forward(system, *arguments[7:13], keep=True, packed=packed)
+    lead, diffuse, numerics, packed = arguments[10:14]
+    inputs = Inputs.of(arguments[:7], arguments[7], arguments[8], arguments[9], diffuse)
+    space = arrays.run_forward(inputs, lead, numerics, keep=True, packed=packed or None)
     outputs = (space.log_prob, space.mean, space.weighted, space.cov, space.gain, space.whitener, space.slot)
     return tuple(map(torch.from_numpy, (*outputs, space.diffuses, space.until, space.sums, space.series)))
 
@@ -87,65 +86,22 @@ def _adjoint(weights: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
 
     That of y has no entries where packs of sequences left none.
     """
-    batch = arguments[7].shape[0]
-    lengths, mean, weighted, cov, gain, whitener, slot, diffuses, until, sums, series = map(array_of, arguments[9:])
-    load, packed = array_of(weights), sums.shape[0] > 0
-    gradients = [np.zeros(argument.shape) for argument in arguments[:7]]
-    gradients.append(np.empty(arguments[7].shape if not packed or series.size else 0))
-    into = [*memory.with_every_axis(gradients[:7]), gradients[7]]
-    shared_mean = into[0].shape[0] != batch
-    if shared_mean:
-        into[0] = np.zeros((batch, cov.shape[-1]))
-    kept = (cov, gain, whitener, slot, mean, weighted)
-    if packed:
-        packs.gradients(sums, series, load, into)
-        _covariances(arguments, lengths, kept, until, load, into)
-    else:
-        gradients[7][...] = 0.0
-        _both(arguments, lengths, kept, until, diffuses, load, into)
-    if shared_mean:
-        gradients[0][...] = into[0].sum(0)
-    return tuple(map(torch.from_numpy, gradients))
+    inputs = Inputs.of(arguments[:7], arguments[7], arguments[8], arguments[9], None)
+    left, shapes = Left._make(map(array_of, arguments[10:])), [argument.shape for argument in arguments[:7]]
+    return tuple(map(torch.from_numpy, Filtered(inputs, left).gradients(array_of(weights), shapes)))
 
 
-def _covariances(
-    arguments: tuple[Any, ...], lengths: Any, kept: tuple[Any, ...], until: Any, load: Any, into: list[Any],
-    edge: Any = None,
-) -> Any:  # fmt: skip
-    """Add what the covariances have of the gradients; returns the group of every sequence."""
-    cov, gain, whitener, slot = kept[:4]
-    _, _, a, _, _, c, _ = memory.with_every_axis(map(array_of, arguments[:7]))
-    n, nothing = a.shape[-1], np.empty((1, 0, *cov.shape[2:]))
-    _, spans, group_spaces, group_of = adjoint.groups(lengths, slot.shape[0])
-    memory.kernels("kalman_adjoint").covariance_adjoint(
-        a, c, cov, gain, whitener, slot, spans, group_spaces, until, np.bincount(group_of, load, len(spans)),
-        *into[1:4], *into[5:7], nothing, nothing, np.empty((0, n, n)) if edge is None else edge, 0.0, memory.blas(n),
-    )  # fmt: skip
-    return group_of
+def _at_once(*arguments: Any) -> tuple[Tensor, tuple[Tensor, ...]] | None:
+    """Value and gradient of one short sequence, for which torch's book-keeping between the two would take longer."""
+    if not at_once(*arguments[7].shape[:2], arguments[0].shape[-1]):
+        return None
+    lead, diffuse, numerics, _ = arguments[10:14]
+    inputs = Inputs.of(arguments[:7], arguments[7], arguments[8], arguments[9], diffuse)
+    shapes = [argument.shape for argument in arguments[:7]]
+    value, gradients = value_and_gradient(inputs, lead, numerics, None, shapes)
+    return torch.from_numpy(value), tuple(map(torch.from_numpy, gradients))
 
 
-def _both(
-    arguments: tuple[Any, ...], lengths: Any, kept: tuple[Any, ...], until: Any, diffuses: Any, load: Any,
-    into: list[Any],
-) -> None:  # fmt: skip
-    """Add both halves of the gradients, and what an exact diffuse start has."""
-    y, observed = arguments[7:9]
-    batch, _, m = y.shape
-    _, _, a, _, _, c, r = memory.with_every_axis(map(array_of, arguments[:7]))
-    (cov, _, whitener, slot, mean, _), n, improper = kept, a.shape[-1], diffuses.shape[1] > 0
-    spaces, spans, _, group_of = adjoint.groups(lengths, slot.shape[0])
-    nothing, edge = np.empty((1, 0, n, n)), np.empty((batch if improper else 0, n))
-    edge_cov = np.empty((len(spans) if improper else 0, n, n))
-    unused = (np.empty((1, 0, n)), nothing, nothing)
-    if adjoint.run_small_adjoint(a, c, kept, until, lengths, load, into, unused, (edge_cov, edge), 0.0) is None:
-        _covariances(arguments, lengths, kept, until, load, into, edge_cov)
-        pattern = memory.pattern_of(observed, m)
-        adjoint.run_mean_adjoint(a, c, kept, spaces, until, lengths, array_of(y), pattern, load, into, unused[0], edge)
-    if improper:
-        memory.kernels("kalman_diffuse_adjoint").diffuse_adjoint(
-            a, c, r, array_of(y), memory.pattern_of(observed, m), lengths, spaces, group_of, until, cov, diffuses,
-            whitener, mean, load, edge, edge_cov, *into,
-        )  # fmt: skip
-
-
-differentiable = OnceDifferentiable("Kalman log-likelihood", _value, _adjoint, n_inputs=8, kept=tuple(range(10)))
+differentiable = OnceDifferentiable(
+    "Kalman log-likelihood", _value, _adjoint, n_inputs=8, kept=tuple(range(10)), at_once=_at_once
+)

@@ -11,10 +11,8 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import numpy as np
-from torch import Tensor
 
-from probseq.ops.kalman_system import N_AXES, LinearGaussianSystem
-from probseq.ops.kalman_workspace import Workspace, kernels
+from probseq.ops.kalman_workspace import Inputs, Workspace, kernels
 from probseq.ops.threads import over_blocks
 
 MOST = 4
@@ -27,16 +25,14 @@ Answer = Literal["value", "smoothed", "gradient", "gradient in y"]
 """log p(y); E[z_t given y]; the terms of the gradient; these, and the gradient in y."""
 
 
-def applicable(
-    system: LinearGaussianSystem, y: Tensor, observed: Tensor | None, lengths: Tensor, lead: int, diffuse: Tensor | None
-) -> bool:
+def applicable(inputs: Inputs, lead: int) -> bool:
     """Complete sequences of one length that share covariances and constant parameters."""
-    (batch, steps, m), n = y.shape, system.initial_mean.shape[-1]
-    if lead < 0 or batch < MANY_SEQUENCES or observed is not None or diffuse is not None or max(n, m) > MOST:
+    (batch, steps, m), (_, _, *parts) = inputs.y.shape, inputs.parameters
+    few = max(parts[0].shape[-1], m) <= MOST
+    if lead < 0 or batch < MANY_SEQUENCES or not few or steps == 0 or inputs.diffuse is not None:
         return False
-    shapes = [(1,) * (n_axes - one.ndim) + tuple(one.shape) for one, n_axes in zip(system, N_AXES, strict=True)]
-    constant = max(shape[0] for shape in shapes[2:]) == 1 and shapes[4][1] == 1
-    return constant and steps > 0 and bool((lengths == steps).all())
+    constant = max(map(len, parts)) == 1 and parts[2].shape[1] == 1
+    return constant and inputs.pattern.shape[1] == 0 and bool((inputs.lengths == steps).all())
 
 
 def shape_of_sums(n: int, m: int, batch: int) -> tuple[int, int]:
@@ -45,9 +41,9 @@ def shape_of_sums(n: int, m: int, batch: int) -> tuple[int, int]:
     return lib.n_sums(n, m), -(-batch // lib.LANES) * lib.LANES
 
 
-def run(parameters: list[Any], y: Any, space: Workspace, answer: Answer) -> Workspace:
+def run(inputs: Inputs, space: Workspace, answer: Answer) -> Workspace:
     """The means of a problem whose covariances are in the workspace: log_prob is written, `sums` or `series` added."""
-    m0, _, a, _, d, c, _ = parameters
+    (m0, _, a, _, d, c, _), y = inputs.parameters, inputs.y
     (batch, steps, m), n, lib = y.shape, m0.shape[1], kernels("kalman_packs")
     rows = int(space.slot[0].max()) + 1
     table = lib.make_table(a[0], c[0], space.cov[0], space.gain[0], space.whitener[0], rows)

@@ -17,6 +17,28 @@ BLAS_STATES = 12
 """State dimension from which matrix products go to BLAS instead of written-out loops."""
 
 
+class Inputs(NamedTuple):
+    """A problem as arrays: the seven parameters with every axis, (B, ...) data, pattern, lengths, and diffuse start."""
+
+    parameters: list[Any]
+    y: Any
+    pattern: Any
+    lengths: Any
+    diffuse: Any = None
+
+    @classmethod
+    def of(
+        cls, system: Iterable[Tensor], y: Tensor, observed: Tensor | None, lengths: Tensor, diffuse: Tensor | None
+    ) -> Inputs:
+        start = None if diffuse is None else array_of(diffuse)
+        return cls(parameter_arrays(system, y.shape[0]), array_of(y), pattern_of(observed, y.shape[2]),
+                   array_of(lengths), start)  # fmt: skip
+
+    @property
+    def data(self) -> tuple[Any, Any, Any]:
+        return self.y, self.pattern, self.lengths
+
+
 class Workspace(NamedTuple):
     """What the forward recursion leaves for the backward one; shapes in kernels/kalman.py and kalman_root.py.
 
@@ -85,10 +107,10 @@ def with_roots(space: Workspace, roots: Roots, steps: int, *, keep_roots: bool) 
     return space._replace(roots=kept, diffuses=diffuses, square_root=roots.always)
 
 
-def roots_of(parameters: list[Any], diffuse: Tensor | None, root: bool) -> Roots:
+def roots_of(parameters: list[Any], diffuse: Any, root: bool) -> Roots:
     """Factors of the covariances where the square-root form needs them."""
     _, p0, _, q, _, _, r = parameters
-    start = np.zeros((1, p0.shape[1], 0)) if diffuse is None else array_of(diffuse)
+    start = np.zeros((1, p0.shape[1], 0)) if diffuse is None else diffuse
     if diffuse is None and not root:
         return Roots(None, p0[:1], q[:1], r[:1], start)
     factors = [np.empty(matrices.shape) for matrices in (p0, q, r)]

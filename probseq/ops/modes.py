@@ -51,11 +51,16 @@ class OnceDifferentiable:
     """`value`, whose first output has the derivative `adjoint` in its first `n_inputs` arguments.
 
     adjoint(gradient, *arguments at the places `kept`, *further outputs) returns a gradient for each of these inputs.
-    The further outputs are workspaces without derivatives.
+    The further outputs are workspaces without derivatives. `at_once` may return the value of one member (1,) and its
+    gradients together, or None; they are asked for where plain reverse mode watches.
     """
 
-    def __init__(self, words: str, value: Operator, adjoint: Operator, *, n_inputs: int, kept: Sequence[int]) -> None:
+    def __init__(
+        self, words: str, value: Operator, adjoint: Operator, *, n_inputs: int, kept: Sequence[int],
+        at_once: Run | None = None,
+    ) -> None:  # fmt: skip
         self.words = words
+        self.at_once = at_once
         self.value, self.adjoint = value, adjoint
         self.n_inputs, self.kept = n_inputs, kept
         value.dispatched.register_autograd(self.pull_back, setup_context=self.save)
@@ -65,10 +70,16 @@ class OnceDifferentiable:
         inputs = arguments[: self.n_inputs]
         if _opaque(inputs) or not _differentiated(inputs):
             return self.value.dispatched(*arguments)
-        return (_Value if torch._C._are_functorch_transforms_active() else _Plain).apply(self, *arguments)
+        if torch._C._are_functorch_transforms_active():
+            return _Value.apply(self, *arguments)
+        found = None if self.at_once is None else self.at_once(*arguments)
+        return _Plain.apply(self, *arguments) if found is None else (attach(self.words, *found, *inputs),)
 
     def value_and_gradient(self, *arguments: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The first output and the gradients of its sum in the inputs, by the kernels alone: nothing may watch."""
+        found = None if self.at_once is None else self.at_once(*arguments)
+        if found is not None:
+            return found
         value, *workspaces = self.value.run(*arguments)
         return value, self.adjoint.run(torch.ones_like(value), *(arguments[i] for i in self.kept), *workspaces)
 
@@ -136,6 +147,40 @@ class _Plain(torch.autograd.Function):
 
     backward = _Value.backward
     jvp = _Value.jvp
+
+
+class _Scaled(torch.autograd.Function):
+    """The value (1,) of a function of some inputs, whose gradients are known already."""
+
+    @staticmethod
+    def forward(ctx: Any, words: str, value: Tensor, gradients: tuple[Tensor, ...], *inputs: Any) -> Any:
+        ctx.words, ctx.gradients = words, gradients
+        ctx.watched = [i for i, needed in enumerate(ctx.needs_input_grad[3:]) if needed]
+        ctx.save_for_backward(*(inputs[i] for i in ctx.watched))
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Any) -> Any:
+        (gradient,) = outer
+        own = [ctx.gradients[i] for i in ctx.watched]
+
+        def scaled(gradient: Tensor, *_: Tensor) -> tuple[Tensor, ...]:
+            return tuple(gradient * one for one in own)
+
+        found = run_adjoint(ctx.words, scaled, gradient, *ctx.saved_tensors)
+        results: list[Tensor | None] = [None] * (3 + len(ctx.gradients))
+        for i, one in zip(ctx.watched, found, strict=True):
+            results[3 + i] = one
+        return tuple(results)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> Any:
+        raise NotImplementedError(_no_forward_mode(ctx.words))
+
+
+def attach(words: str, value: Tensor, gradients: tuple[Tensor, ...], *inputs: Tensor) -> Tensor:
+    """`value` (1,), so that its gradients in the inputs, once, are those given."""
+    return _Scaled.apply(words, value, gradients, *inputs)  # type: ignore[return-value]
 
 
 class _Final(torch.autograd.Function):

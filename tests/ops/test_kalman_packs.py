@@ -8,6 +8,7 @@ import torch
 from probseq.errors import StateOverflow
 from probseq.ops import kalman, kalman_packs
 from probseq.ops.kalman import LinearGaussianSystem
+from probseq.ops.kalman_workspace import Inputs
 from tests.ops.test_kalman import (
     all_seen,
     close,
@@ -21,7 +22,14 @@ SIZES = [(1, 1, 9, 5), (2, 1, 8, 17), (3, 4, 21, 6), (4, 2, 33, 9)]
 
 
 def served(system: LinearGaussianSystem, y: torch.Tensor) -> bool:
-    return kalman_packs.applicable(system, y, None, all_seen(y), 0, None)
+    return applicable(system, y, None, all_seen(y), 0, None)
+
+
+def applicable(
+    system: LinearGaussianSystem, y: torch.Tensor, observed: torch.Tensor | None, lengths: torch.Tensor, lead: int,
+    diffuse: torch.Tensor | None,
+) -> bool:  # fmt: skip
+    return kalman_packs.applicable(Inputs.of(system, y, observed, lengths, diffuse), lead)
 
 
 @pytest.mark.parametrize(("n", "m", "batch", "steps"), SIZES)
@@ -86,10 +94,10 @@ def test_what_they_do_not_serve() -> None:
     uneven[3] = 4
     one, seen = torch.ones(1, 2, 2, dtype=torch.float64), torch.ones_like(y, dtype=torch.bool)
     assert served(system, y)
-    assert not kalman_packs.applicable(system, y, None, uneven, 0, None)
-    assert not kalman_packs.applicable(system, y, seen, all_seen(y), 0, None)
-    assert not kalman_packs.applicable(system, y, None, all_seen(y), -1, None)
-    assert not kalman_packs.applicable(system, y, None, all_seen(y), 0, one)
+    assert not applicable(system, y, None, uneven, 0, None)
+    assert not applicable(system, y, seen, all_seen(y), 0, None)
+    assert not applicable(system, y, None, all_seen(y), -1, None)
+    assert not applicable(system, y, None, all_seen(y), 0, one)
     for varying in ("transition_matrix", "transition_cov", "transition_offset", "emission_matrix", "emission_cov"):
         assert not served(*random_system(2, 1, 8, 5, varying=varying))
     assert not served(*random_system(2, 1, 7, 5))
