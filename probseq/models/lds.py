@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from probseq import parameters as P
 from probseq.checks import whole_number
@@ -38,9 +38,11 @@ from probseq.models.lds_parameters import (
     n_identifiable,
 )
 from probseq.models.lds_start import start
+from probseq.models.lds_stored import Stored
 from probseq.models.lds_units import balancing, rescale, rescale_states
 from probseq.models.linear_gaussian import STABLE, LinearGaussianModel, System, stationary_cov
 from probseq.ops import kalman
+from probseq.ops.modes import attach
 from probseq.parameters import Param
 from probseq.sequences import Sequences
 
@@ -256,6 +258,28 @@ class LDS(LinearGaussianModel):
         if not self._has(name):
             return None
         return getattr(self, name) if name not in self.varying or step is None else getattr(self, name)[step]
+
+    def _log_prob(self, sequences: Sequences) -> Tensor:
+        """From the stored numbers at once, where that is possible and torch would not do better."""
+        watched = torch.is_grad_enabled() and any(one.requires_grad for one in self.parameters())
+        serves = not watched or kalman.at_once(sequences.values, self.state_dim)
+        stored = Stored.of(self, sequences) if serves else None
+        if stored is None:
+            return super()._log_prob(sequences)
+        if not watched:
+            return stored.log_prob()
+        value, pairs = stored.value_and_gradient()
+        return attach("Kalman log-likelihood", value, pairs)
+
+    def _value_and_gradient(
+        self, sequences: Sequences, parameters: list[nn.Parameter]
+    ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+        stored = None if self.priors else Stored.of(self, sequences)
+        if stored is None:
+            return super()._value_and_gradient(sequences, parameters)
+        value, pairs = stored.value_and_gradient()
+        by_parameter = {id(raw): gradient for raw, gradient in pairs}
+        return value.sum(), tuple(by_parameter.get(id(one)) for one in parameters)
 
     def transition_offset_at(self, u: Tensor | None, step: Tensor | None = None) -> Tensor | None:
         offset = self._offset("transition_offset", step)

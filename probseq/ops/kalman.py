@@ -46,20 +46,27 @@ from probseq.ops import kalman_backward as adjoint
 from probseq.ops import kalman_packs as packs
 from probseq.ops import kalman_workspace as memory
 from probseq.ops.kalman_given import Given
+from probseq.ops.kalman_gradient import at_once
+from probseq.ops.kalman_gradient import value_and_gradient as value_and_gradient_arrays
 from probseq.ops.kalman_operators import differentiable
-from probseq.ops.kalman_system import LinearGaussianSystem, check, shared_lead
+from probseq.ops.kalman_system import LinearGaussianSystem, check, lead_of_pattern, shared_lead
 from probseq.ops.modes import array_of, derivatives_wanted, untracked
+from probseq.ops.pool import lease
 
 __all__ = [
     "FilteredMoments",
     "LinearGaussianSystem",
     "SmoothedMoments",
+    "at_once",
     "filter",
+    "inputs_of_arrays",
     "log_prob",
+    "log_prob_of_arrays",
     "sample_paths",
     "semidefinite_root",
     "smooth",
     "value_and_gradient",
+    "value_and_gradient_of_arrays",
 ]
 
 
@@ -105,6 +112,42 @@ def log_prob(
         return torch.from_numpy(arrays.run_forward(inputs, lead, numerics, keep=False, packed=packed).log_prob)
     packed = _packed(system, y, observed, lengths, diffuse, lead, derivatives_wanted(*system, y))
     return differentiable(*system, y, observed, lengths, lead, diffuse, numerics, packed)[0]
+
+
+def inputs_of_arrays(
+    parameters: list[Any], y: Any, observed: Tensor | None, lengths: Tensor, diffuse: Any
+) -> memory.Inputs:
+    """A problem whose parameters are arrays already, of the shapes of `LinearGaussianSystem`, and shared by all."""
+    full = memory.with_every_axis(parameters)
+    if len(full[0]) != len(y):
+        full[0] = np.repeat(full[0], len(y), 0)
+    return memory.Inputs(full, y, memory.pattern_of(observed, y.shape[2]), array_of(lengths), diffuse)
+
+
+def _lead_of(inputs: memory.Inputs) -> int:
+    if len(inputs.y) == 1:
+        return 0
+    pattern = inputs.pattern
+    return lead_of_pattern(torch.from_numpy(inputs.lengths), torch.from_numpy(pattern) if pattern.shape[1] else None)
+
+
+def log_prob_of_arrays(inputs: memory.Inputs, numerics: str) -> Tensor:
+    """`log_prob` of such a problem, outside autograd."""
+    lead = _lead_of(inputs)
+    packed = "value" if packs.applicable(inputs, lead) else None
+    return torch.from_numpy(arrays.run_forward(inputs, lead, numerics, keep=False, packed=packed).log_prob)
+
+
+def value_and_gradient_of_arrays(inputs: memory.Inputs, numerics: str, in_data: bool) -> tuple[Tensor, list[Any]]:
+    """`value_and_gradient` of such a problem, in parameters without leading axes; in y only with `in_data`."""
+    lead = _lead_of(inputs)
+    answer = "gradient in y" if in_data else "gradient"
+    shapes = [one.shape[1:] for one in inputs.parameters]
+    shapes[4] = shapes[4][1:]
+    value, gradients = value_and_gradient_arrays(
+        inputs, lead, numerics, answer if packs.applicable(inputs, lead) else None, shapes
+    )
+    return torch.from_numpy(value), gradients
 
 
 def _packed(
@@ -197,8 +240,8 @@ def smooth(
     (batch, steps, _), states = y.shape, system.initial_mean.shape[-1]
     space, system = given.space, given.system
     _, spans, _, group_of = adjoint.groups(given.lengths, space.slot.shape[0])
-    cov = y.new_empty(len(spans), steps, states, states)
-    lagged = y.new_zeros(len(spans), max(steps - 1, 0) if lag_one else 0, states, states)
+    cov = torch.from_numpy(lease(len(spans), steps, states, states))
+    lagged = torch.from_numpy(lease(len(spans), max(steps - 1, 0) if lag_one else 0, states, states)).zero_()
     mean, lost = _adjoint_moments(given, observed, cov.numpy(), lagged.numpy())
     if lost and numerics == "auto":
         return smooth(system, y, observed, lengths, diffuse, "square_root", lag_one=lag_one)
@@ -226,7 +269,7 @@ def _adjoint_moments(given: Given, observed: Tensor | None, cov: Any, lagged: An
     packed, joint = space.series.shape[1] > 0, None
     mean = space.series if packed else space.mean  # a step is predicted before it is smoothed: both in one place
     if until.any():
-        mean = np.empty((batch, steps, states))
+        mean = lease(batch, steps, states)
     spaces, spans, group_spaces, _ = adjoint.groups(ends, space.slot.shape[0])
     none, unused = adjoint.no_gradients(), (np.empty((0, states, states)), np.empty((0, states)))
     a, c = array_of(system.transition_matrix), array_of(system.emission_matrix)

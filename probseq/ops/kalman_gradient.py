@@ -17,14 +17,15 @@ from probseq.ops import kalman_arrays as arrays
 from probseq.ops import kalman_backward as adjoint
 from probseq.ops import kalman_packs as packs
 from probseq.ops.kalman_workspace import Inputs, blas, kernels, with_every_axis
+from probseq.ops.pool import lease
 
 SHORT = 1 << 16
 """Steps times states cubed up to which the gradient of a sequence is taken with its value."""
 
 
-def at_once(batch: int, steps: int, n: int) -> bool:
-    """Whether book-keeping between value and gradient takes longer than the gradient: for one short sequence."""
-    return batch == 1 and steps * n**3 <= SHORT
+def at_once(y: Any, n: int) -> bool:
+    """Whether book-keeping between value and gradient takes longer than the gradient: for one short sequence y."""
+    return y.shape[0] == 1 and y.shape[1] * n**3 <= SHORT
 
 
 class Left(NamedTuple):
@@ -54,7 +55,7 @@ class Filtered(NamedTuple):
         packed = left.sums.shape[0] > 0
         gradients = [np.zeros(shape) for shape in shapes]
         shape = self.inputs.y.shape
-        gradients.append(np.zeros(shape) if not packed else np.empty(shape if left.series.size else 0))
+        gradients.append(np.zeros(shape) if not packed else lease(*shape) if left.series.size else np.empty(0))
         into = [*with_every_axis(gradients[:7]), gradients[7]]
         shared_mean = into[0].shape[0] != batch
         if shared_mean:

@@ -93,7 +93,7 @@ def _adjoint(weights: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
 
 def _at_once(*arguments: Any) -> tuple[Tensor, tuple[Tensor, ...]] | None:
     """Value and gradient of one short sequence, for which torch's book-keeping between the two would take longer."""
-    if not at_once(*arguments[7].shape[:2], arguments[0].shape[-1]):
+    if not at_once(arguments[7], arguments[0].shape[-1]):
         return None
     lead, diffuse, numerics, _ = arguments[10:14]
     inputs = Inputs.of(arguments[:7], arguments[7], arguments[8], arguments[9], diffuse)

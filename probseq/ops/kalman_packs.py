@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from probseq.ops.kalman_workspace import Inputs, Workspace, kernels
+from probseq.ops.pool import lease
 from probseq.ops.threads import over_blocks
 
 MOST = 4
@@ -48,9 +49,9 @@ def run(inputs: Inputs, space: Workspace, answer: Answer) -> Workspace:
     rows = int(space.slot[0].max()) + 1
     table = lib.make_table(a[0], c[0], space.cov[0], space.gain[0], space.whitener[0], rows)
     emission, packs = np.concatenate([c[0].ravel(), d[0, 0]]), -(-batch // lib.LANES)
-    sums = np.empty(shape_of_sums(n, m, batch) if answer.startswith("gradient") else (0, batch))
-    smoothed = np.empty((batch, steps * n if answer == "smoothed" else 0))
-    errors = np.empty((batch, steps * m if answer == "gradient in y" else 0))
+    sums = lease(*shape_of_sums(n, m, batch)) if answer.startswith("gradient") else np.empty((0, batch))
+    smoothed = lease(batch, steps * n if answer == "smoothed" else 0)
+    errors = lease(batch, steps * m if answer == "gradient in y" else 0)
     flat = y.reshape(batch, steps * m)
 
     def block_of(block: slice) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from probseq.ops.kalman_system import N_AXES
 from probseq.ops.modes import array_of
+from probseq.ops.pool import lease
 
 BLAS_STATES = 12
 """State dimension from which matrix products go to BLAS instead of written-out loops."""
@@ -81,11 +82,11 @@ def allocate(
     owners, kept = (batch, steps) if keep else (1, 0)
     return Workspace(
         log_prob=np.empty(batch),
-        mean=np.empty((owners, kept if means else 0, n)),
-        weighted=np.empty((owners if weights else 0, kept, m)),
-        cov=np.empty((groups, kept, n, n)),
-        gain=np.empty((groups, rows, m, n)),
-        whitener=np.empty((groups, rows, m, m)),
+        mean=lease(owners, kept if means else 0, n),
+        weighted=lease(owners if weights else 0, kept, m),
+        cov=lease(groups, kept, n, n),
+        gain=lease(groups, rows, m, n),
+        whitener=lease(groups, rows, m, m),
         log_norm=np.empty((groups, rows)),
         slot=np.zeros((groups, rows), dtype=np.int64),
         steps=np.zeros((batch, steps) if per_step else (1, 0)),
@@ -103,7 +104,7 @@ def with_roots(space: Workspace, roots: Roots, steps: int, *, keep_roots: bool) 
         return space
     (groups, _, n, _), d = space.cov.shape, roots.diffuse.shape[-1]
     diffuses = np.zeros((groups, steps if d else 0, 2, n, d))
-    kept = np.empty((groups, steps if keep_roots else 0, n, n))
+    kept = lease(groups, steps if keep_roots else 0, n, n)
     return space._replace(roots=kept, diffuses=diffuses, square_root=roots.always)
 
 

@@ -73,7 +73,10 @@ class OnceDifferentiable:
         if torch._C._are_functorch_transforms_active():
             return _Value.apply(self, *arguments)
         found = None if self.at_once is None else self.at_once(*arguments)
-        return _Plain.apply(self, *arguments) if found is None else (attach(self.words, *found, *inputs),)
+        if found is None:
+            return _Plain.apply(self, *arguments)
+        pairs = [pair for pair in zip(inputs, found[1], strict=True) if pair[0].requires_grad or _forward_mode()]
+        return (attach(self.words, found[0], pairs),)
 
     def value_and_gradient(self, *arguments: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The first output and the gradients of its sum in the inputs, by the kernels alone: nothing may watch."""
@@ -150,37 +153,31 @@ class _Plain(torch.autograd.Function):
 
 
 class _Scaled(torch.autograd.Function):
-    """The value (1,) of a function of some inputs, whose gradients are known already."""
+    """A value (1,) whose gradients in some inputs are known already: (words, value, gradients), inputs."""
 
     @staticmethod
-    def forward(ctx: Any, words: str, value: Tensor, gradients: tuple[Tensor, ...], *inputs: Any) -> Any:
-        ctx.words, ctx.gradients = words, gradients
-        ctx.watched = [i for i, needed in enumerate(ctx.needs_input_grad[3:]) if needed]
-        ctx.save_for_backward(*(inputs[i] for i in ctx.watched))
+    def forward(ctx: Any, known: tuple[str, Tensor, list[Tensor]], *inputs: Any) -> Any:
+        ctx.words, value, ctx.gradients = known
+        ctx.save_for_backward(*inputs)
         return value
 
     @staticmethod
     def backward(ctx: Any, *outer: Any) -> Any:
-        (gradient,) = outer
-        own = [ctx.gradients[i] for i in ctx.watched]
+        gradients = ctx.gradients
 
         def scaled(gradient: Tensor, *_: Tensor) -> tuple[Tensor, ...]:
-            return tuple(gradient * one for one in own)
+            return tuple(gradient * one for one in gradients)
 
-        found = run_adjoint(ctx.words, scaled, gradient, *ctx.saved_tensors)
-        results: list[Tensor | None] = [None] * (3 + len(ctx.gradients))
-        for i, one in zip(ctx.watched, found, strict=True):
-            results[3 + i] = one
-        return tuple(results)
+        return (None, *run_adjoint(ctx.words, scaled, outer[0], *ctx.saved_tensors))
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> Any:
         raise NotImplementedError(_no_forward_mode(ctx.words))
 
 
-def attach(words: str, value: Tensor, gradients: tuple[Tensor, ...], *inputs: Tensor) -> Tensor:
-    """`value` (1,), so that its gradients in the inputs, once, are those given."""
-    return _Scaled.apply(words, value, gradients, *inputs)  # type: ignore[return-value]
+def attach(words: str, value: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """`value` (1,) as a function, differentiable once, of the first of each pair, with the second as its gradient."""
+    return _Scaled.apply((words, value, [gradient for _, gradient in pairs]), *(one for one, _ in pairs))  # type: ignore[return-value]
 
 
 class _Final(torch.autograd.Function):
