@@ -22,6 +22,9 @@ MOST = 4
 MANY_SEQUENCES = 8
 """Sequences that share their covariances from which they run side by side."""
 
+AT_ONCE = 32
+"""How many operations count as one where it is decided whether a second thread pays: they are that fast."""
+
 Answer = Literal["value", "smoothed", "gradient", "gradient in y"]
 """log p(y); E[z_t given y]; the terms of the gradient; these, and the gradient in y."""
 
@@ -61,7 +64,7 @@ def run(inputs: Inputs, space: Workspace, answer: Answer) -> Workspace:
             space.log_prob[members], smoothed[members], errors[members], sums, members.start,
         )  # fmt: skip
 
-    over_blocks(block_of, packs, batch * steps * n * n)
+    over_blocks(block_of, packs, batch * steps * n * n // AT_ONCE)
     series = smoothed.reshape(batch, steps, n) if answer == "smoothed" else errors.reshape(batch, -1, m)
     return space._replace(sums=sums, series=series)
 
