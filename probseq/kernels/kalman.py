@@ -41,7 +41,8 @@ from numba import njit
 
 from probseq.kernels.kalman_conditions import OVERFLOW, SINGULAR
 from probseq.kernels.kalman_covariance import covariance_steps
-from probseq.kernels.kalman_root import columns_in_use, root_steps
+from probseq.kernels.kalman_readings import columns_in_use
+from probseq.kernels.kalman_root import root_steps
 from probseq.kernels.linalg import copy
 
 __all__ = ["CHUNK", "OVERFLOW", "SINGULAR", "filter_forward", "mean_steps"]

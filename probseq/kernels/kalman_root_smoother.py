@@ -27,7 +27,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from probseq.kernels.kalman_root import columns_in_use, extend, length_of_row, take
+from probseq.kernels.kalman_readings import columns_in_use, extend, length_of_row, take
 from probseq.kernels.linalg import clear, copy
 
 

@@ -25,7 +25,8 @@ from torch import Tensor
 
 from probseq.base import LatentStateModel
 from probseq.beliefs import Gaussian
-from probseq.models.linear_gaussian import LOG_2PI, LinearGaussianModel, _whitener, log_normal, symmetric
+from probseq.models.linear_gaussian import LinearGaussianModel
+from probseq.models.normal import LOG_2PI, log_normal, symmetric, whitener
 from probseq.ops import semidefinite
 from probseq.ops.linearise import ExtendedKalman, Linearisation, Regression
 from probseq.sequences import Sequences, step_input
@@ -128,7 +129,7 @@ def condition(said: Regression, noise: Tensor, innovation: Tensor, seen: Tensor)
     slope = seen.unsqueeze(-1) * said.slope
     rest = seen.unsqueeze(-1) * (said.residual_cov + noise) * seen.unsqueeze(-2)
     innovation = seen * innovation
-    factor, unit = _whitener(slope @ slope.mT + rest, seen)
+    factor, unit = whitener(slope @ slope.mT + rest, seen)
     white = torch.linalg.solve_triangular(factor, (innovation * unit).unsqueeze(-1), upper=False).squeeze(-1)
     gain = torch.cholesky_solve(unit.unsqueeze(-1) * slope, factor).mT * unit.unsqueeze(-2)
     log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1) - (seen * unit.log()).sum(-1)

@@ -24,7 +24,8 @@ from torch import Tensor
 from probseq import parameters as P
 from probseq.checks import whole_number
 from probseq.errors import say
-from probseq.models.linear_gaussian import STABLE, LinearGaussianModel, System, stationary_cov, symmetric
+from probseq.models.linear_gaussian import LinearGaussianModel, System
+from probseq.models.normal import STABLE, stationary_cov, symmetric
 from probseq.parameters import Param
 from probseq.sequences import Sequences
 

@@ -20,12 +20,13 @@ from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from probseq import parameters as P
 from probseq.checks import whole_number
-from probseq.errors import ImproperBelief, StateOverflow
+from probseq.errors import ImproperBelief
 from probseq.matrix_priors import priors_of
+from probseq.models.lds_initial import initial_moments
 from probseq.models.lds_learning import maximise, maximise_stationary
 from probseq.models.lds_parameters import (
     Covariance,
@@ -38,9 +39,11 @@ from probseq.models.lds_parameters import (
     n_identifiable,
 )
 from probseq.models.lds_start import start
+from probseq.models.lds_stored import Stored
 from probseq.models.lds_units import balancing, rescale, rescale_states
-from probseq.models.linear_gaussian import STABLE, LinearGaussianModel, System, stationary_cov
+from probseq.models.linear_gaussian import LinearGaussianModel, System
 from probseq.ops import kalman
+from probseq.ops.modes import attach
 from probseq.parameters import Param
 from probseq.sequences import Sequences
 
@@ -205,41 +208,8 @@ class LDS(LinearGaussianModel):
 
     def system(self) -> System:
         matrix, cov = self.transition_matrix, self.transition_cov
-        mean, spread, improper = self._initial_moments(matrix, cov)
+        mean, spread, improper = initial_moments(self, matrix, cov)
         return System(mean, spread, matrix, cov, self.emission_matrix, self.emission_cov, improper)
-
-    def _initial_moments(self, matrix: Tensor, cov: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Mean and covariance of the elements that are not diffuse (0 for the others), and the diffuse directions."""
-        scale = self._buffers.get("diffuse_scale")
-        if scale is None and self.initial == "given":
-            return self.initial_mean, self.initial_cov, None
-        if self.initial == "diffuse" and scale is not None:
-            return scale.new_zeros(self.state_dim), scale.new_zeros(self.state_dim, self.state_dim), torch.diag(scale)
-        proper = torch.ones(self.state_dim, dtype=torch.bool) if scale is None else scale == 0
-        improper = None if scale is None else torch.diag(scale)[:, ~proper]
-        if self.initial == "stationary":
-            if set(self.varying) & {"transition_matrix", "transition_cov", "transition_offset"}:
-                raise ValueError('initial="stationary" needs a transition that does not vary in time')
-            return *self._stationary_moments(matrix, cov, proper), improper
-        both = proper.to(matrix.dtype)
-        return both * self.initial_mean, both.unsqueeze(-1) * self.initial_cov * both, improper
-
-    def _stationary_moments(self, matrix: Tensor, cov: Tensor, proper: Tensor) -> tuple[Tensor, Tensor]:
-        """m = A m + offset and P = A P A' + Q of the elements `proper` by themselves, without what the others add."""
-        places = torch.eye(self.state_dim, dtype=matrix.dtype)[:, proper]
-        own = places.mT @ matrix @ places
-        with torch.no_grad():
-            radius = float(torch.linalg.eigvals(own).abs().max()) if own.numel() else 0.0
-        if not radius < STABLE:
-            raise StateOverflow(
-                f'initial="stationary" needs all eigenvalues of transition_matrix inside the unit circle, the largest '
-                f'has modulus {radius:.10g}; make these elements diffuse (initial="diffuse" or initial_diffuse)'
-            )
-        spread = places @ stationary_cov(own, places.mT @ cov @ places) @ places.mT
-        if not self._has("transition_offset"):
-            return matrix.new_zeros(self.state_dim), spread
-        level = torch.eye(len(own), dtype=matrix.dtype) - own
-        return places @ torch.linalg.solve(level, places.mT @ self.transition_offset), spread
 
     def _has(self, name: str) -> bool:
         """Whether an offset is there at all: learned, or held at something else than zero."""
@@ -256,6 +226,28 @@ class LDS(LinearGaussianModel):
         if not self._has(name):
             return None
         return getattr(self, name) if name not in self.varying or step is None else getattr(self, name)[step]
+
+    def _log_prob(self, sequences: Sequences) -> Tensor:
+        """From the stored numbers at once, where that is possible and torch would not do better."""
+        watched = torch.is_grad_enabled() and any(one.requires_grad for one in self.parameters())
+        serves = not watched or kalman.at_once(sequences.values, self.state_dim)
+        stored = Stored.of(self, sequences) if serves else None
+        if stored is None:
+            return super()._log_prob(sequences)
+        if not watched:
+            return stored.log_prob()
+        value, pairs = stored.value_and_gradient()
+        return attach("Kalman log-likelihood", value, pairs)
+
+    def _value_and_gradient(
+        self, sequences: Sequences, parameters: list[nn.Parameter]
+    ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+        stored = None if self.priors else Stored.of(self, sequences)
+        if stored is None:
+            return super()._value_and_gradient(sequences, parameters)
+        value, pairs = stored.value_and_gradient()
+        by_parameter = {id(raw): gradient for raw, gradient in pairs}
+        return value.sum(), tuple(by_parameter.get(id(one)) for one in parameters)
 
     def transition_offset_at(self, u: Tensor | None, step: Tensor | None = None) -> Tensor | None:
         offset = self._offset("transition_offset", step)

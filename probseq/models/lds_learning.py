@@ -27,7 +27,7 @@ from torch import Tensor
 from probseq.errors import SingularInnovation, StateOverflow
 from probseq.matrix_priors import InverseWishart, Normal
 from probseq.models.lds_parameters import CovarianceParam, stable_step
-from probseq.models.linear_gaussian import symmetric
+from probseq.models.normal import symmetric
 from probseq.ops.modes import array_of
 from probseq.sequences import Sequences
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from probseq import parameters as P
-from probseq.models.linear_gaussian import STABLE
+from probseq.models.normal import STABLE
 from probseq.parameters import Param, Parametric
 
 Covariance = Literal["full", "diag", "spherical"]

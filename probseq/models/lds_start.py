@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from probseq.errors import SingularInnovation, StateOverflow
-from probseq.models.linear_gaussian import symmetric
+from probseq.models.normal import symmetric
 from probseq.parameters import Snapshot
 from probseq.randomness import generator
 from probseq.sequences import Sequences

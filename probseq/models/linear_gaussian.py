@@ -30,7 +30,6 @@ References: Durbin and Koopman, Time Series Analysis by State Space Methods, 2nd
 from __future__ import annotations
 
 import abc
-import math
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Literal, NamedTuple
@@ -41,16 +40,11 @@ from torch.distributions import MultivariateNormal
 
 from probseq.base import Filtered, LatentStateModel
 from probseq.beliefs import Gaussian
-from probseq.errors import ImproperBelief, SingularInnovation
+from probseq.errors import ImproperBelief
+from probseq.models.normal import LOG_2PI, log_normal, symmetric, whitener
 from probseq.ops import diffuse, kalman
 from probseq.parameters import psd_factor
 from probseq.sequences import Sequences
-
-LOG_2PI = math.log(2 * math.pi)
-#: beyond this spectral radius the stationary covariance has lost half its digits
-STABLE = 1 - 1e-8
-#: an equilibrated innovation pivot below this is rounding error, not variance
-SINGULAR = 1e-13
 
 
 class System(NamedTuple):
@@ -140,7 +134,7 @@ class LinearGaussianModel(LatentStateModel[Gaussian]):
         noise = seen.unsqueeze(-1) * system.emission_cov * seen.unsqueeze(-2)
         innovation = seen * (y - self._expected(belief, u))
         cross = belief.cov @ emission.mT
-        factor, unit = _whitener(emission @ cross + noise, seen)
+        factor, unit = whitener(emission @ cross + noise, seen)
         white = torch.linalg.solve_triangular(factor, (innovation * unit).unsqueeze(-1), upper=False).squeeze(-1)
         gain = torch.cholesky_solve((cross * unit.unsqueeze(-2)).mT, factor).mT * unit.unsqueeze(-2)
         keep = torch.eye(belief.mean.shape[-1], dtype=y.dtype) - gain @ emission
@@ -304,52 +298,6 @@ class LinearGaussianModel(LatentStateModel[Gaussian]):
         proper = basis[:, len(sizes) :]
         constant = -0.5 * LOG_2PI * len(sizes) - sizes.log().sum()
         return log_normal(residual @ proper, proper.mT @ cov @ proper, "initial_cov") + constant
-
-
-def symmetric(matrix: Tensor) -> Tensor:
-    return (matrix + matrix.mT) / 2
-
-
-def stationary_cov(matrix: Tensor, cov: Tensor) -> Tensor:
-    """P with P == matrix P matrix' + cov, for a stable matrix; the sum of A^k Q A'^k doubled at each turn."""
-    total, power = cov, matrix
-    for _ in range(64):
-        step = power @ total @ power.mT
-        total = total + step
-        if bool(step.abs().max() <= 1e-17 * total.abs().max()):
-            break
-        power = power @ power
-    return symmetric(total)
-
-
-def log_normal(residual: Tensor, cov: Tensor, name: str, observed: Tensor | None = None) -> Tensor:
-    """log N(residual; 0, cov) over the observed coordinates; ValueError where no density exists."""
-    seen = torch.ones_like(residual) if observed is None else observed.to(residual.dtype)
-    masked = seen.unsqueeze(-1) * cov * seen.unsqueeze(-2)
-    try:
-        factor, unit = _whitener(masked, seen)
-    except SingularInnovation as error:
-        raise ValueError(f"{name} is singular, so state paths have no density under this model") from error
-    white = torch.linalg.solve_triangular(factor, (seen * residual * unit).unsqueeze(-1), upper=False).squeeze(-1)
-    log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1) - (seen * unit.log()).sum(-1)
-    return -0.5 * (white.square().sum(-1) + seen.sum(-1) * LOG_2PI) - log_det
-
-
-def _whitener(cov: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
-    """Cholesky factor of the covariance in units where its observed diagonal is 1 and, unobserved, the identity."""
-    variance = cov.diagonal(dim1=-2, dim2=-1)
-    if bool(((variance <= 0) & (seen > 0)).any()):
-        raise SingularInnovation(_singular("a predicted variance is zero"))
-    unit = torch.where(seen > 0, torch.where(seen > 0, variance, 1.0).rsqrt(), 1.0)
-    scaled = unit.unsqueeze(-1) * cov * unit.unsqueeze(-2) + torch.diag_embed(1 - seen)
-    factor, info = torch.linalg.cholesky_ex(scaled)
-    if bool((info != 0).any()) or bool((factor.diagonal(dim1=-2, dim2=-1).square() < SINGULAR).any()):
-        raise SingularInnovation(_singular("observed coordinates determine each other exactly"))
-    return factor, unit
-
-
-def _singular(why: str) -> str:
-    return f"the predicted covariance of the observation is singular ({why}); add emission noise or drop a coordinate"
 
 
 def is_diffuse(belief: Gaussian) -> bool:

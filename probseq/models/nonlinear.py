@@ -48,7 +48,7 @@ from probseq.models.additive_noise import (
     remaining,
     simulate,
 )
-from probseq.models.linear_gaussian import symmetric
+from probseq.models.normal import symmetric
 from probseq.models.particle_filter import Estimate, ParticleFilter
 from probseq.ops import semidefinite
 from probseq.ops.linearise import (

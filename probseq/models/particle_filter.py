@@ -48,10 +48,12 @@ from probseq.models.additive_noise import (
     path_log_prob,
     simulate,
 )
-from probseq.models.linear_gaussian import LOG_2PI, LinearGaussianModel, _whitener, symmetric
+from probseq.models.linear_gaussian import LinearGaussianModel
+from probseq.models.normal import log_densities, symmetric
+from probseq.models.particle_paths import paths
 from probseq.ops import semidefinite
 from probseq.ops.linearise import Regression
-from probseq.ops.resampling import SCHEMES, Scheme, ancestors, origins
+from probseq.ops.resampling import SCHEMES, Scheme, ancestors
 from probseq.randomness import fresh_seed
 from probseq.sequences import Sequences, step_input
 
@@ -151,7 +153,7 @@ class ParticleFilter(LatentStateModel[Particles]):
         if self.proposal == "guided":
             values, correction = self._guide(parts, belief, y, observed, u)
         residual = y.unsqueeze(-2) - parts.emission(values, None if u is None else u.unsqueeze(-2))
-        total = belief.log_weights + correction + log_density(residual, parts.emission_cov, observed)
+        total = belief.log_weights + correction + log_densities(residual, parts.emission_cov, observed)
         log_prob = torch.logsumexp(total, -1)
         _refuse_degenerate(log_prob, belief)
         return Particles(total - log_prob.unsqueeze(-1), values, belief.draw), log_prob
@@ -302,28 +304,7 @@ class ParticleFilter(LatentStateModel[Particles]):
         return torch.Generator().manual_seed(int(table.integers(2**62)))
 
     def _paths(self, sequences: Sequences, n_paths: int, randomness: torch.Generator) -> Tensor:
-        """Backward simulation, (n_paths, B, T, n)."""
-        parts, inside, u = self.parts(), sequences.inside, sequences.inputs
-        filtered = self._filter(sequences, None).updated
-        size, steps = len(sequences.lengths), sequences.n_steps
-        uniforms = torch.rand((steps, n_paths, size), dtype=torch.float64, generator=randomness).mT
-        unit = semidefinite.cholesky(parts.transition_cov)
-        if steps > 1 and bool((unit.diagonal() == 0).any()):
-            raise ValueError("transition_cov is singular, so no other particle could have led to a path's next state")
-        path: list[Tensor] = []
-        for t in reversed(range(steps)):
-            values, log_weights = filtered.values[:, t], filtered.log_weights[:, t]
-            if path:
-                moved = parts.transition(values, None if u is None else u[:, t + 1].unsqueeze(1))
-                coming, free = path[-1], ~inside[:, t + 1]
-            else:
-                moved, coming, free = values, values[:, :1].expand(-1, n_paths, -1), inside.new_ones(size)
-            ends = (torch.linalg.solve_triangular(unit, x.mT, upper=False).mT for x in (moved, coming))
-            chosen = origins(log_weights, *ends, free, uniforms[t])
-            path.append(values.gather(1, chosen.unsqueeze(-1).expand(-1, -1, values.shape[-1])))
-        if not path:
-            return torch.zeros(n_paths, size, 0, parts.initial_mean.shape[-1], dtype=torch.float64)
-        return torch.stack(path[::-1], 2).movedim(1, 0)
+        return paths(self.parts(), self._filter(sequences, None).updated, sequences, n_paths, randomness)
 
     def _path_log_prob(self, states: Tensor, sequences: Sequences) -> Tensor:
         return path_log_prob(self.parts(), states, sequences)
@@ -340,16 +321,6 @@ class ParticleFilter(LatentStateModel[Particles]):
 
     def _rescale(self, scale: Tensor, shift: Tensor) -> None:
         self.model._rescale(scale, shift)
-
-
-def log_density(residual: Tensor, cov: Tensor, observed: Tensor | None) -> Tensor:
-    """log N(residual; 0, cov) of residuals (*batch, N, m) over the observed coordinates (*batch, m)."""
-    seen = residual.new_ones(cov.shape[-1]) if observed is None else observed.to(residual.dtype)
-    factor, unit = _whitener(seen.unsqueeze(-1) * cov * seen.unsqueeze(-2), seen)
-    scaled = torch.where(seen.unsqueeze(-2) > 0, residual, 0.0) * unit.unsqueeze(-2)
-    white = torch.linalg.solve_triangular(factor, scaled.mT, upper=False)
-    log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1) - (seen * unit.log()).sum(-1)
-    return -0.5 * (white.square().sum(-2) + seen.sum(-1, keepdim=True) * LOG_2PI) - log_det.unsqueeze(-1)
 
 
 def _table(seed: int, draw: int, purpose: int, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:

@@ -44,7 +44,8 @@ from probseq.checks import whole_number
 from probseq.constraints import Interval, stationary_coefficients
 from probseq.errors import StateOverflow
 from probseq.layout import leave
-from probseq.models.linear_gaussian import STABLE, LinearGaussianModel, System, stationary_cov
+from probseq.models.linear_gaussian import LinearGaussianModel, System
+from probseq.models.normal import STABLE, stationary_cov
 from probseq.models.structural_components import Components, smoothed_parts
 from probseq.models.structural_layout import Layout, turn, waves_of
 from probseq.models.structural_start import start

@@ -35,52 +35,44 @@ the kernels, `kalman_given` smooths on square roots, and `kalman_operators` join
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from probseq.ops import kalman_arrays as arrays
+from probseq.ops import kalman_packs as packs
 from probseq.ops import kalman_workspace as memory
-from probseq.ops.kalman_given import Given
+from probseq.ops.kalman_gradient import at_once
+from probseq.ops.kalman_gradient import value_and_gradient as value_and_gradient_arrays
+from probseq.ops.kalman_moments import (
+    FilteredMoments,
+    SmoothedMoments,
+    filter,
+    sample_paths,
+    semidefinite_root,
+    smooth,
+)
 from probseq.ops.kalman_operators import differentiable
-from probseq.ops.kalman_system import LinearGaussianSystem, check, shared_lead
-from probseq.ops.modes import array_of, untracked
+from probseq.ops.kalman_system import LinearGaussianSystem, check, lead_of_pattern, shared_lead
+from probseq.ops.modes import array_of, derivatives_wanted, untracked
 
 __all__ = [
     "FilteredMoments",
     "LinearGaussianSystem",
     "SmoothedMoments",
+    "at_once",
     "filter",
+    "inputs_of_arrays",
     "log_prob",
+    "log_prob_of_arrays",
     "sample_paths",
     "semidefinite_root",
     "smooth",
     "value_and_gradient",
+    "value_and_gradient_of_arrays",
 ]
-
-
-class FilteredMoments(NamedTuple):
-    """p(z_t | y_<t) and p(z_t | y_<=t), and log p(y_t | y_<t), which is 0 beyond the end of a sequence."""
-
-    predicted_mean: Tensor  # (B, T, n)
-    predicted_cov: Tensor  # (B, T, n, n)
-    updated_mean: Tensor  # (B, T, n)
-    updated_cov: Tensor  # (B, T, n, n)
-    log_prob: Tensor  # (B, T)
-    predicted_diffuse: Tensor | None = None  # (B, T, n, n), where the start is diffuse
-    updated_diffuse: Tensor | None = None  # (B, T, n, n)
-
-
-class SmoothedMoments(NamedTuple):
-    """p(z_t | y), and lag_one_cov[t] = Cov(z_{t+1}, z_t | y); covariances may be views shared by the batch."""
-
-    mean: Tensor  # (B, T, n)
-    cov: Tensor  # (B, T, n, n)
-    lag_one_cov: Tensor  # (B, T - 1, n, n)
-    log_prob: Tensor  # (B,)
-    diffuse: Tensor | None = None  # (B, T, n, n), zero where y resolves the whole state
 
 
 def log_prob(
@@ -98,9 +90,59 @@ def log_prob(
     check(system, y, observed, lengths, diffuse)
     lead = shared_lead(system, observed, lengths, diffuse)
     if untracked(*system, y):
-        space = arrays.run_forward(system, y, observed, lengths, lead, diffuse, numerics, keep=False)
-        return torch.from_numpy(space.log_prob)
-    return differentiable(*system, y, observed, lengths, lead, diffuse, numerics)[0]
+        inputs = memory.Inputs.of(system, y, observed, lengths, diffuse)
+        packed = "value" if packs.applicable(inputs, lead) else None
+        return torch.from_numpy(arrays.run_forward(inputs, lead, numerics, keep=False, packed=packed).log_prob)
+    packed = _packed(system, y, observed, lengths, diffuse, lead, derivatives_wanted(*system, y))
+    return differentiable(*system, y, observed, lengths, lead, diffuse, numerics, packed)[0]
+
+
+def inputs_of_arrays(
+    parameters: list[Any], y: Any, observed: Tensor | None, lengths: Tensor, diffuse: Any
+) -> memory.Inputs:
+    """A problem whose parameters are arrays already, of the shapes of `LinearGaussianSystem`, and shared by all."""
+    full = memory.with_every_axis(parameters)
+    if len(full[0]) != len(y):
+        full[0] = np.repeat(full[0], len(y), 0)
+    return memory.Inputs(full, y, memory.pattern_of(observed, y.shape[2]), array_of(lengths), diffuse)
+
+
+def _lead_of(inputs: memory.Inputs) -> int:
+    if len(inputs.y) == 1:
+        return 0
+    pattern = inputs.pattern
+    return lead_of_pattern(torch.from_numpy(inputs.lengths), torch.from_numpy(pattern) if pattern.shape[1] else None)
+
+
+def log_prob_of_arrays(inputs: memory.Inputs, numerics: str) -> Tensor:
+    """`log_prob` of such a problem, outside autograd."""
+    lead = _lead_of(inputs)
+    packed = "value" if packs.applicable(inputs, lead) else None
+    return torch.from_numpy(arrays.run_forward(inputs, lead, numerics, keep=False, packed=packed).log_prob)
+
+
+def value_and_gradient_of_arrays(inputs: memory.Inputs, numerics: str, in_data: bool) -> tuple[Tensor, list[Any]]:
+    """`value_and_gradient` of such a problem, in parameters without leading axes; in y only with `in_data`."""
+    lead = _lead_of(inputs)
+    answer = "gradient in y" if in_data else "gradient"
+    shapes = [one.shape[1:] for one in inputs.parameters]
+    shapes[4] = shapes[4][1:]
+    value, gradients = value_and_gradient_arrays(
+        inputs, lead, numerics, answer if packs.applicable(inputs, lead) else None, shapes
+    )
+    return torch.from_numpy(value), gradients
+
+
+def _packed(
+    system: LinearGaussianSystem, y: Tensor, observed: Tensor | None, lengths: Tensor, diffuse: Tensor | None,
+    lead: int, plain: bool,
+) -> str:  # fmt: skip
+    """What packs shall answer, "" where they do not serve; with the gradient in y unless it certainly is not needed."""
+    if y.shape[0] < packs.MANY_SEQUENCES or not packs.applicable(
+        memory.Inputs.of(system, y, observed, lengths, diffuse), lead
+    ):
+        return ""
+    return "gradient" if plain and not y.requires_grad else "gradient in y"
 
 
 @torch.no_grad()
@@ -112,189 +154,11 @@ def value_and_gradient(
     diffuse: Tensor | None = None,
     numerics: str = "auto",
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """log p(y) (B,), and the gradient of its sum in the parts of the system and y; equals those of `log_prob`."""
+    """log p(y) (B,), and the gradient of its sum in the parts of the system, and in y if that requires gradients.
+
+    Equals those of `log_prob`; that of a y that requires none may have no entries.
+    """
     check(system, y, observed, lengths, diffuse)
     lead = shared_lead(system, observed, lengths, diffuse)
-    return differentiable.value_and_gradient(*system, y, observed, lengths, lead, diffuse, numerics)
-
-
-@torch.no_grad()
-def filter(
-    system: LinearGaussianSystem,
-    y: Tensor,
-    observed: Tensor | None,
-    lengths: Tensor,
-    diffuse: Tensor | None = None,
-    numerics: str = "auto",
-) -> FilteredMoments:
-    """The predicted and updated moments of every step; errors as for `log_prob`."""
-    given = Given.of(system, y, observed, lengths, diffuse, numerics, per_step=True)
-    system, space = given.system, given.space
-    slot, mean, weighted = torch.from_numpy(space.slot), torch.from_numpy(space.mean), torch.from_numpy(space.weighted)
-    distinct = int(slot.max()) + 1 if slot.numel() else 0  # steps with a covariance of their own
-    emission, noise = system.emission_matrix[:distinct], system.emission_cov[:distinct]
-    cov, gain = torch.from_numpy(space.cov)[:, :distinct], torch.from_numpy(space.gain)[:, :distinct]
-    rest = torch.eye(cov.shape[-1], dtype=cov.dtype) - gain.mT @ emission
-    updated = rest @ cov @ rest.mT + gain.mT @ noise @ gain
-    updated = 0.5 * (updated + updated.mT)
-    by_step = _row_of_step(slot, lengths)
-    cov, updated = by_step(cov), by_step(updated)
-    if space.square_root:
-        updated = torch.from_numpy(given.backward.updated)
-    correction = cov @ (system.emission_matrix.mT @ weighted[..., None])
-    batch = y.shape[0]
-    improper = (None, None)
-    if diffuse is not None:
-        improper = tuple(_extend(part, lengths, diffuse @ diffuse.mT) for part in given.diffuse_covs())
-        correction = torch.where(given.is_diffuse()[..., None, None], given.corrections()[..., None], correction)
-    return FilteredMoments(
-        _extend(mean, lengths, system.initial_mean),
-        _extend(cov.expand(batch, -1, -1, -1), lengths, system.initial_cov),
-        _extend(mean + correction[..., 0], lengths, system.initial_mean),
-        _extend(updated.expand(batch, -1, -1, -1), lengths, system.initial_cov),
-        torch.from_numpy(space.steps),
-        *improper,
-    )
-
-
-@torch.no_grad()
-def smooth(
-    system: LinearGaussianSystem,
-    y: Tensor,
-    observed: Tensor | None,
-    lengths: Tensor,
-    diffuse: Tensor | None = None,
-    numerics: str = "auto",
-    *,
-    lag_one: bool = True,
-) -> SmoothedMoments:
-    """The posterior moments of the states: mean = m + P r and cov = P - P N P with the r, N that are the gradient.
-
-    Where y does not resolve a diffuse start, `diffuse` says in which directions; mean and cov hold in the others.
-    Without `lag_one` there are no steps of the lag-one covariances, which take as long as all else.
-    """
-    adjoint = memory.kernels("kalman_adjoint")
-    given = Given.of(system, y, observed, lengths, diffuse, numerics)
-    system, space = given.system, given.space
-    (batch, steps, _), states = y.shape, system.initial_mean.shape[-1]
-    spaces, spans, group_spaces, group_of = arrays.groups(array_of(lengths), space.slot.shape[0])
-    mean, cov = y.new_empty(batch, steps, states), y.new_empty(len(spans), steps, states, states)
-    if not given.until.any():  # a step is predicted before it is smoothed: both in one place
-        mean = torch.from_numpy(space.mean)
-    lagged = y.new_zeros(len(spans), max(steps - 1, 0) if lag_one else 0, states, states)
-    none, unused = arrays.no_gradients(), (np.empty((0, states, states)), np.empty((0, states)))
-    a, c, until = array_of(system.transition_matrix), array_of(system.emission_matrix), given.until
-    ends, rounding = array_of(lengths), arrays.spent(system.emission_cov, states)
-    kept = (space.cov, space.gain, space.whitener, space.slot, space.mean, space.weighted)
-    moments = (mean.numpy(), cov.numpy(), lagged.numpy())
-    lost = arrays.run_small_adjoint(a, c, kept, until, ends, np.ones(batch), none, moments, unused, rounding)
-    joint = lost is not None
-    if not joint:
-        lost = adjoint.covariance_adjoint(
-            a, c, space.cov, space.gain, space.whitener, space.slot, spans, group_spaces, until,
-            np.ones(len(spans)), *none[1:4], *none[5:7], *moments[1:], unused[0], rounding, memory.blas(states),
-        )  # fmt: skip
-    if lost and numerics == "auto":
-        return smooth(system, y, observed, lengths, diffuse, "square_root", lag_one=lag_one)
-    if not joint:
-        pattern = memory.pattern_of(observed, y.shape[-1])
-        arrays.run_mean_adjoint(
-            a, c, kept, spaces, until, ends, array_of(y), pattern, np.ones(batch), none, moments[0], unused[1]
-        )
-    improper = y.new_zeros(len(spans), steps if diffuse is not None or until.any() else 0, states, states)
-    if until.any():
-        given.smooth_covariances(spans, group_spaces, cov.numpy(), improper.numpy(), lagged.numpy())
-        given.smooth_means(array_of(y), spaces, space.mean, mean.numpy())
-    if len(spans) == 1:
-        cov, lagged, improper = (values.expand(batch, -1, -1, -1) for values in (cov, lagged, improper))
-    elif space.slot.shape[0] == 1:  # otherwise each has its own, in order
-        cov, lagged, improper = (values[group_of] for values in (cov, lagged, improper))
-    return SmoothedMoments(
-        _extend(mean, lengths, system.initial_mean),
-        _extend(cov, lengths, system.initial_cov),
-        lagged,
-        torch.from_numpy(space.log_prob),
-        None if diffuse is None else _extend(improper, lengths, diffuse @ diffuse.mT),
-    )
-
-
-@torch.no_grad()
-def sample_paths(
-    system: LinearGaussianSystem,
-    y: Tensor,
-    observed: Tensor | None,
-    lengths: Tensor,
-    normals: Tensor,
-    diffuse: Tensor | None = None,
-    numerics: str = "auto",
-) -> Tensor:
-    """Draws (N, B, T, n) from p(z | y), a linear function of the standard `normals` (N, B, T, n + m).
-
-    Mean correction: draw (z*, y*) from the model without means; E[z | y - y*] + z* has the posterior law, whatever
-    the ranks of the covariances.  A diffuse part of z*_0 does not matter and is 0; ImproperBelief where y leaves some
-    of it unresolved.
-    """
-    simulation = memory.kernels("kalman_simulation")
-    given = Given.of(system, y, observed, lengths, diffuse, numerics)
-    system, space = given.system, given.space
-    (batch, steps, coordinates), states = y.shape, system.initial_mean.shape[-1]
-    draws = normals.shape[0]
-    if normals.shape != (draws, batch, steps, states + coordinates):
-        raise ValueError(f"normals must be (N, {batch}, {steps}, {states + coordinates}), not {tuple(normals.shape)}")
-    given.refuse_unresolved()
-    ends, pattern = array_of(lengths), memory.pattern_of(observed, coordinates)
-    spaces, *_ = arrays.groups(ends, space.slot.shape[0])
-    a, c = array_of(system.transition_matrix), array_of(system.emission_matrix)
-    covariances = (system.initial_cov, system.transition_cov, system.emission_cov)
-    roots = [array_of(semidefinite_root(cov)) for cov in covariances]
-    paths = draws * batch
-    z, emitted = y.new_zeros(paths, steps, states), y.new_zeros(paths, steps, coordinates)
-    flat = normals.contiguous().reshape(paths, steps, states + coordinates).numpy()
-    simulation.simulate(a, c, *roots, flat, ends, z.numpy(), emitted.numpy())
-    remaining = (y - emitted.view(draws, *y.shape)).view(emitted.shape)
-    mean, weighted, status = torch.empty_like(z), torch.empty_like(emitted), np.zeros(3, dtype=np.int64)
-    simulation.path_means(
-        a, array_of(system.transition_offset), c, remaining.numpy(), pattern, ends, spaces, space.gain, space.whitener,
-        space.log_norm, space.slot, array_of(system.initial_mean.repeat(draws, 1)), mean.numpy(), weighted.numpy(),
-        status, memory.blas(states),
-    )  # fmt: skip
-    arrays.raise_condition(status)
-    posterior = torch.zeros_like(z)
-    kept = (space.cov, space.gain, space.whitener, space.slot, mean.numpy(), weighted.numpy())
-    arrays.run_mean_adjoint(
-        a, c, kept, np.tile(spaces, draws), given.until, np.tile(ends, draws), remaining.numpy(), pattern,
-        np.ones(paths), arrays.no_gradients(), posterior.numpy(), np.empty((0, states)),
-    )  # fmt: skip
-    if given.until.any():
-        given.smooth_means(remaining.numpy(), spaces, mean.numpy(), posterior.numpy())
-    result = _extend(posterior + z, lengths.repeat(draws), system.initial_mean.repeat(draws, 1))
-    return result.view(draws, batch, steps, states)
-
-
-def semidefinite_root(cov: Tensor) -> Tensor:
-    """Lower-triangular F with F F' = cov (R, k, k) for positive semidefinite matrices of any rank."""
-    factors = torch.empty_like(cov, memory_format=torch.contiguous_format)
-    memory.kernels("linalg").semidefinite_factor(array_of(cov), factors.numpy())
-    return factors
-
-
-def _row_of_step(slot: Tensor, lengths: Tensor) -> Any:
-    """A function from a workspace by slot (G, rows, ...) to one by step (G, T, ...)."""
-    groups, steps = slot.shape
-    ends = lengths if groups == lengths.shape[0] else lengths.max()[None]
-    time = torch.minimum(torch.arange(steps), (ends[:, None] - 1).clamp(min=0))
-    rows = slot.gather(1, time)
-    return lambda values: values[torch.arange(groups)[:, None], rows]
-
-
-def _extend(values: Tensor, lengths: Tensor, initial: Tensor) -> Tensor:
-    """Repeat the last step of each sequence (B, T, ...) to the end, and `initial` (1 or B, ...) where there is none."""
-    batch, steps = values.shape[:2]
-    if steps == 0 or bool((lengths == steps).all()):
-        return values
-    time = torch.minimum(torch.arange(steps), (lengths[:, None] - 1).clamp(min=0))
-    extended = values[torch.arange(batch)[:, None], time]
-    empty = lengths == 0
-    if bool(empty.any()):
-        extended[empty] = initial.expand(batch, *initial.shape[1:])[empty][:, None]
-    return extended
+    packed = _packed(system, y, observed, lengths, diffuse, lead, True)
+    return differentiable.value_and_gradient(*system, y, observed, lengths, lead, diffuse, numerics, packed)

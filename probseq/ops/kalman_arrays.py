@@ -1,6 +1,4 @@
-"""The passes of the Kalman functions on numpy arrays: workspaces are allocated and the kernels called here.
-
-    run_forward(...)  log p(y), and with `keep` what the adjoint reads     run_mean_adjoint(...)  the vector half of it
+"""The Kalman filter on numpy arrays: `run_forward` allocates the workspaces and calls the kernels.
 
 The covariances do not depend on the data: sequences with the same start and the same pattern of missing entries share
 them (`lead` is the one whose covariances hold for all), and many such sequences run side by side.
@@ -8,30 +6,24 @@ them (`lead` is the one whose covariances hold for all), and many such sequences
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from probseq.errors import SingularInnovation, StateOverflow
-from probseq.ops.kalman_system import N_AXES, LinearGaussianSystem
+from probseq.ops import kalman_packs
+from probseq.ops.kalman_packs import MANY_SEQUENCES, Answer
 from probseq.ops.kalman_workspace import (
+    Inputs,
     Roots,
     Workspace,
     allocate,
     blas,
     kernels,
-    parameter_arrays,
-    pattern_of,
     roots_of,
     with_roots,
 )
-from probseq.ops.modes import array_of
-from probseq.ops.threads import first_of, group, n_groups, over_blocks
-
-MANY_SEQUENCES = 8
-"""Batch size from which the innermost loop runs over the sequences that share their covariances."""
+from probseq.ops.threads import over_blocks
 
 KNOWN_STATES = 10
 """State dimension up to which the compiler knows it: observations one by one, and the adjoint of single sequences."""
@@ -49,36 +41,35 @@ SINGULAR, ILL_CONDITIONED = 1, 3  # as in kernels/kalman_conditions.py, which is
 
 
 def run_forward(
-    system: LinearGaussianSystem,
-    y: Tensor,
-    observed: Tensor | None,
-    lengths: Tensor,
+    inputs: Inputs,
     lead: int,
-    diffuse: Tensor | None,
     numerics: str,
     *,
     keep: bool,
     keep_roots: bool = False,
     per_step: bool = False,
+    packed: Answer | None = None,
 ) -> Workspace:
     """Allocate what is asked for, run the compiled filter, raise its conditions.
 
-    With numerics="auto" an ill-conditioned step starts it anew on square roots.
+    With numerics="auto" an ill-conditioned step starts it anew on square roots. Where packs of sequences are
+    `applicable`, `packed` is what they shall answer; then no means are kept, except where only roots can smooth.
     """
-    (batch, steps, m), n = y.shape, system.initial_mean.shape[-1]
-    parameters = parameter_arrays(system, batch)
-    data = array_of(y), pattern_of(observed, m), array_of(lengths)
+    parameters, diffuse, data = inputs.parameters, inputs.diffuse, inputs.data
+    y, n = inputs.y, parameters[2].shape[-1]
+    batch, steps, _ = y.shape
     watch, root = numerics == "auto", numerics == "square_root"
     if watch and not per_step:
         space = _one_by_one(parameters, data, lead, diffuse, keep=keep, keep_roots=keep_roots)
         if space is not None:
             return space
-    many = side_by_side(lead, batch) and not per_step
+    many = packed is not None or (side_by_side(lead, batch) and not per_step)
     rows = steps if keep or many else min(kernels("kalman").CHUNK, steps)
     groups = batch if keep and lead < 0 else 1
     while True:
         roots = roots_of(parameters, diffuse, root)
-        space = allocate(y.shape, n, groups, rows, keep=keep, per_step=per_step, weights=not many)
+        packed = None if root and packed == "smoothed" else packed
+        space = allocate(y.shape, n, groups, rows, keep=keep, per_step=per_step, weights=not many, means=packed is None)
         space = with_roots(space, roots, steps if keep else 0, keep_roots=keep_roots)
         if batch == 0:
             return space
@@ -88,15 +79,18 @@ def run_forward(
         watch, root = False, True
     raise_condition(status)
     if many:
-        _means(parameters, data, lead, space)
+        if packed is not None:
+            space = kalman_packs.run(inputs, space, packed)
+        else:
+            _means(parameters, data, lead, space)
         if not np.isfinite(space.log_prob).all():  # by sequence, to find where
-            space = space._replace(weighted=np.empty(y.shape))
+            space = space._replace(weighted=np.empty(y.shape), mean=np.empty((batch, steps if keep else 0, n)))
             raise_condition(_filter(parameters, data, lead, space, roots, watch=watch, many=False))
     return space
 
 
 def _one_by_one(
-    parameters: list[Any], data: tuple[Any, Any, Any], lead: int, diffuse: Tensor | None, *,
+    parameters: list[Any], data: tuple[Any, Any, Any], lead: int, diffuse: Any, *,
     keep: bool, keep_roots: bool,
 ) -> Workspace | None:  # fmt: skip
     """Take observations one by one where that is faster; None where it is not, or would lose digits."""
@@ -156,7 +150,7 @@ def independent(parameters: list[Any]) -> bool:
 
 
 def run_behind_head(
-    parameters: list[Any], y: Any, pattern: Any, ends: Any, diffuse: Tensor, *, keep_roots: bool
+    parameters: list[Any], y: Any, pattern: Any, ends: Any, diffuse: Any, *, keep_roots: bool
 ) -> Workspace | None:
     """The first steps, where the start of the one sequence is diffuse, on square roots; the others one by one."""
     (_, steps, _), n = y.shape, parameters[2].shape[-1]
@@ -200,110 +194,6 @@ def run_sequential(parameters: list[Any], y: Any, pattern: Any, ends: Any, space
 def own(values: Any, members: slice) -> Any:
     """The part of some members of a batch; all of what they share."""
     return values[members] if values.shape[0] > 1 else values
-
-
-def summed(call: Callable[[slice, list[Any]], Any], gradients: list[Any], batch: int, n_operations: int) -> list[Any]:
-    """Call call(members, gradients) for stretches of members, on threads; what they share is added up in order.
-
-    The stretches depend on the batch alone, so that one thread and two give the same digits.
-    """
-    by_member = {0, 7, *(i for i in (1, 4) if gradients[i].shape[0] > 1)}
-
-    def run(block: slice) -> list[tuple[Any, list[Any]]]:
-        results: list[tuple[Any, list[Any]]] = []
-        for g in range(group(block.start, batch), group(block.stop - 1, batch) + 1):
-            members = slice(first_of(g, batch), first_of(g + 1, batch))
-            parts = [part[members] if i in by_member else np.zeros_like(part) for i, part in enumerate(gradients)]
-            results.append((call(members, parts), parts))
-        return results
-
-    returned: list[Any] = []
-    for value, parts in (result for block in over_blocks(run, batch, n_operations) for result in block):
-        returned.append(value)
-        for i, part in enumerate(parts):
-            if i not in by_member:
-                gradients[i] += part
-    return returned
-
-
-def run_small_adjoint(
-    a: Any, c: Any, space: tuple[Any, ...], until: Any, lengths: Any, weights: Any, gradients: list[Any],
-    moments: tuple[Any, Any, Any], edges: tuple[Any, Any], spent: float,
-) -> bool | None:  # fmt: skip
-    """Both halves of the backward recursion in one pass, where few states and sensors are those of one sequence.
-
-    `space` is cov, gain, whitener, slot, mean, weighted. Returns whether digits were lost; None where not applicable.
-    """
-    (m, n), slot = c.shape[1:], space[3]
-    times = len(a), len(c), gradients[3].shape[0], gradients[4].shape[:2][-1], gradients[6].shape[0]
-    if max(n, m) > KNOWN_STATES or slot.shape[0] != len(lengths) or max(times) > 1 or min(times[:2]) == 0:
-        return None
-    adjoint = kernels("kalman_adjoint_small").small_adjoint
-
-    def run(members: slice, parts: list[Any]) -> bool:
-        own_space = tuple(part[members] for part in space)
-        return adjoint(
-            (0,) * n, (0,) * m, a[0], c[0], *own_space[:4], until[members], lengths[members], *own_space[4:],
-            weights[members], *parts, *(part[members] for part in (*moments, *edges)), spent,
-        )  # fmt: skip
-
-    batch = len(lengths)
-    if batch < MANY_SEQUENCES:
-        return run(slice(0, batch), gradients)
-    return any(summed(run, gradients, batch, batch * slot.shape[1] * n**3))
-
-
-def run_mean_adjoint(
-    a: Any, c: Any, space: tuple[Any, ...], spaces: Any, until: Any, lengths: Any, y: Any, pattern: Any, weights: Any,
-    gradients: list[Any], smoothed: Any, edge: Any,
-) -> None:  # fmt: skip
-    """Run the vector half of the backward recursion, by lanes where many sequences share their covariances.
-
-    `space` is cov, gain, whitener, slot, mean, weighted; the last is not read by lanes.
-    """
-    batch, lanes = len(lengths), kernels("kalman_lanes")
-    cov, gain, whitener, slot, mean, weighted = space
-    if slot.shape[0] > 1 or not side_by_side(0, batch):
-        kernels("kalman_adjoint").mean_adjoint(
-            a, c, cov, gain, slot, spaces, until, lengths, mean, weighted, weights, *gradients, smoothed, edge,
-            blas(a.shape[1]),
-        )  # fmt: skip
-        return
-    seen = pattern[int(lengths.argmax()) % len(pattern)]
-
-    def run(members: slice, parts: list[Any]) -> None:
-        lanes.mean_adjoint_lanes(
-            a, c, cov[0], gain[0], whitener[0], slot[0], until[0], lengths[members], y[members], seen, mean[members],
-            weights[members], *parts, smoothed[members], edge[members],
-        )  # fmt: skip
-
-    if n_groups(batch) * lanes.LANES <= 1.4 * batch:  # lanes are mostly filled
-        summed(run, gradients, batch, batch * slot.shape[1] * a.shape[1] ** 2)
-    else:
-        run(slice(0, batch), gradients)
-
-
-def spent(emission_cov: Tensor, states: int) -> float:
-    """The share of a variance that is rounding: with a perfect sensor a variance may vanish, elsewhere none does."""
-    perfect = bool((emission_cov.diagonal(dim1=-2, dim2=-1) == 0).any())
-    return 16 * states * 2.0**-52 if perfect else 0.0
-
-
-def no_gradients() -> list[Any]:
-    """Empty gradient arrays for the adjoint kernels: the seven parameters and y."""
-    return [np.empty((0,) * n_axes) for n_axes in (*N_AXES, 3)]
-
-
-def groups(ends: Any, covariance_groups: int) -> tuple[Any, Any, Any, Any]:
-    """Which sequences share the backward covariances, those of equal length and equal forward covariances.
-
-    Returns the covariance row of each sequence, then length and covariance row of each group, and each one's group.
-    """
-    if covariance_groups > 1 or len(ends) == 1:
-        every = np.arange(len(ends))
-        return every, ends, every, every
-    spans, group_of = np.unique(ends, return_inverse=True)
-    return np.zeros_like(ends), spans, np.zeros_like(spans), group_of
 
 
 def raise_condition(status: Any) -> None:

@@ -15,8 +15,11 @@ from torch import Tensor
 
 from probseq.errors import ImproperBelief
 from probseq.ops import kalman_arrays as arrays
+from probseq.ops import kalman_backward as adjoint
+from probseq.ops import kalman_packs as packs
 from probseq.ops import kalman_workspace as memory
 from probseq.ops.kalman_system import LinearGaussianSystem, check, shared_lead
+from probseq.ops.kalman_workspace import Inputs
 from probseq.ops.modes import array_of, refuse_forward_mode
 
 
@@ -51,13 +54,14 @@ class Given:
         numerics: str,
         *,
         per_step: bool = False,
+        smoothing: bool = False,
     ) -> Given:
+        """The filter is run; where packs of sequences serve `smoothing`, they leave smoothed means in `series`."""
         check(system, y, observed, lengths, diffuse)
         refuse_forward_mode("Kalman smoother", *system, y)
-        lead = shared_lead(system, observed, lengths, diffuse)
-        space = arrays.run_forward(
-            system, y, observed, lengths, lead, diffuse, numerics, keep=True, keep_roots=True, per_step=per_step
-        )
+        lead, inputs = shared_lead(system, observed, lengths, diffuse), Inputs.of(system, y, observed, lengths, diffuse)
+        packed = "smoothed" if smoothing and packs.applicable(inputs, lead) else None
+        space = arrays.run_forward(inputs, lead, numerics, keep=True, keep_roots=True, per_step=per_step, packed=packed)
         given = cls(system.full(y.shape[0]), observed, lengths, lead, space)
         given.y = array_of(y)
         return given
@@ -115,6 +119,12 @@ class Given:
         groups, _, _, n, d = self.space.diffuses.shape
         return self.space.diffuses if d else np.zeros((groups, self.space.slot.shape[1], 2, n, 0))
 
+    def smooth_start(self, cov: Any, improper: Any, lagged: Any, mean: Any) -> None:
+        """Continue all posterior moments before `until`."""
+        spaces, spans, group_spaces, _ = adjoint.groups(self.lengths, self.space.slot.shape[0])
+        self.smooth_covariances(spans, group_spaces, cov, improper, lagged)
+        self.smooth_means(self.y, spaces, self.space.mean, mean)
+
     def smooth_covariances(self, spans: Any, spaces: Any, cov: Any, improper: Any, lagged: Any) -> None:
         """Continue the posterior covariances (H, T, n, n), their diffuse parts and the lag-one ones before `until`."""
         kernel = memory.kernels("kalman_root_smoother")
@@ -133,7 +143,7 @@ class Given:
             return
         until = self.space.until
         n, steps = self.space.cov.shape[-1], self.space.slot.shape[1]
-        _, spans, group_spaces, group_of = arrays.groups(self.lengths, len(until))
+        _, spans, group_spaces, group_of = adjoint.groups(self.lengths, len(until))
         cov, lagged = np.zeros((len(spans), steps, n, n)), np.zeros((len(spans), 0, n, n))
         improper = np.zeros_like(cov)
         self.smooth_covariances(spans, group_spaces, cov, improper, lagged)

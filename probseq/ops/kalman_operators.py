@@ -1,7 +1,7 @@
 """The Kalman log-likelihood behind torch's dispatcher, with its gradient.
 
-    kalman_forward(parameters, y, observed, lengths, lead, diffuse, numerics)
-        ->  log p(y), and the workspaces mean ... until
+    kalman_forward(parameters, y, observed, lengths, lead, diffuse, numerics, packed)
+        ->  log p(y), and the workspaces mean ... series
     kalman_backward(weights, parameters, y, observed, lengths, *workspaces)
         ->  d sum(weights * log p) / d parameters and y
 
@@ -13,13 +13,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from probseq.ops import kalman_arrays as arrays
-from probseq.ops import kalman_workspace as memory
-from probseq.ops.kalman_system import LinearGaussianSystem
+from probseq.ops import kalman_packs as packs
+from probseq.ops.kalman_gradient import Filtered, Left, at_once, value_and_gradient
+from probseq.ops.kalman_workspace import Inputs
 from probseq.ops.modes import OnceDifferentiable, array_of, operator
 
 _PARAMETERS = (
@@ -27,43 +27,52 @@ _PARAMETERS = (
     "Tensor transition_offset, Tensor emission_matrix, Tensor emission_cov, Tensor y"
 )
 _WORKSPACES = (
-    "Tensor mean, Tensor weighted, Tensor cov, Tensor gain, Tensor whitener, Tensor slot, Tensor diffuses, Tensor until"
+    "Tensor mean, Tensor weighted, Tensor cov, Tensor gain, Tensor whitener, Tensor slot, Tensor diffuses, "
+    "Tensor until, Tensor sums, Tensor series"
 )
 
 
 def _shapes_of_value(*arguments: Any) -> tuple[Tensor, ...]:
-    y, (m, n) = arguments[7], arguments[5].shape[-2:]
+    y, (m, n), packed = arguments[7], arguments[5].shape[-2:], arguments[13]
     batch, steps = y.shape[0], y.shape[1]
     groups = batch if arguments[10] < 0 else 1
     d = 0 if arguments[11] is None else arguments[11].shape[-1]
+    sums = packs.shape_of_sums(n, m, batch) if packed else (0, batch)
     return (
         y.new_empty(batch),
-        y.new_empty(batch, steps, n),
-        y.new_empty(0 if arrays.side_by_side(arguments[10], batch) else batch, steps, m),
+        y.new_empty(batch, 0 if packed else steps, n),
+        y.new_empty(0 if packed or arrays.side_by_side(arguments[10], batch) else batch, steps, m),
         y.new_empty(groups, steps, n, n),
         y.new_empty(groups, steps, m, n),
         y.new_empty(groups, steps, m, m),
         y.new_empty(groups, steps, dtype=torch.int64),
         y.new_empty(groups, steps if d else 0, 2, n, d),
         y.new_empty(groups, dtype=torch.int64),
+        y.new_empty(sums),
+        y.new_empty(batch, steps if packed == "gradient in y" else 0, m if packed else n),
     )
 
 
 @operator(
     "kalman_forward",
-    f"({_PARAMETERS}, Tensor? observed, Tensor lengths, int lead, Tensor? diffuse, str numerics) -> "
-    "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    f"({_PARAMETERS}, Tensor? observed, Tensor lengths, int lead, Tensor? diffuse, str numerics, str packed) -> "
+    "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     _shapes_of_value,
 )
 def _value(*arguments: Any) -> tuple[Tensor, ...]:
-    """log p(y) (B,), and for the adjoint: mean, weighted, cov, gain, whitener, slot, diffuses, until."""
-    space = arrays.run_forward(LinearGaussianSystem(*arguments[:7]), *arguments[7:], keep=True)
+    """log p(y) (B,), and for the adjoint: mean, weighted, cov, gain, whitener, slot, diffuses, until, sums, series."""
+    lead, diffuse, numerics, packed = arguments[10:14]
+    inputs = Inputs.of(arguments[:7], arguments[7], arguments[8], arguments[9], diffuse)
+    space = arrays.run_forward(inputs, lead, numerics, keep=True, packed=packed or None)
     outputs = (space.log_prob, space.mean, space.weighted, space.cov, space.gain, space.whitener, space.slot)
-    return tuple(map(torch.from_numpy, (*outputs, space.diffuses, space.until)))
+    return tuple(map(torch.from_numpy, (*outputs, space.diffuses, space.until, space.sums, space.series)))
 
 
 def _shapes_of_adjoint(weights: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
-    return tuple(torch.empty_like(argument, memory_format=torch.contiguous_format) for argument in arguments[:8])
+    shapes = [argument.shape for argument in arguments[:8]]
+    if arguments[18].shape[0] and not arguments[19].shape[1]:
+        shapes[7] = torch.Size([0])
+    return tuple(weights.new_empty(shape) for shape in shapes)
 
 
 @operator(
@@ -73,38 +82,26 @@ def _shapes_of_adjoint(weights: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
     _shapes_of_adjoint,
 )
 def _adjoint(weights: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
-    """Gradients of sum(weights * log_prob) in the seven parameters and y, each of the shape that was given."""
-    y, observed = arguments[7:9]
-    batch, _, m = y.shape
-    _, _, a, _, _, c, r = memory.parameter_arrays(arguments[:7], batch)
-    lengths, mean, weighted, cov, gain, whitener, slot, diffuses, until = map(array_of, arguments[9:])
-    gradients, load, n = [np.zeros(argument.shape) for argument in arguments[:8]], array_of(weights), a.shape[-1]
-    into = [*memory.with_every_axis(gradients[:7]), gradients[7]]
-    shared_mean = into[0].shape[0] != batch
-    if shared_mean:
-        into[0] = np.zeros((batch, n))
-    spaces, spans, group_spaces, group_of = arrays.groups(lengths, slot.shape[0])
-    nothing, improper = np.empty((1, 0, n, n)), diffuses.shape[1] > 0
-    edges = np.empty((len(spans) if improper else 0, n, n)), np.empty((batch if improper else 0, n))
-    kept = (cov, gain, whitener, slot, mean, weighted)
-    unused = (np.empty((1, 0, n)), nothing, nothing)
-    if arrays.run_small_adjoint(a, c, kept, until, lengths, load, into, unused, edges, 0.0) is None:
-        memory.kernels("kalman_adjoint").covariance_adjoint(
-            a, c, cov, gain, whitener, slot, spans, group_spaces, until, np.bincount(group_of, load, len(spans)),
-            *into[1:4], *into[5:7], nothing, nothing, edges[0], 0.0, memory.blas(n),
-        )  # fmt: skip
-        pattern = memory.pattern_of(observed, m)
-        arrays.run_mean_adjoint(
-            a, c, kept, spaces, until, lengths, array_of(y), pattern, load, into, unused[0], edges[1]
-        )
-    if improper:
-        memory.kernels("kalman_diffuse_adjoint").diffuse_adjoint(
-            a, c, r, array_of(y), memory.pattern_of(observed, m), lengths, spaces, group_of, until, cov, diffuses,
-            whitener, mean, load, edges[1], edges[0], *into,
-        )  # fmt: skip
-    if shared_mean:
-        gradients[0][...] = into[0].sum(0)
-    return tuple(map(torch.from_numpy, gradients))
+    """Gradients of sum(weights * log_prob) in the seven parameters and y, each of the shape that was given.
+
+    That of y has no entries where packs of sequences left none.
+    """
+    inputs = Inputs.of(arguments[:7], arguments[7], arguments[8], arguments[9], None)
+    left, shapes = Left._make(map(array_of, arguments[10:])), [argument.shape for argument in arguments[:7]]
+    return tuple(map(torch.from_numpy, Filtered(inputs, left).gradients(array_of(weights), shapes)))
 
 
-differentiable = OnceDifferentiable("Kalman log-likelihood", _value, _adjoint, n_inputs=8, kept=tuple(range(10)))
+def _at_once(*arguments: Any) -> tuple[Tensor, tuple[Tensor, ...]] | None:
+    """Value and gradient of one short sequence, for which torch's book-keeping between the two would take longer."""
+    if not at_once(arguments[7], arguments[0].shape[-1]):
+        return None
+    lead, diffuse, numerics, _ = arguments[10:14]
+    inputs = Inputs.of(arguments[:7], arguments[7], arguments[8], arguments[9], diffuse)
+    shapes = [argument.shape for argument in arguments[:7]]
+    value, gradients = value_and_gradient(inputs, lead, numerics, None, shapes)
+    return torch.from_numpy(value), tuple(map(torch.from_numpy, gradients))
+
+
+differentiable = OnceDifferentiable(
+    "Kalman log-likelihood", _value, _adjoint, n_inputs=8, kept=tuple(range(10)), at_once=_at_once
+)

@@ -97,8 +97,13 @@ def shared_lead(
         return -1
     if diffuse is not None and diffuse.shape[0] > 1:
         return -1
-    lead = int(lengths.argmax())
-    if observed is None:
+    return lead_of_pattern(lengths, observed)
+
+
+def lead_of_pattern(lengths: Tensor, observed: Tensor | None) -> int:
+    """`shared_lead` of sequences with the same start."""
+    lead = int(lengths.argmax()) if len(lengths) else -1
+    if observed is None or lead < 0:
         return lead
     outside = torch.arange(observed.shape[1]) >= lengths[:, None]
     return lead if bool(((observed == observed[lead]) | outside[..., None]).all()) else -1

@@ -12,13 +12,39 @@ from torch import Tensor
 
 from probseq.ops.kalman_system import N_AXES
 from probseq.ops.modes import array_of
+from probseq.ops.pool import lease
 
 BLAS_STATES = 12
 """State dimension from which matrix products go to BLAS instead of written-out loops."""
 
 
+class Inputs(NamedTuple):
+    """A problem as arrays: the seven parameters with every axis, (B, ...) data, pattern, lengths, and diffuse start."""
+
+    parameters: list[Any]
+    y: Any
+    pattern: Any
+    lengths: Any
+    diffuse: Any = None
+
+    @classmethod
+    def of(
+        cls, system: Iterable[Tensor], y: Tensor, observed: Tensor | None, lengths: Tensor, diffuse: Tensor | None
+    ) -> Inputs:
+        start = None if diffuse is None else array_of(diffuse)
+        return cls(parameter_arrays(system, y.shape[0]), array_of(y), pattern_of(observed, y.shape[2]),
+                   array_of(lengths), start)  # fmt: skip
+
+    @property
+    def data(self) -> tuple[Any, Any, Any]:
+        return self.y, self.pattern, self.lengths
+
+
 class Workspace(NamedTuple):
-    """What the forward recursion leaves for the backward one; shapes in kernels/kalman.py and kalman_root.py."""
+    """What the forward recursion leaves for the backward one; shapes in kernels/kalman.py and kalman_root.py.
+
+    `sums`, and as `series` the smoothed means or e, are those of kernels/kalman_packs.py, where that runs both.
+    """
 
     log_prob: Any
     mean: Any
@@ -32,6 +58,8 @@ class Workspace(NamedTuple):
     roots: Any
     diffuses: Any
     until: Any
+    sums: Any
+    series: Any
     square_root: bool = False
 
 
@@ -46,24 +74,27 @@ class Roots(NamedTuple):
 
 
 def allocate(
-    shape: tuple[int, ...], n: int, groups: int, rows: int, *, keep: bool, per_step: bool, weights: bool = True
-) -> Workspace:
+    shape: tuple[int, ...], n: int, groups: int, rows: int, *,
+    keep: bool, per_step: bool, weights: bool = True, means: bool = True,
+) -> Workspace:  # fmt: skip
     """`rows` of what the means need, for each group of sequences; what only the adjoint reads has T steps or none."""
     batch, steps, m = shape
     owners, kept = (batch, steps) if keep else (1, 0)
     return Workspace(
         log_prob=np.empty(batch),
-        mean=np.empty((owners, kept, n)),
-        weighted=np.empty((owners if weights else 0, kept, m)),
-        cov=np.empty((groups, kept, n, n)),
-        gain=np.empty((groups, rows, m, n)),
-        whitener=np.empty((groups, rows, m, m)),
+        mean=lease(owners, kept if means else 0, n),
+        weighted=lease(owners if weights else 0, kept, m),
+        cov=lease(groups, kept, n, n),
+        gain=lease(groups, rows, m, n),
+        whitener=lease(groups, rows, m, m),
         log_norm=np.empty((groups, rows)),
         slot=np.zeros((groups, rows), dtype=np.int64),
         steps=np.zeros((batch, steps) if per_step else (1, 0)),
         roots=np.empty((groups, 0, n, n)),
         diffuses=np.empty((groups, 0, 2, n, 0)),
         until=np.zeros(groups, dtype=np.int64),
+        sums=np.empty((0, batch)),
+        series=np.empty((batch, 0, n)),
     )
 
 
@@ -73,14 +104,14 @@ def with_roots(space: Workspace, roots: Roots, steps: int, *, keep_roots: bool) 
         return space
     (groups, _, n, _), d = space.cov.shape, roots.diffuse.shape[-1]
     diffuses = np.zeros((groups, steps if d else 0, 2, n, d))
-    kept = np.empty((groups, steps if keep_roots else 0, n, n))
+    kept = lease(groups, steps if keep_roots else 0, n, n)
     return space._replace(roots=kept, diffuses=diffuses, square_root=roots.always)
 
 
-def roots_of(parameters: list[Any], diffuse: Tensor | None, root: bool) -> Roots:
+def roots_of(parameters: list[Any], diffuse: Any, root: bool) -> Roots:
     """Factors of the covariances where the square-root form needs them."""
     _, p0, _, q, _, _, r = parameters
-    start = np.zeros((1, p0.shape[1], 0)) if diffuse is None else array_of(diffuse)
+    start = np.zeros((1, p0.shape[1], 0)) if diffuse is None else diffuse
     if diffuse is None and not root:
         return Roots(None, p0[:1], q[:1], r[:1], start)
     factors = [np.empty(matrices.shape) for matrices in (p0, q, r)]

@@ -51,11 +51,16 @@ class OnceDifferentiable:
     """`value`, whose first output has the derivative `adjoint` in its first `n_inputs` arguments.
 
     adjoint(gradient, *arguments at the places `kept`, *further outputs) returns a gradient for each of these inputs.
-    The further outputs are workspaces without derivatives.
+    The further outputs are workspaces without derivatives. `at_once` may return the value of one member (1,) and its
+    gradients together, or None; they are asked for where plain reverse mode watches.
     """
 
-    def __init__(self, words: str, value: Operator, adjoint: Operator, *, n_inputs: int, kept: Sequence[int]) -> None:
+    def __init__(
+        self, words: str, value: Operator, adjoint: Operator, *, n_inputs: int, kept: Sequence[int],
+        at_once: Run | None = None,
+    ) -> None:  # fmt: skip
         self.words = words
+        self.at_once = at_once
         self.value, self.adjoint = value, adjoint
         self.n_inputs, self.kept = n_inputs, kept
         value.dispatched.register_autograd(self.pull_back, setup_context=self.save)
@@ -65,10 +70,19 @@ class OnceDifferentiable:
         inputs = arguments[: self.n_inputs]
         if _opaque(inputs) or not _differentiated(inputs):
             return self.value.dispatched(*arguments)
-        return (_Value if torch._C._are_functorch_transforms_active() else _Plain).apply(self, *arguments)
+        if torch._C._are_functorch_transforms_active():
+            return _Value.apply(self, *arguments)
+        found = None if self.at_once is None else self.at_once(*arguments)
+        if found is None:
+            return _Plain.apply(self, *arguments)
+        pairs = [pair for pair in zip(inputs, found[1], strict=True) if pair[0].requires_grad or _forward_mode()]
+        return (attach(self.words, found[0], pairs),)
 
     def value_and_gradient(self, *arguments: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The first output and the gradients of its sum in the inputs, by the kernels alone: nothing may watch."""
+        found = None if self.at_once is None else self.at_once(*arguments)
+        if found is not None:
+            return found
         value, *workspaces = self.value.run(*arguments)
         return value, self.adjoint.run(torch.ones_like(value), *(arguments[i] for i in self.kept), *workspaces)
 
@@ -136,6 +150,34 @@ class _Plain(torch.autograd.Function):
 
     backward = _Value.backward
     jvp = _Value.jvp
+
+
+class _Scaled(torch.autograd.Function):
+    """A value (1,) whose gradients in some inputs are known already: (words, value, gradients), inputs."""
+
+    @staticmethod
+    def forward(ctx: Any, known: tuple[str, Tensor, list[Tensor]], *inputs: Any) -> Any:
+        ctx.words, value, ctx.gradients = known
+        ctx.save_for_backward(*inputs)
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Any) -> Any:
+        gradients = ctx.gradients
+
+        def scaled(gradient: Tensor, *_: Tensor) -> tuple[Tensor, ...]:
+            return tuple(gradient * one for one in gradients)
+
+        return (None, *run_adjoint(ctx.words, scaled, outer[0], *ctx.saved_tensors))
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> Any:
+        raise NotImplementedError(_no_forward_mode(ctx.words))
+
+
+def attach(words: str, value: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """`value` (1,) as a function, differentiable once, of the first of each pair, with the second as its gradient."""
+    return _Scaled.apply((words, value, [gradient for _, gradient in pairs]), *(one for one, _ in pairs))  # type: ignore[return-value]
 
 
 class _Final(torch.autograd.Function):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import probseq as ps
-from probseq.models.linear_gaussian import stationary_cov
+from probseq.models.normal import stationary_cov
 
 
 def joint_moments(parts: dict[str, Tensor], steps: int) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import probseq as ps
 from probseq.errors import ImpossibleSequence
-from probseq.models.particle_filter import log_density
+from probseq.models.normal import log_densities
 from probseq.ops.resampling import SCHEMES
 from tests import reference, zoo
 from tests.models.test_nonlinear import data_of_one_state, one_state
@@ -171,9 +171,9 @@ def test_density_of_residuals():
     cov = torch.tensor([[2.0, 0.3], [0.3, 0.5]], dtype=torch.float64)
     residual = torch.randn(3, 4, 2, dtype=torch.float64)
     law = torch.distributions.MultivariateNormal(torch.zeros(2).double(), cov)
-    torch.testing.assert_close(log_density(residual, cov, None), law.log_prob(residual))
+    torch.testing.assert_close(log_densities(residual, cov, None), law.log_prob(residual))
     seen = torch.tensor([[True, True], [False, True], [False, False]])
-    found = log_density(residual, cov, seen)
+    found = log_densities(residual, cov, seen)
     torch.testing.assert_close(found[0], law.log_prob(residual[0]))
     normal = torch.distributions.Normal(torch.zeros(()).double(), cov[1, 1].sqrt())
     torch.testing.assert_close(found[1], normal.log_prob(residual[1, :, 1]))

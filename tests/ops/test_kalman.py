@@ -262,7 +262,7 @@ def test_leading_axes_of_one_may_be_left_out() -> None:
         gradients.append(torch.autograd.grad(value.sum(), leaves))
     for one, other in zip(*gradients, strict=True):
         close(one, other.sum(0) if one.ndim == 1 and other.shape[0] == 3 else other.view(one.shape), 1e-14)
-    options = None, all_seen(y), 0, None, "joseph"
+    options = None, all_seen(y), 0, None, "joseph", ""
     torch.library.opcheck(torch.ops.probseq.kalman_forward, (*leaves_of(short), y, *options))
 
 
@@ -361,7 +361,7 @@ def test_gradient_of_a_settled_filter() -> None:
     leaves = [value.clone().requires_grad_() for value in (*system, y)]
     lengths = torch.tensor([300, 120])
     arguments = LinearGaussianSystem(*leaves[:7]), leaves[7], None, lengths
-    space = torch.ops.probseq.kalman_forward(*leaves, None, lengths, 0, None, "joseph")
+    space = torch.ops.probseq.kalman_forward(*leaves, None, lengths, 0, None, "joseph", "")
     assert space[6].max() < 100, "the covariance did not settle, so that this test would not test anything"
     ours = torch.autograd.grad(kalman.log_prob(*arguments).sum(), leaves)
     loops = torch.autograd.grad(loop_log_prob(*arguments).sum(), leaves)
@@ -392,7 +392,7 @@ def test_opcheck(missing: bool) -> None:
     lead = -1 if missing else 0
     leaves = [value.clone().requires_grad_() for value in (*system, y)]
     for diffuse in (None, torch.eye(2, dtype=torch.float64)[None]):
-        options = observed, lengths, lead, diffuse, "joseph"
+        options = observed, lengths, lead, diffuse, "joseph", ""
         torch.library.opcheck(torch.ops.probseq.kalman_forward, (*leaves, *options))
         value, *space = torch.ops.probseq.kalman_forward(*system, y, *options)
         torch.library.opcheck(torch.ops.probseq.kalman_backward, (value, *system, y, observed, lengths, *space))
@@ -579,7 +579,7 @@ def test_a_settled_covariance_is_computed_again_after_a_gap() -> None:
     observed = torch.ones_like(y, dtype=torch.bool)
     observed[0, 200, 0] = False
     observed[0, 300:305] = False
-    slots = torch.ops.probseq.kalman_forward(*system, y, observed, all_seen(y), 0, None, "joseph")[6][0]
+    slots = torch.ops.probseq.kalman_forward(*system, y, observed, all_seen(y), 0, None, "joseph", "")[6][0]
     assert slots[199] < 100
     assert slots[[200, 201, 300]].tolist() == [200, 201, 300]
     assert slots[399] < 399

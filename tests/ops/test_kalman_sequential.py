@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from probseq.errors import StateOverflow
-from probseq.ops import kalman, kalman_arrays
+from probseq.ops import kalman, kalman_arrays, kalman_backward
 from probseq.ops.kalman import LinearGaussianSystem
 from tests.ops.test_kalman import all_seen, close, dense_posterior, loop_log_prob, random_pattern, random_system
 
@@ -31,8 +31,8 @@ def independent(
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Which fast paths served, by name."""
     served: list[str] = []
-    for name in ("run_sequential", "run_small_adjoint"):
-        own = getattr(kalman_arrays, name)
+    for module, name in ((kalman_arrays, "run_sequential"), (kalman_backward, "run_small_adjoint")):
+        own = getattr(module, name)
 
         def watched(*arguments: object, name: str = name, own: object = own) -> object:
             result = own(*arguments)  # type: ignore[operator]
@@ -40,7 +40,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
                 served.append(name)
             return result
 
-        monkeypatch.setattr(kalman_arrays, name, watched)
+        monkeypatch.setattr(module, name, watched)
     return served
 
 
@@ -86,7 +86,8 @@ def test_diffuse_start(n: int, missing: bool, calls: list[str], monkeypatch: pyt
         close(kalman.log_prob(system, y, seen, all_seen(y), diffuse).sum(), fast[-1], 1e-12)
     assert calls.count("run_sequential") == 3
     monkeypatch.setattr(kalman_arrays, "HEAD", 60)
-    monkeypatch.setattr(kalman_arrays, "KNOWN_STATES", 0)
+    for module in (kalman_arrays, kalman_backward):
+        monkeypatch.setattr(module, "KNOWN_STATES", 0)
     slow = everything()
     largest = max(float(other.abs().max()) for other in slow)  # some derivatives are zero
     for ours, other in zip(fast, slow, strict=True):
@@ -152,7 +153,8 @@ def test_gradient_is_the_one_of_the_other_kernels(
 
     fast = gradients("auto")
     assert calls == ["run_sequential", "run_small_adjoint"][: 2 if n <= 10 else 1]
-    monkeypatch.setattr(kalman_arrays, "KNOWN_STATES", 0)
+    for module in (kalman_arrays, kalman_backward):
+        monkeypatch.setattr(module, "KNOWN_STATES", 0)
     for ours, expected in zip(fast, gradients("joseph"), strict=True):
         torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-10 * float(expected.abs().max()))
 
@@ -172,7 +174,8 @@ def test_adjoint_of_a_settled_filter(missing: bool, calls: list[str], monkeypatc
 
     fast, smoothed = both()
     assert calls == ["run_small_adjoint"] * 2
-    monkeypatch.setattr(kalman_arrays, "KNOWN_STATES", 0)
+    for module in (kalman_arrays, kalman_backward):
+        monkeypatch.setattr(module, "KNOWN_STATES", 0)
     slow, expected = both()
     for ours, other in zip((*fast, *smoothed[:4]), (*slow, *expected[:4]), strict=True):
         torch.testing.assert_close(ours, other, rtol=1e-9, atol=1e-10 * float(other.abs().max()))
