@@ -31,6 +31,10 @@ class StateOverflow(ValueError):
     """A state moment left the range of floating-point numbers."""
 
 
+class NotAnAutomaton(ValueError):
+    """A network does not behave like a finite automaton at the precision that was asked for."""
+
+
 class FileRefused(ValueError):
     """A file is not one that probseq wrote, or does not say what it must."""
 

@@ -921,11 +921,17 @@ CLAMPED_CELLS: dict[str, Callable[[], Any]] = {
 }
 
 
+FILTER_CELLS: dict[str, Callable[[], Any]] = {
+    "kalman": lambda: ps.cells.Kalman(2, 2),
+    "multiplicative": lambda: ps.cells.Multiplicative(3),
+}
+
+
 def rnn(seed: int, cell: str, head: Any, obs_dim: int, **options: Any) -> ps.RNN:
     """Weights large enough that the output depends on the past; unit-free data are shifted and scaled."""
     model = ps.RNN(
         obs_dim,
-        cell={**CELLS, **MORE_CELLS, **CLAMPED_CELLS}[cell](),
+        cell={**CELLS, **MORE_CELLS, **CLAMPED_CELLS, **FILTER_CELLS}[cell](),
         head=head,
         dtype=torch.float64,
         seed=seed,
@@ -950,6 +956,8 @@ def expected_input_rule(model: Any, belief: Point, y: Tensor, observed: Tensor) 
 
 def expected_row(model: Any, said: Distribution, y: Tensor, observed: Tensor) -> Tensor:
     """What a network reads of a row that was not all seen."""
+    if isinstance(model.head, ps.heads.StateMixture):
+        return torch.where(observed.all(-1, keepdim=True), model.head.encode(y), 0.0)
     if isinstance(model.head, ps.heads.Categorical):
         one_hot = torch.nn.functional.one_hot(y.squeeze(-1).long(), model.head.n_symbols).double()
         return torch.where(observed, one_hot, said.base_dist.probs.squeeze(-2))  # type: ignore[attr-defined]
@@ -971,6 +979,10 @@ def rnn_row(
     )
 
 
+def three_states() -> Any:
+    return ps.heads.StateMixture(ps.emissions.Gaussian(means=[[-0.5], [0.0], [0.7]], covs=[[[1.0]], [[0.8]], [[0.9]]]))
+
+
 def strokes() -> Any:
     return ps.heads.Product([ps.heads.MixtureDensity(2), ps.heads.Bernoulli()], [1, 1])
 
@@ -981,6 +993,8 @@ RNN_ROWS = [
     *(rnn_row("categorical", cell, lambda: ps.heads.Categorical(3), "symbol", 1, 3) for cell in ("elman", "lstm")),
     *(rnn_row("bernoulli", cell, lambda: ps.heads.Bernoulli(), "binary", 2) for cell in ("elman", "gru")),
     *(rnn_row("gaussian-diag", cell, lambda: ps.heads.Gaussian(), "real", 1) for cell in MORE_CELLS),
+    rnn_row("gaussian-full", "kalman", lambda: ps.heads.Gaussian("full"), "real", 2),
+    rnn_row("states", "multiplicative", three_states, "real", 1),
     rnn_row("student", "elman", lambda: ps.heads.StudentT(), "real", 1),
     rnn_row("mixture-diag", "elman", lambda: ps.heads.MixtureDensity(2), "real", 1),
     rnn_row("mixture-full", "elman", lambda: ps.heads.MixtureDensity(2, "full"), "real", 2),

@@ -6,7 +6,9 @@ from probseq.cells.clamped import Clamped
 from probseq.cells.elman import Elman
 from probseq.cells.gru import GRU
 from probseq.cells.initialization import EchoStateInit, Initialization, NormalInit
+from probseq.cells.kalman import Kalman
 from probseq.cells.lstm import LSTM
+from probseq.cells.multiplicative import Multiplicative
 from probseq.cells.reservoir import Reservoir
 from probseq.cells.scan_cells import LRU, MinGRU, MinLSTM
 from probseq.cells.stack import Stack
@@ -21,8 +23,10 @@ __all__ = [
     "EchoStateInit",
     "Elman",
     "Initialization",
+    "Kalman",
     "MinGRU",
     "MinLSTM",
+    "Multiplicative",
     "NormalInit",
     "Reservoir",
     "Stack",

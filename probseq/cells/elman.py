@@ -6,10 +6,12 @@
 |--------|------------------|------------------------------------------------|
 | x_t    | (*batch, input)  | the input                                      |
 | h_t    | (*batch, H)      | activities, the whole state                    |
-| f      |                  | tanh, max(0, .) ("relu") or 1 / (1 + exp(-.))  |
+| f      |                  | tanh, max(0, .) ("relu"), 1 / (1 + exp(-.))    |
+|        |                  | ("logistic") or nothing ("linear")             |
 
 The rectified net has no bound: recurrent weights of norm above one can make its activities grow without limit.
-Started at U = 1 ("identity") it begins as a sum of its inputs, whose gradient neither dies nor grows: the IRNN.
+Started at U = 1 ("identity") it begins as a sum of its inputs, whose gradient neither dies nor grows: the IRNN. The
+linear net is what a Kalman filter becomes whose gain has settled (`RNN.from_lds`).
 
 `initialization=EchoStateInit(spectral_radius=1.1, fan_in=15, input_scale=0.001)` starts it as a reservoir, see
 `probseq.cells.initialization`.
@@ -31,26 +33,27 @@ from probseq.cells.gated import GatedCell
 from probseq.cells.initialization import Initialization
 from probseq.checks import whole_number
 
-Activation = Literal["tanh", "relu", "logistic"]
+Activation = Literal["tanh", "relu", "logistic", "linear"]
 RecurrentStart = Literal["orthogonal", "identity"]
 
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh,
     "relu": torch.relu,
     "logistic": torch.sigmoid,
+    "linear": lambda z: z,
 }
 
 
 def inverse_slopes(activation: Activation, values: Tensor) -> Tensor:
-    """1 / f'(z) of units at f(z), 0 where they are saturated; 1 for rectified units."""
-    if activation == "relu":
+    """1 / f'(z) of units at f(z), 0 where they are saturated; 1 for rectified and linear units."""
+    if activation in ("relu", "linear"):
         return torch.ones_like(values)
     slope = 1 - values * values if activation == "tanh" else values * (1 - values)
     return torch.where(slope > 0, 1 / slope, 0.0)
 
 
 class Elman(GatedCell):
-    """h_t = f(W x_t + U h_{t-1} + b) with f one of tanh, relu, logistic; U starts as a rotation or as the identity."""
+    """h_t = f(W x_t + U h_{t-1} + b), f tanh, relu, logistic or linear; U starts as a rotation or as the identity."""
 
     def __init__(
         self,
@@ -101,14 +104,14 @@ class Elman(GatedCell):
         return super()._recurrent_start(draws)
 
     def state_metric(self, states: Float[Tensor, "*batch state"]) -> Float[Tensor, "*batch state"]:
-        """1 / f', as the base class says; 1 for rectified units."""
+        """1 / f', as the base class says; 1 for rectified and linear units."""
         return inverse_slopes(self.activation, states)
 
     def _advance(self, projected: Tensor, state: Tensor) -> Tensor:
         return FUNCTIONS[self.activation](self._recur(projected, state))
 
     def _compiled(self, inputs: Tensor, state: Tensor) -> Tensor:
-        if self.activation == "logistic":  # torch has no kernel; this loop costs less than its tanh kernel
+        if self.activation in ("logistic", "linear"):  # torch has no kernels; this loop costs less than its tanh kernel
             return self._unroll(inputs, state)
         run = torch.rnn_tanh if self.activation == "tanh" else torch.rnn_relu
         start = state.unsqueeze(0).contiguous()

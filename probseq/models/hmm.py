@@ -47,11 +47,12 @@ from probseq.models import hmm_learning as learning
 from probseq.models.ancestral import draw_rows
 from probseq.models.hmm_inference import derived, path_log_prob, stored_of
 from probseq.models.hmmlearn_bridge import arguments_from, to_hmmlearn
-from probseq.models.states import count_states, refuse_impossible, safe_logsumexp
+from probseq.models.states import count_states, refuse_impossible
 from probseq.models.windows import rising_step, windows_of
 from probseq.ops import hmm
 from probseq.ops import hmm_stored as compiled
 from probseq.ops.hmm_entropy import path_entropy
+from probseq.ops.log_space import safe_logsumexp
 from probseq.sequences import Sequences
 from probseq.stationary import stationary_law
 

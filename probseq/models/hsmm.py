@@ -39,8 +39,9 @@ from probseq.emissions.base import Emission, Says, shared_inputs
 from probseq.emissions.conditional import Conditional
 from probseq.errors import say
 from probseq.models.ancestral import draw_rows
-from probseq.models.states import EMPTY_STATE, count_states, refuse_impossible, safe_logsumexp
+from probseq.models.states import EMPTY_STATE, count_states, refuse_impossible
 from probseq.ops import hsmm
+from probseq.ops.log_space import safe_logsumexp
 from probseq.parameters import Param, Parametric
 from probseq.randomness import generator
 from probseq.sequences import Sequences

@@ -103,6 +103,23 @@ class RNN(StateSpaceModel[Point]):
         self.register_buffer("input_scale", torch.ones(self.input_dim, dtype=torch.float64))
         self.eval()
 
+    @classmethod
+    def from_lds(cls, lds: Any, *, steady_state: bool = False) -> RNN:
+        """The Kalman filter of an LDS as a network: `cells.Kalman`, or a linear network whose gain has settled.
+
+        See `probseq.evaluation.convert`. Satisfies from_lds(lds).log_prob(y) == lds.log_prob(y).
+        """
+        from probseq.evaluation.convert import from_lds
+
+        return from_lds(lds, steady_state=steady_state)
+
+    @classmethod
+    def from_hmm(cls, hmm: Any) -> RNN:
+        """The forward algorithm of an HMM as a network. Satisfies from_hmm(hmm).log_prob(y) == hmm.log_prob(y)."""
+        from probseq.evaluation.convert import from_hmm
+
+        return from_hmm(hmm)
+
     @property
     def start_weights(self) -> Tensor | None:
         """S (state_size, input_dim), or None without `start_from_inputs`."""

@@ -1,11 +1,10 @@
-"""What models of discrete hidden states share: their number, sums of weights in logarithms, and what is refused."""
+"""What models of discrete hidden states share: their number, and what is refused."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from probseq import parameters as P
@@ -16,15 +15,6 @@ from probseq.sequences import Sequences
 #: expected steps below which a state is empty
 NO_MASS = 1e-8
 EMPTY_STATE = "a state explains no data any more and keeps its last parameters; fewer states may be enough"
-
-
-def safe_logsumexp(x: Tensor, dim: int) -> Tensor:
-    """log sum exp with -inf for an empty sum and zero, never NaN, gradients at terms of -inf."""
-    top = x.detach().amax(dim, keepdim=True)
-    top = torch.where(torch.isfinite(top), top, 0.0)
-    total = (x - top).exp().sum(dim)
-    some = total > 0
-    return torch.where(some, torch.where(some, total, 1.0).log() + top.squeeze(dim), -torch.inf)
 
 
 def refuse_impossible(impossible_at: Tensor, sequences: Sequences) -> None:

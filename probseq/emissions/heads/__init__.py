@@ -8,6 +8,7 @@
           Bernoulli:             each coordinate is 1 with probability sigma(a_t)
           MixtureOfBernoullis:   sum_k w_k(a_t) prod_d Bernoulli(y_td; sigma(a_tkd))
           Poisson:               counts of mean scale * softplus(a_t)
+          StateMixture:          the states of an emission, weighted by softmax(a_t)
           Product:               several of them side by side, each for its own columns
 
 | symbol         | shape                | meaning                                                               |
@@ -34,6 +35,7 @@ from probseq.emissions.heads.gaussian import Gaussian
 from probseq.emissions.heads.mixture_density import MixtureDensity
 from probseq.emissions.heads.mixture_of_bernoullis import MixtureOfBernoullis
 from probseq.emissions.heads.product import Product
+from probseq.emissions.heads.state_mixture import StateMixture
 from probseq.emissions.heads.student import StudentT
 
 __all__ = [
@@ -45,6 +47,7 @@ __all__ = [
     "MixtureOfBernoullis",
     "Poisson",
     "Product",
+    "StateMixture",
     "StudentT",
     "Units",
 ]

@@ -21,6 +21,7 @@ from torch.distributions import Distribution
 
 from probseq.checks import whole_number
 from probseq.emissions.head import Head, Units
+from probseq.emissions.heads.state_mixture import StateMixture
 from probseq.emissions.product import Columns
 
 
@@ -31,7 +32,7 @@ class Product(Head):
         # heads are `Any` so that what is none is named here, and not by whoever checks types at run time
         super().__init__()
         for place, head in enumerate(heads):
-            if not isinstance(head, Head) or isinstance(head, Product):
+            if not isinstance(head, Head) or isinstance(head, (Product, StateMixture)):
                 raise TypeError(f"heads[{place}] must be a head such as probseq.heads.Bernoulli(), got {head!r}")
             if head.obs_dim is not None:
                 raise ValueError(f"heads[{place}] is bound to a network of its own; give a new one")
