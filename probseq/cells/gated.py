@@ -11,8 +11,9 @@
 | `input_gain`, `recurrent_gain` | (blocks H,) | with `layer_norm` only                                        |
 
 Starts: U is orthogonal in each gate, so that neither activity nor gradient dies or explodes at once
-(Saxe, McClelland & Ganguli 2014), or uniform like W where it is not square; W is uniform on (-1/sqrt(H), 1/sqrt(H));
-b is zero except where a cell says otherwise; gains are 1.
+(Saxe, McClelland & Ganguli 2014), or uniform like W where it is not square; W is uniform on (-1/sqrt(H), 1/sqrt(H)),
+times what `scale_inputs` says of columns whose mean square is not 1; b is zero except where a cell says otherwise;
+gains are 1.
 
 A gate that keeps the share sigma(b) of a memory forgets it over 1 / (1 - sigma(b)) = 1 + exp(b) steps: two, where
 b = 0. What lies further back has no gradient then, and training stays where it is as long as the rest says the mean.
@@ -101,6 +102,9 @@ class GatedCell(Cell):
         for gain in (self.input_gain, self.recurrent_gain):
             if gain is not None:
                 gain.fill_(1.0)
+
+    def _reading(self) -> list[Tensor]:
+        return [self.input_weights]
 
     def _recurrent_start(self, draws: torch.Generator) -> Tensor:
         hidden = self.hidden_size
