@@ -108,6 +108,19 @@ class Cell(nn.Module, abc.ABC):
         self._require_bound()
         self._draw(generator(seed))
 
+    @torch.no_grad()
+    def scale_inputs(self, gains: Float[Tensor, " input"]) -> None:
+        """Multiply the weights on every column of the inputs, for columns whose mean square is not 1.
+
+        Weights of a size that the caller chose stay as they are, and so do those on activities.
+        """
+        for weights in self._reading():
+            weights.mul_(gains.to(weights.dtype))
+
+    def _reading(self) -> list[Tensor]:
+        """The weights on inputs whose size is the cell's own choice, columns last."""
+        return []
+
     @abc.abstractmethod
     def _build(self, input_size: int, dtype: torch.dtype) -> None:
         """Make all parameters."""

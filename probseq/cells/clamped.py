@@ -55,6 +55,10 @@ class Clamped(Cell):
     def _draw(self, draws: torch.Generator) -> None:
         self.cell.reset_parameters(int(torch.randint(2**62, (), generator=draws)))
 
+    def scale_inputs(self, gains: Float[Tensor, " input"]) -> None:
+        """Those of the cell inside, which does not read what is given."""
+        self.cell.scale_inputs(gains[: -self.n_given])
+
     def initial_state(self, batch_shape: Sequence[int] = ()) -> Float[Tensor, "*batch state"]:
         """The learned start of the cell inside."""
         self._require_bound()

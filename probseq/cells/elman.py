@@ -98,6 +98,9 @@ class Elman(GatedCell):
             self.input_weights.copy_(self.initialization.inputs(self.input_weights.shape, draws))
             self.recurrent_weights.copy_(self.initialization.recurrent(self.hidden_size, draws))
 
+    def _reading(self) -> list[Tensor]:
+        return super()._reading() if self.initialization is None else []
+
     def _recurrent_start(self, draws: torch.Generator) -> Tensor:
         if self.recurrent_start == "identity":
             return torch.eye(self.hidden_size, dtype=torch.float64)

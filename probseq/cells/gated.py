@@ -11,8 +11,15 @@
 | `input_gain`, `recurrent_gain` | (blocks H,) | with `layer_norm` only                                        |
 
 Starts: U is orthogonal in each gate, so that neither activity nor gradient dies or explodes at once
-(Saxe, McClelland & Ganguli 2014), or uniform like W where it is not square; W is uniform on (-1/sqrt(H), 1/sqrt(H));
-b is zero except where a cell says otherwise; gains are 1.
+(Saxe, McClelland & Ganguli 2014), or uniform like W where it is not square; W is uniform on (-1/sqrt(H), 1/sqrt(H)),
+times what `scale_inputs` says of columns whose mean square is not 1; b is zero except where a cell says otherwise;
+gains are 1.
+
+A gate that keeps the share sigma(b) of a memory forgets it over 1 / (1 - sigma(b)) = 1 + exp(b) steps: two, where
+b = 0. What lies further back has no gradient then, and training stays where it is as long as the rest says the mean.
+With `memory_span=n` the units of a GRU or LSTM start with memories from 2 to n steps, evenly spread in logarithms, and
+an input gate lets in what its memory forgets, 1 - sigma(b), so that a long memory is not filled with noise (the
+"chrono initialization" of Tallec & Ollivier 2018, arXiv:1804.11188, section 3, without its random numbers).
 
 With `layer_norm`, W x and U h are each brought to mean 0 and variance 1 over the units of a gate, then scaled by
 gains (Ba, Kiros & Hinton 2016, arXiv:1607.06450, equations 15 to 31). Such cells run by the loop over steps.
@@ -31,6 +38,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probseq.cells.base import Cell, uniform
+from probseq.checks import whole_number
+
+
+def keeping_biases(span: int, n_units: int) -> Tensor:
+    """b (n_units,) with 1 + exp(b) from 2 to `span`, evenly spread in b; float64."""
+    return torch.linspace(0.0, math.log(span - 1.0), n_units, dtype=torch.float64)
+
+
+def checked_span(memory_span: int | None) -> int | None:
+    """The argument of a cell, or a ValueError."""
+    return None if memory_span is None else whole_number("memory_span", memory_span, least=2)
 
 
 class GatedCell(Cell):
@@ -84,6 +102,9 @@ class GatedCell(Cell):
         for gain in (self.input_gain, self.recurrent_gain):
             if gain is not None:
                 gain.fill_(1.0)
+
+    def _reading(self) -> list[Tensor]:
+        return [self.input_weights]
 
     def _recurrent_start(self, draws: torch.Generator) -> Tensor:
         hidden = self.hidden_size

@@ -13,6 +13,9 @@
 | W, U                 | (3 H, .)         | blocks in the order r, z, n                         |
 | b_r, b_z, b_n, c_n   | (H,) each        | `bias`, (4 H,), in this order                       |
 
+With `memory_span=n` the update gates start so that units keep what they know for 2 to n steps; two steps without it
+(`probseq.cells.gated`).
+
 The reset gate acts after the product with U_n, as in cuDNN and torch.nn.GRU, whose weights can be copied in
 (add torch's two biases of r and of z). Cho et al. apply it before the product; the two learn alike.
 
@@ -21,10 +24,12 @@ Cho, K. et al. (2014). Learning phrase representations using RNN encoder-decoder
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from probseq.cells.gated import GatedCell
+from probseq.cells.gated import GatedCell, checked_span, keeping_biases
 from probseq.checks import whole_number
 
 
@@ -35,12 +40,14 @@ class GRU(GatedCell):
         self,
         hidden_size: int,
         *,
+        memory_span: int | None = None,
         layer_norm: bool = False,
         input_size: int | None = None,
         dtype: torch.dtype = torch.float32,
         seed: int | None = None,
     ) -> None:
         hidden_size = whole_number("hidden_size", hidden_size)
+        self.memory_span = checked_span(memory_span)
         super().__init__(
             hidden_size,
             gates=3,
@@ -51,6 +58,15 @@ class GRU(GatedCell):
             dtype=dtype,
             seed=seed,
         )
+
+    def sizes(self) -> dict[str, Any]:
+        return {**super().sizes(), "memory_span": self.memory_span}
+
+    def _draw(self, draws: torch.Generator) -> None:
+        super()._draw(draws)
+        if self.memory_span is not None:
+            hidden = self.hidden_size
+            self.bias[hidden : 2 * hidden] = keeping_biases(self.memory_span, hidden)
 
     def _advance(self, projected: Tensor, state: Tensor) -> Tensor:
         size = self.hidden_size

@@ -27,6 +27,8 @@ The variants of Greff et al., each by one flag; the vanilla LSTM there is `peeph
 
 The forget gate starts open (`forget_bias`, 1 by default; of a coupled cell the input gate starts closed), so that
 memory survives long enough at the start of training for its use to be learned (Jozefowicz, Zaremba & Sutskever 2015).
+That is some four steps. `memory_span=n` takes its place where what counts lies further back: memories of 2 to n steps,
+and input gates that start as closed as the forget gates are open (`probseq.cells.gated`).
 
 `sequence` of the plain cell runs torch's kernel; every other one runs our own (`probseq.ops.cells`), which has a first
 derivative in reverse mode only. `states` without derivatives runs it too, else the loop.
@@ -49,7 +51,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probseq.cells.base import uniform
-from probseq.cells.gated import GatedCell
+from probseq.cells.gated import GatedCell, checked_span, keeping_biases
 from probseq.checks import whole_number
 from probseq.ops import cells as ops
 from probseq.ops.modes import untracked
@@ -76,6 +78,7 @@ class LSTM(GatedCell):
         output_activation: bool = True,
         full_gate_recurrence: bool = False,
         forget_bias: float = 1.0,
+        memory_span: int | None = None,
         layer_norm: bool = False,
         input_size: int | None = None,
         dtype: torch.dtype = torch.float32,
@@ -91,6 +94,9 @@ class LSTM(GatedCell):
         parts = ops.Parts(input_gate, forget_gate, output_gate, coupled, input_activation, output_activation)
         if (peepholes or full_gate_recurrence) and not parts.gates:
             raise ValueError("peepholes and full_gate_recurrence act on gates, but this cell has none")
+        self.memory_span = checked_span(memory_span)
+        if memory_span is not None and not forget_gate:
+            raise ValueError("memory_span sets how soon a cell forgets, but forget_gate=False never does")
         self.parts = parts
         self.peepholes, self.projection_size = bool(peepholes), projection_size
         self.full_gate_recurrence, self.forget_bias = bool(full_gate_recurrence), float(forget_bias)
@@ -110,7 +116,7 @@ class LSTM(GatedCell):
             self.bind(input_size, generator_seed=seed)
 
     def sizes(self) -> dict[str, Any]:
-        own = ("peepholes", "projection_size", "full_gate_recurrence", "forget_bias")
+        own = ("peepholes", "projection_size", "full_gate_recurrence", "forget_bias", "memory_span")
         return {**super().sizes(), **self.parts._asdict(), **{name: getattr(self, name) for name in own}}
 
     @property
@@ -133,6 +139,10 @@ class LSTM(GatedCell):
 
     def _draw(self, draws: torch.Generator) -> None:
         super()._draw(draws)
+        if self.memory_span is not None:
+            keep = keeping_biases(self.memory_span, self.hidden_size)
+            for name, rows in zip(self.parts.blocks, self.bias.chunk(len(self.parts.blocks)), strict=True):
+                rows.copy_({"f": keep, "i": -keep}.get(name, rows))
         for weights in (self.peephole_weights, self.projection_weights, self.gate_weights):
             if weights is not None:
                 weights.copy_(uniform(weights.shape, 1 / math.sqrt(self.hidden_size), draws))

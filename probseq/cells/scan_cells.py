@@ -73,6 +73,9 @@ class _Convex(Cell, abc.ABC):
         self.input_weights.copy_(uniform(self.input_weights.shape, bound, draws))
         self.bias.zero_()
 
+    def _reading(self) -> list[Tensor]:
+        return [self.input_weights]
+
     @abc.abstractmethod
     def _mix(self, blocks: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """keep and (1 - keep) * new, from W x + b by block."""
@@ -195,6 +198,9 @@ class LRU(Cell):
             normal = torch.randn(matrix.shape, generator=draws, dtype=torch.float64)
             matrix.copy_(normal / math.sqrt(fan))
         self.bias.zero_()
+
+    def _reading(self) -> list[Tensor]:
+        return [self.input_matrix, self.input_weights]
 
     @property
     def factors(self) -> Tensor:

@@ -62,6 +62,13 @@ class Stack(Cell):
         for layer in self._cells:
             layer.reset_parameters(int(torch.randint(2**62, (), generator=draws)))
 
+    @torch.no_grad()
+    def scale_inputs(self, gains: Float[Tensor, " input"]) -> None:
+        """Multiply the weights on every column of the stack's inputs, in every layer that reads them."""
+        for layer in self._cells if self.skip else self._cells[:1]:
+            below = gains.new_ones(layer._require_bound() - len(gains))
+            layer.scale_inputs(torch.cat([gains, below]))
+
     def initial_state(self, batch_shape: Sequence[int] = ()) -> Float[Tensor, "*batch state"]:
         """The learned starts of all layers, side by side."""
         self._require_bound()

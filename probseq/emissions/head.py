@@ -217,6 +217,16 @@ class Head(nn.Module, abc.ABC):
     def _input_width(self, dim: int) -> int:
         return dim
 
+    def input_gains(self) -> Tensor:
+        """1 / the root mean square of every encoded column, (width,): what weights that read it should start with.
+
+        Standardised numbers have 1; of M symbols, about equally often, only one column is 1 at a time.
+        """
+        return self._input_gains(len(self.shift))
+
+    def _input_gains(self, dim: int) -> Tensor:
+        return torch.ones(self._input_width(dim), dtype=torch.float64)
+
     def _read(self, observed: Tensor) -> Tensor:
         """Which entries of an encoded observation are known; broadcasts against (*batch, width)."""
         return observed

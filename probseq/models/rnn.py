@@ -16,6 +16,10 @@ missing steps after the last observed one, are exact.
 With `start_from_inputs`, the cell's start depends on the first step's inputs, start + S u_0 with S learned: one to
 many, a sequence from features that stand in u_0 (zeros may follow), as a caption from what was seen in a picture.
 
+Weights on what is read start at a size for columns of mean square 1, as standardised inputs have. Of M symbols only one
+column is on at a time, so their weights start sqrt(M) times as large; with small ones a network is slow to tell symbols
+apart.
+
 Reference: Elman (1990), Finding structure in time; Graves (2013), arXiv:1308.0850, sec. 2, for next-step models.
 """
 
@@ -90,7 +94,11 @@ class RNN(StateSpaceModel[Point]):
         self.head = head
         head.bind(cell.output_size, obs_dim, dtype=dtype, generator_seed=head_seed)
         self.cell = cell
-        cell.bind(self._width + self.input_dim, dtype=dtype, generator_seed=cell_seed)
+        if cell.input_size is None:
+            cell.bind(self._width + self.input_dim, dtype=dtype, generator_seed=cell_seed)
+            cell.scale_inputs(self._input_gains())
+        else:
+            cell.bind(self._width + self.input_dim, dtype=dtype)
         shape = (cell.state_size, self.input_dim)
         self.start_map = torch.nn.ParameterDict(
             {"weights": torch.zeros(shape, dtype=dtype)} if start_from_inputs else {}
@@ -124,6 +132,11 @@ class RNN(StateSpaceModel[Point]):
     def start_weights(self) -> Tensor | None:
         """S (state_size, input_dim), or None without `start_from_inputs`."""
         return self.start_map.get("weights")
+
+    def _input_gains(self) -> Tensor:
+        """1 / the root mean square of what the cell reads, by column; inputs are standardised by a fit."""
+        fed_back = self.head.input_gains() if self.feedback else torch.zeros(0, dtype=torch.float64)
+        return torch.cat([fed_back, torch.ones(self.input_dim, dtype=torch.float64)])
 
     @property
     def _width(self) -> int:
@@ -284,6 +297,7 @@ class RNN(StateSpaceModel[Point]):
         """Draw the weights; the head starts at the marginal of the data, inputs are standardised."""
         cell_seed, head_seed = spawn(seed, 2)
         self.cell.reset_parameters(cell_seed)
+        self.cell.scale_inputs(self._input_gains())
         self.head.reset_parameters(head_seed)
         if self.start_weights is not None:
             torch.nn.init.zeros_(self.start_weights)

@@ -381,6 +381,24 @@ def test_the_forget_gate_starts_open() -> None:
     assert LSTM(1, input_size=1).bias[1] == 1.0
 
 
+def test_memories_start_between_two_steps_and_the_span() -> None:
+    def steps(bias: torch.Tensor) -> torch.Tensor:
+        return 1 / (1 - torch.sigmoid(bias.double()))
+
+    spread = torch.tensor([2.0, 1 + 99**0.5, 100.0], dtype=torch.float64)
+    gru = GRU(3, memory_span=100, input_size=1, seed=0)
+    torch.testing.assert_close(steps(gru.bias[3:6]), spread, rtol=1e-5, atol=0)
+    assert not gru.bias[:3].any()
+    assert not gru.bias[6:].any()
+    lstm = LSTM(3, memory_span=100, peepholes=True, input_size=1, seed=0)
+    torch.testing.assert_close(steps(lstm.bias[3:6]), spread, rtol=1e-5, atol=0)
+    assert torch.equal(lstm.bias[:3], -lstm.bias[3:6])
+    assert not lstm.bias[6:].any()
+    coupled = LSTM(3, coupled=True, memory_span=100, input_size=1, seed=0)
+    torch.testing.assert_close(steps(-coupled.bias[:3]), spread, rtol=1e-5, atol=0)
+    assert coupled.sizes()["memory_span"] == 100
+
+
 @every_cell
 def test_state_dict_pickle_and_deepcopy_keep_the_map(name: str) -> None:
     cell, inputs = random_cell(name), random_inputs(2, 5, 3)
@@ -443,3 +461,8 @@ def test_other_options_are_checked() -> None:
         GRU(2, dtype=torch.int64)
     with pytest.raises(ValueError, match="forget_bias must be finite"):
         LSTM(2, forget_bias=float("nan"))
+    for cell in (GRU, LSTM):
+        with pytest.raises(ValueError, match="memory_span must be"):
+            cell(2, memory_span=1)
+    with pytest.raises(ValueError, match="forget_gate=False never does"):
+        LSTM(2, forget_gate=False, memory_span=10)

@@ -5,6 +5,8 @@ Every figure is printed. Sutskever et al. (2013) count an answer as wrong when i
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,6 @@ import torch
 import probseq as ps
 
 pytestmark = pytest.mark.slow
-STUCK = pytest.mark.xfail(strict=True, reason="stays at the mean, squared error 0.162: a head that starts there")
 
 
 def exact(model: ps.RNN, u: np.ndarray, y: np.ndarray) -> int:
@@ -76,15 +77,16 @@ def test_two_units_keep_the_parity_of_a_thousand_bits():
 @pytest.mark.parametrize(
     ("name", "n_passes", "bound"),
     [
-        pytest.param("GRU", 10, 1e-3, marks=STUCK),
-        pytest.param("LSTM", 16, 2e-3, marks=STUCK),
+        ("GRU", 6, 1e-3),
+        ("LSTM", 8, 2e-3),
         ("tanh", 6, 0.1),
     ],
     ids=str,
 )
 def test_adding_over_a_hundred_steps(name, n_passes, bound):
     """48 units, Adam 5e-3, the gradient's norm capped at 1, 250 updates of 32 sums in a pass; guessing costs 0.167."""
-    cell = {"GRU": ps.cells.GRU, "LSTM": ps.cells.LSTM, "tanh": ps.cells.Elman}[name](48)
+    cells = {"GRU": ps.cells.GRU(48, memory_span=100), "LSTM": ps.cells.LSTM(48, memory_span=100)}
+    cell = cells.get(name, ps.cells.Elman(48))
     u, y = ps.datasets.adding(8400, 100, seed=0)
     model = adder(cell)
     model.fit(
@@ -102,7 +104,7 @@ def test_momentum_and_an_echo_state_start_find_what_a_small_start_does_not(start
     starts = {"echo state": ps.cells.EchoStateInit(1.1, 15, 0.001), "small": ps.cells.NormalInit(0.01)}
     u, y = ps.datasets.adding(10_500, 40, seed=0)
     model = adder(ps.cells.Elman(100, initialization=starts[start]))
-    options: dict[str, Any] = {"optimizer": "nesterov", "momentum": late_momentum, "learning_rate": 1e-3}
+    options: dict[str, Any] = {"optimizer": "nesterov", "momentum": late_momentum, "learning_rate": 5e-3}
     model.fit(y, u, seed=0, validation=500 / 10_500, batch_size=100, max_iterations=100, patience=100, **options)
     square, wrong = errors(model, 40)
     print(f"adding, T = 40, momentum, {start} start: {wrong:.1%} wrong, squared error {square:.2e}")
@@ -112,3 +114,18 @@ def test_momentum_and_an_echo_state_start_find_what_a_small_start_does_not(start
 def late_momentum(done: int, planned: int) -> float:
     """0.9 for the first thousand updates and at the end, 0.98 between."""
     return 0.9 if done < 1000 or planned - done < 1000 else 0.98
+
+
+@pytest.mark.skipif("PROBSEQ_DATA" not in os.environ, reason="needs tinyshakespeare.txt in PROBSEQ_DATA")
+def test_an_lstm_reads_shakespeare():
+    """256 units, 2,952 updates of 64 x 64 characters, the state carried; the 5-gram of Witten and Bell needs 1.669."""
+    text = ps.datasets.characters(Path(os.environ["PROBSEQ_DATA"]) / "tinyshakespeare.txt")
+    n_train = int(0.9 * len(text))
+    size = n_train // 64
+    streams = torch.as_tensor(text.symbols[: 64 * size], dtype=torch.float64).reshape(64, size, 1)
+    model = ps.RNN(cell=ps.cells.LSTM(256), head=ps.heads.Categorical(len(text.vocabulary)), seed=0)
+    options = {"learning_rate": 3e-3, "schedule": "linear", "truncate": 64}
+    model.fit(streams, max_iterations=12, validation=False, seed=0, **options)
+    nats = -model.score(torch.as_tensor(text.symbols[n_train:], dtype=torch.float64).unsqueeze(-1))
+    print(f"tiny-shakespeare, LSTM-256: {nats:.3f} nats per character")
+    assert nats <= 1.55

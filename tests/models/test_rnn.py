@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import probseq as ps
+from probseq.randomness import spawn
 
 CELLS = {"elman": ps.cells.Elman, "gru": ps.cells.GRU, "lstm": ps.cells.LSTM}
 
@@ -190,3 +191,25 @@ def test_chords_are_more_than_their_keys():
     assert ahead.probs.shape == (2, 2)
     torch.testing.assert_close(ahead.probs, ahead.mean)
     assert set(ahead.quantile(0.9).flatten().tolist()) <= {0.0, 1.0}
+
+
+@pytest.mark.parametrize("name", ["gru", "lru", "stack", "clamped", "echo"])
+def test_weights_on_symbols_start_larger_as_only_one_of_them_is_on(name: str) -> None:
+    makers = {
+        "gru": lambda: ps.cells.GRU(4),
+        "lru": lambda: ps.cells.LRU(4),
+        "stack": lambda: ps.cells.Stack([ps.cells.GRU(4), ps.cells.Elman(3)], skip=True),
+        "clamped": lambda: ps.cells.Clamped(ps.cells.GRU(4), units=[1]),
+        "echo": lambda: ps.cells.Elman(20, initialization=ps.cells.EchoStateInit()),
+    }
+    cell, head = makers[name](), ps.heads.Categorical(9)
+    model = ps.RNN(cell=cell, head=head, input_dim=2, dtype=torch.float64, seed=0)
+    reading = [p for key, p in cell.named_parameters() if key.endswith(("input_weights", "input_matrix"))]
+    scaled = [p.detach().clone() for p in reading]
+    cell.reset_parameters(spawn(0, 2)[0])
+    for before, after in zip(reading, scaled, strict=True):
+        gain = 1.0 if name == "echo" else 3.0
+        torch.testing.assert_close(after[..., :9], gain * before[..., :9])
+        torch.testing.assert_close(after[..., 9:], before[..., 9:])
+    twin = ps.RNN(cell=cell, head=ps.heads.Categorical(9), input_dim=2, dtype=torch.float64, seed=0)
+    assert all(torch.equal(p, q) for p, q in zip(twin.cell.parameters(), model.cell.parameters(), strict=True))

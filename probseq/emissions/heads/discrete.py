@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -37,6 +38,9 @@ class Categorical(Head):
 
     def _input_width(self, dim: int) -> int:
         return self.n_symbols
+
+    def _input_gains(self, dim: int) -> Tensor:
+        return torch.full((self.n_symbols,), math.sqrt(self.n_symbols), dtype=torch.float64)
 
     def _read(self, observed: Tensor) -> Tensor:
         return observed.expand(*observed.shape[:-1], self.n_symbols)

@@ -85,6 +85,9 @@ class Product(Head):
     def _input_width(self, dim: int) -> int:
         return sum(head._input_width(width) for head, width in zip(self._heads, self.widths, strict=True))
 
+    def _input_gains(self, dim: int) -> Tensor:
+        return torch.cat([head._input_gains(width) for head, width in zip(self._heads, self.widths, strict=True)])
+
     def _encode(self, y: Tensor, units: Units) -> Tensor:
         parts = zip(self._heads, y.split(self.widths, -1), self._units_of(units), strict=True)
         return torch.cat([head._encode(columns, unit) for head, columns, unit in parts], -1)
