@@ -33,6 +33,7 @@ import torch
 from torch import Tensor
 
 from probseq.base import StateSpaceModel
+from probseq.errors import ProbseqWarning
 from probseq.evaluation.comparison import Comparison
 from probseq.evaluation.naive import naive_models, refuse_constant
 from probseq.evaluation.rolling import Rolling, RollingScores, rolling_scores
@@ -85,6 +86,28 @@ def compare(
     with torch.no_grad():
         scored = [_scored(row, data, task) for row in rows]
     return _report(scored, data, task)
+
+
+def fitted_copies(
+    models: Mapping[str, StateSpaceModel[Any]],
+    y: Any,
+    u: Any = None,
+    *,
+    train: float | int = 0.7,
+    seed: int = 0,
+    fit_options: Mapping[str, Mapping[str, Any]] | None = None,
+) -> tuple[list[StateSpaceModel[Any]], list[Array], Sequences]:
+    """Copies fitted on the first part, their log scores (B, T) on the rest (NaN elsewhere), and the data."""
+    data = Sequences.of(y, u)
+    _check_models(models, data, fit_options or {})
+    first = _train_lengths(data, train)
+    training = _head(data, first)
+    _check_parts(models, data, training, first)
+    rows = [_fitted(n, m, training, {"seed": seed, **(fit_options or {}).get(n, {})}) for n, m in models.items()]
+    for row in rows:
+        for message in row.warnings:
+            warnings.warn(f"{row.name}: {message}", ProbseqWarning, stacklevel=3)
+    return [row.model for row in rows], [_log_scores(row.model, data, first)[0] for row in rows], data
 
 
 @dataclass(frozen=True)
@@ -223,12 +246,17 @@ def _kept_warnings() -> Generator[list[str]]:
 
 def _scored(row: _Row, data: Sequences, task: Rolling) -> _Scored:
     """One filter of everything gives all scores: log p(y_t | y_<t), and the beliefs that forecasts start from."""
-    own = _for(row.model, data)
-    filtered = row.model.filter(own)
-    tested = own.seen & (torch.arange(own.n_steps) >= task.first.unsqueeze(-1))
-    log_scores = torch.where(tested, filtered.log_prob, torch.nan).numpy()
+    log_scores, own, filtered = _log_scores(row.model, data, task.first)
     forecasts = rolling_scores(row.model, own, filtered.updated, task)
     return _Scored(row, likelihood_kind(row.model, own), log_scores, forecasts)
+
+
+def _log_scores(model: StateSpaceModel[Any], data: Sequences, first: Tensor) -> tuple[Array, Sequences, Any]:
+    """log p(y_t | y_<t) at the test steps (B, T), with the data as the model takes them, and its filter."""
+    own = _for(model, data)
+    filtered = model.filter(own)
+    tested = own.seen & (torch.arange(own.n_steps) >= first.unsqueeze(-1))
+    return torch.where(tested, filtered.log_prob, torch.nan).numpy(), own, filtered
 
 
 # ---- after
@@ -268,8 +296,8 @@ def _table_row(one: _Scored, best: _Scored, horizons: tuple[int, ...], mixed: bo
         "log_score_se": hac_standard_error(one.log_scores),
         "difference": mean_score(difference),
         "difference_se": hac_standard_error(difference),
-        **{f"crps_{h}": mean_score(one.forecasts[h][0]) for h in horizons},
-        **{f"coverage_{h}": mean_score(one.forecasts[h][1]) for h in horizons},
+        **{f"crps_{h}": mean_score(one.forecasts[h]["crps"]) for h in horizons},
+        **{f"coverage_{h}": mean_score(one.forecasts[h]["inside"]) for h in horizons},
         "parameters": one.row.model.n_parameters,
         "fit_seconds": one.row.seconds,
         "likelihood": one.kind + (measure if mixed else ""),
@@ -296,7 +324,7 @@ def _per_horizon(scored: list[_Scored], horizons: tuple[int, ...]) -> Any:
     rows: dict[tuple[str, int], dict[str, float]] = {}
     for one in scored:
         for h in horizons:
-            crps, inside = one.forecasts[h]
+            crps, inside = one.forecasts[h]["crps"], one.forecasts[h]["inside"]
             n = int((~np.isnan(crps)).sum())
             lags = max(default_bandwidth(max(n, 1)), h - 1)
             rows[one.row.name, h] = {
