@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.distributions import Bernoulli, Distribution, Independent
+from torch.distributions import Bernoulli, Categorical, Distribution, Independent
 
 from probseq import beliefs as B
 from probseq.base import StateSpaceModel
@@ -56,6 +56,7 @@ class Rolling:
 RollingScores = dict[int, dict[str, np.ndarray[Any, Any]]]
 
 
+@torch.no_grad()
 def rolling_scores(model: StateSpaceModel[Any], data: Sequences, updated: Any, task: Rolling) -> RollingScores:
     """All scores of forecasts of every observed target step from `first` on, made h steps before it.
 
@@ -147,7 +148,8 @@ def _select(belief: Any, keep: Tensor) -> Any:
 def _dressed(draws: Tensor, like: Distribution) -> Distribution | Tensor:
     """Draws of discrete data as relative frequencies, in the form of the distribution they came from."""
     if _is_symbolic(like):
-        return like
+        shares = torch.nn.functional.one_hot(draws.long(), _coordinates(like)[1].probs.shape[-1]).to(torch.float64)
+        return Independent(Categorical(probs=shares.mean(-2), validate_args=False), 1, validate_args=False)
     if isinstance(_coordinates(like)[1], Bernoulli):
         return Independent(Bernoulli(probs=draws.mean(-1)), 1)
     return draws
