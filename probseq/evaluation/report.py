@@ -42,7 +42,7 @@ a { color: var(--link); }
 table { border-collapse: separate; border-spacing: 0; font-size: .92rem; font-variant-numeric: tabular-nums;
   min-width: 100%; }
 summary { cursor: pointer; color: var(--link); margin: .6rem 0; }
-th, td { padding: .34rem .7rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
+th, td { padding: .34rem .5rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
 thead th { border-bottom: 2px solid var(--ink); font-weight: 600; vertical-align: bottom; }
 th:first-child { text-align: left; position: sticky; left: 0; background: #fff; }
 tr.best td, tr.best th { background: var(--best); }
@@ -135,7 +135,7 @@ def _against_second(comparison: Comparison, best: str, second: str) -> str:
 def _tables(comparison: Comparison) -> str:
     rows = comparison.to_rows()
     members = _sets(comparison)
-    head = [*rows[0], "90 % set"]
+    head = [*rows[0][:5], "90 % set", *rows[0][5:]]
     body: list[str] = []
     fresh = True
     for row in rows[1:]:
@@ -144,7 +144,7 @@ def _tables(comparison: Comparison) -> str:
             continue
         kind = "best" if row[3] == "best" else ""
         kind += " group" if fresh and body else ""
-        body.append(_row([*row, members.get(row[0], "-")], kind.strip()))
+        body.append(_row([*row[:5], members.get(row[0], "-"), *row[5:]], kind.strip()))
         fresh = False
     caption = "One row per model, the best first; log scores in nats per observed test step, higher is better."
     notes = "".join(f"<li>{_text(line)}</li>" for line in comparison.legend())
