@@ -1,6 +1,7 @@
 """The command line.
 
-    python -m probseq compare DATA [--column NAME] [--models ar,lds,hmm,gru] [--plot out.png] [--save DIR]
+    python -m probseq compare DATA [--column NAME] [--models ar,lds,hmm,gru] [--plot out.png]
+                                      [--report report.html] [--save DIR]
     python -m probseq info
 
 DATA is a CSV file or a built-in series; `probseq.evaluation.reading` says how a file is understood. Whatever is wrong
@@ -67,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--train", type=_train, default=0.7, metavar="SHARE", help="share (0.7) or number of steps")
     one.add_argument("--seed", type=_seed, default=0, metavar="N", help="of every random number (0)")
     one.add_argument("--plot", type=Path, metavar="FILE", help="write a picture, such as out.png")
+    one.add_argument("--report", type=Path, metavar="FILE", help="write a page with everything, such as report.html")
     one.add_argument("--save", type=Path, metavar="DIR", help="write the fitted models and table.csv there")
     commands.add_parser("info", help="versions, threads and the cache of compiled kernels")
     return parser
@@ -119,6 +121,7 @@ def _seed(text: str) -> int:
 def _compare(given: argparse.Namespace) -> None:
     """Read, fit, print; pictures and files are checked for before the work is done."""
     _check_outputs(given.plot, given.save)
+    _check_report(given.report)
     y = read_column(given.data, given.column)
     n_train = train_length(len(y), given.train)
     with _told_of_compiling(), _one_thread():
@@ -131,6 +134,8 @@ def _compare(given: argparse.Namespace) -> None:
         print(f"{name}: {'; '.join(messages)}", file=sys.stderr)
     if given.plot is not None:
         _picture(result, given.plot)
+    if given.report is not None:
+        result.report(given.report, title=f"Comparison on {Path(given.data).name}")
     if given.save is not None:
         given.save.mkdir(parents=True, exist_ok=True)
         for name, model in result.models.items():
@@ -152,6 +157,20 @@ def _check_outputs(plot: Path | None, save: Path | None) -> None:
         raise ValueError(f"--plot must end in one of {', '.join(sorted(kinds))}, got {plot.name!r}")
     if not plot.parent.is_dir():
         raise ValueError(f"--plot must be in a folder that exists, there is no {plot.parent}")
+
+
+def _check_report(report: Path | None) -> None:
+    if report is None:
+        return
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise ValueError('--report needs matplotlib: pip install "probseq[plot]"') from error
+    del matplotlib  # only whether it is there
+    if report.suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"--report must end in .html, got {report.name!r}")
+    if not report.parent.is_dir():
+        raise ValueError(f"--report must be in a folder that exists, there is no {report.parent}")
 
 
 def _picture(result: Any, path: Path) -> None:

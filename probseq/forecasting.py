@@ -26,7 +26,11 @@ if TYPE_CHECKING:
 
 
 #: by what their parameters are called: components of mixtures that may stand in a mixture over paths again
-FLATTENED: dict[type[D.Distribution], tuple[str, ...]] = {D.Normal: ("loc", "scale"), D.Bernoulli: ("logits",)}
+FLATTENED: dict[type[D.Distribution], tuple[str, ...]] = {
+    D.Normal: ("loc", "scale"),
+    D.Bernoulli: ("logits",),
+    D.Poisson: ("rate",),
+}
 
 
 class Forecast:

@@ -275,3 +275,13 @@ def test_default_models_by_name() -> None:
         assert isinstance(default_model(name, y), kind)
     with pytest.raises(ValueError, match="unknown model 'svm'"):
         default_model("svm", y)
+
+
+def test_report_writes_one_page_and_refuses_what_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_csv(tmp_path, "y\n" + "\n".join(map(str, noise())))
+    page = tmp_path / "out.html"
+    assert command.main(["compare", path, "--models", "ar", "--horizons", "1", "--report", str(page)]) == 0
+    capsys.readouterr()
+    assert "Comparison on data.csv" in page.read_text()
+    assert "must end in .html" in refused(capsys, "compare", "nile", "--report", "out.png")
+    assert "folder that exists" in refused(capsys, "compare", "nile", "--report", "no/such/out.html")

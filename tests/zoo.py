@@ -19,6 +19,7 @@ from torch.distributions import Distribution
 
 import probseq as ps
 from probseq.beliefs import Point, Window
+from probseq.evaluation.stacking import Stacked
 from probseq.parameters import parametric_modules
 from tests import reference
 from tests.poisson_gamma import PoissonGamma
@@ -1109,6 +1110,31 @@ def unchanged_rule(model: Any, belief: Any, y: Tensor, observed: Tensor) -> Any:
     return type(belief)(belief.shape + seen * y, belief.rate + seen)
 
 
+def stacked(seed: int) -> Stacked:
+    """A level and a chain behind one belief."""
+    rng = np.random.default_rng([seed, 29])
+    chain = ps.HMM(
+        initial_probs=simplex(rng, 2),
+        transition_matrix=simplex(rng, 2, 2),
+        emission=ps.emissions.Gaussian(means=rng.normal(size=(2, 1)), covs=covariance(rng, 1, 2)),
+    )
+    level = ps.LDS(
+        transition_matrix=[[0.8]],
+        transition_cov=covariance(rng, 1),
+        emission_matrix=[[1.2]],
+        emission_cov=covariance(rng, 1),
+        initial_mean=rng.normal(size=1),
+        initial_cov=covariance(rng, 1),
+    )
+    return Stacked([level, chain], weights=simplex(rng, 2))
+
+
+def members_rule(model: Stacked, belief: Any, y: Tensor, observed: Tensor) -> Any:
+    """Every member integrates the step out on its own."""
+    pairs = zip(model.members, belief, strict=True)
+    return type(belief)(*(member.update(own, y, observed)[0] for member, own in pairs))
+
+
 ROWS: list[Row] = [
     *HMM_ROWS,
     *HSMM_ROWS,
@@ -1119,4 +1145,5 @@ ROWS: list[Row] = [
     *ECHO_ROWS,
     *NEURAL_ROWS,
     Row("poisson-gamma", poisson_gamma, "count", missing_rule=unchanged_rule, fit_methods=("gradient",)),
+    Row("stacked", stacked, "real", missing_rule=members_rule),
 ]

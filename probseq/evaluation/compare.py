@@ -33,7 +33,9 @@ import torch
 from torch import Tensor
 
 from probseq.base import StateSpaceModel
+from probseq.errors import ProbseqWarning
 from probseq.evaluation.comparison import Comparison
+from probseq.evaluation.kinds import kinds_of, measure_of
 from probseq.evaluation.naive import naive_models, refuse_constant
 from probseq.evaluation.rolling import Rolling, RollingScores, rolling_scores
 from probseq.evaluation.scores import default_bandwidth, hac_standard_error, mean_score
@@ -41,7 +43,7 @@ from probseq.evaluation.summary import likelihood_kind
 from probseq.sequences import Sequences
 
 KINDS = ("exact", "approximate", "bound", "estimate")
-RESERVED = ("random walk", "iid", "iid (discrete)")
+RESERVED = ("random walk", "Markov", "iid", "Markov (discrete)", "iid (discrete)")
 
 Array = np.ndarray[Any, Any]
 
@@ -52,6 +54,8 @@ def compare(
     u: Any = None,
     *,
     train: float | int = 0.7,
+    test: Any = None,
+    test_u: Any = None,
     horizons: Iterable[int] = (1, 5, 10),
     seed: int = 0,
     level: float = 0.9,
@@ -60,20 +64,21 @@ def compare(
 ) -> Comparison:
     """Fit copies of the models on the first part of y and score one-step log-probabilities and forecasts on the rest.
 
-    `train` is a share or a number of steps, of each sequence if y is a list. `u` goes to the models that take inputs.
+    `train` is a share or a number of steps, of each sequence if y is a list. With `test` (and `test_u`), other data,
+    all of y is for training and these are scored from their first step on. `u` goes to the models that take inputs.
     `fit_options` holds further arguments of `fit` by model name; values that a model already has are the start of
     its fit, so give new models if those values come from the test part. `n_samples` paths per origin stand in for
     forecasts that are not exact. Warnings of the fits are kept in the result, not issued. Satisfies
     log_scores[name] == models[name].filter(y).log_prob at the test steps.
     """
-    data = Sequences.of(y, u)
+    data, n_held_out = (Sequences.of(y, u), 0) if test is None else _with_held_out(y, u, test, test_u)
     horizons = _check_horizons(horizons)
     if not 0 < level < 1:
         raise ValueError(f"level must lie strictly between 0 and 1, got {level!r}")
     if n_samples < 2:
         raise ValueError(f"n_samples must be at least 2, got {n_samples!r}")
     _check_models(models, data, fit_options or {})
-    first = _train_lengths(data, train)
+    first = _held_out_first(data, n_held_out) if n_held_out else _train_lengths(data, train)
     training = _head(data, first)
     _check_parts(models, data, training, first)
     rows = [
@@ -85,6 +90,28 @@ def compare(
     with torch.no_grad():
         scored = [_scored(row, data, task) for row in rows]
     return _report(scored, data, task)
+
+
+def fitted_copies(
+    models: Mapping[str, StateSpaceModel[Any]],
+    y: Any,
+    u: Any = None,
+    *,
+    train: float | int = 0.7,
+    seed: int = 0,
+    fit_options: Mapping[str, Mapping[str, Any]] | None = None,
+) -> tuple[list[StateSpaceModel[Any]], list[Array], Sequences]:
+    """Copies fitted on the first part, their log scores (B, T) on the rest (NaN elsewhere), and the data."""
+    data = Sequences.of(y, u)
+    _check_models(models, data, fit_options or {})
+    first = _train_lengths(data, train)
+    training = _head(data, first)
+    _check_parts(models, data, training, first)
+    rows = [_fitted(n, m, training, {"seed": seed, **(fit_options or {}).get(n, {})}) for n, m in models.items()]
+    for row in rows:
+        for message in row.warnings:
+            warnings.warn(f"{row.name}: {message}", ProbseqWarning, stacklevel=3)
+    return [row.model for row in rows], [_log_scores(row.model, data, first)[0] for row in rows], data
 
 
 @dataclass(frozen=True)
@@ -103,6 +130,7 @@ class _Scored:
 
     row: _Row
     kind: str
+    measure: str
     log_scores: Array
     forecasts: RollingScores
 
@@ -160,6 +188,28 @@ def _train_lengths(data: Sequences, train: float | int) -> Tensor:
     return torch.tensor([train_length(length, train, name) for length, name in zip(lengths, names, strict=True)])
 
 
+def _with_held_out(y: Any, u: Any, test: Any, test_u: Any) -> tuple[Sequences, int]:
+    """The held-out sequences and after them those of training, as one list, and how many come first."""
+    held, rest = Sequences.of(test, test_u), Sequences.of(y, u)
+    if held.event_shape != rest.event_shape:
+        raise ValueError(f"test must have {rest.event_shape[0]} columns like y, got {held.event_shape[0]}")
+    if (held.inputs is None) != (rest.inputs is None):
+        raise ValueError("u and test_u must be given both or neither")
+    parts = [(part, i) for part in (held.flat(), rest.flat()) for i in range(len(part.lengths))]
+    values = [torch.where(part.observed[i], part.values[i], torch.nan)[: int(part.lengths[i])] for part, i in parts]
+    inputs = [part.inputs[i, : int(part.lengths[i])] for part, i in parts if part.inputs is not None]
+    joined = Sequences.of(values, inputs or None)
+    indexes = (*(held.indexes or (None,) * held.lengths.numel()), *(rest.indexes or (None,) * rest.lengths.numel()))
+    complete = len(indexes) == len(parts)
+    return replace(joined, names=rest.names, indexes=indexes if complete else joined.indexes), held.lengths.numel()
+
+
+def _held_out_first(data: Sequences, n_held_out: int) -> Tensor:
+    """Held-out sequences are tested from their first step on, the others not at all."""
+    place = torch.arange(data.lengths.numel())
+    return torch.where(place < n_held_out, 0, data.lengths.reshape(-1))
+
+
 def _for(model: StateSpaceModel[Any], data: Sequences) -> Sequences:
     """The data as a flat batch, with inputs only for a model that takes them."""
     flat = replace(data.flat(), layout="batch")
@@ -167,10 +217,10 @@ def _for(model: StateSpaceModel[Any], data: Sequences) -> Sequences:
 
 
 def _head(data: Sequences, first: Tensor) -> Sequences:
-    """The first steps of every sequence, as a list of sequences."""
+    """The first steps of every sequence that has any, as a list of sequences."""
     flat = data.flat()
     y = torch.where(flat.observed, flat.values, torch.nan)
-    ends = list(enumerate(first.tolist()))
+    ends = [(i, end) for i, end in enumerate(first.tolist()) if end]
     u = None if flat.inputs is None else [flat.inputs[i, :end] for i, end in ends]
     return Sequences.of([y[i, :end] for i, end in ends], u)
 
@@ -223,12 +273,18 @@ def _kept_warnings() -> Generator[list[str]]:
 
 def _scored(row: _Row, data: Sequences, task: Rolling) -> _Scored:
     """One filter of everything gives all scores: log p(y_t | y_<t), and the beliefs that forecasts start from."""
-    own = _for(row.model, data)
-    filtered = row.model.filter(own)
-    tested = own.seen & (torch.arange(own.n_steps) >= task.first.unsqueeze(-1))
-    log_scores = torch.where(tested, filtered.log_prob, torch.nan).numpy()
+    log_scores, own, filtered = _log_scores(row.model, data, task.first)
     forecasts = rolling_scores(row.model, own, filtered.updated, task)
-    return _Scored(row, likelihood_kind(row.model, own), log_scores, forecasts)
+    measure = measure_of(kinds_of(row.model, own))
+    return _Scored(row, likelihood_kind(row.model, own), measure, log_scores, forecasts)
+
+
+def _log_scores(model: StateSpaceModel[Any], data: Sequences, first: Tensor) -> tuple[Array, Sequences, Any]:
+    """log p(y_t | y_<t) at the test steps (B, T), with the data as the model takes them, and its filter."""
+    own = _for(model, data)
+    filtered = model.filter(own)
+    tested = own.seen & (torch.arange(own.n_steps) >= first.unsqueeze(-1))
+    return torch.where(tested, filtered.log_prob, torch.nan).numpy(), own, filtered
 
 
 # ---- after
@@ -237,10 +293,10 @@ def _scored(row: _Row, data: Sequences, task: Rolling) -> _Scored:
 def _report(scored: list[_Scored], data: Sequences, task: Rolling) -> Comparison:
     import pandas as pd
 
-    mixed = len({one.row.model.real_valued for one in scored}) > 1
-    groups: dict[tuple[int, bool], list[_Scored]] = {}
+    mixed = len({one.measure for one in scored}) > 1
+    groups: dict[tuple[int, str], list[_Scored]] = {}
     for one in sorted(scored, key=lambda one: -mean_score(one.log_scores)):
-        groups.setdefault((KINDS.index(one.kind), not one.row.model.real_valued), []).append(one)
+        groups.setdefault((KINDS.index(one.kind), one.measure), []).append(one)
     ordered = [(group[0], one) for _, group in sorted(groups.items()) for one in group]
     table = pd.DataFrame([_table_row(one, best, task.horizons, mixed) for best, one in ordered])
     n_longest = max(int((~np.isnan(scored[0].log_scores)).sum(1).max()), 1)
@@ -262,14 +318,14 @@ def _report(scored: list[_Scored], data: Sequences, task: Rolling) -> Comparison
 def _table_row(one: _Scored, best: _Scored, horizons: tuple[int, ...], mixed: bool) -> dict[str, Any]:
     with np.errstate(invalid="ignore"):
         difference = one.log_scores - best.log_scores
-    measure = " density" if one.row.model.real_valued else " probability"
+    measure = f" {one.measure}"
     return {
         "log_score": mean_score(one.log_scores),
         "log_score_se": hac_standard_error(one.log_scores),
         "difference": mean_score(difference),
         "difference_se": hac_standard_error(difference),
-        **{f"crps_{h}": mean_score(one.forecasts[h][0]) for h in horizons},
-        **{f"coverage_{h}": mean_score(one.forecasts[h][1]) for h in horizons},
+        **{f"crps_{h}": mean_score(one.forecasts[h]["crps"]) for h in horizons},
+        **{f"coverage_{h}": mean_score(one.forecasts[h]["inside"]) for h in horizons},
         "parameters": one.row.model.n_parameters,
         "fit_seconds": one.row.seconds,
         "likelihood": one.kind + (measure if mixed else ""),
@@ -282,11 +338,14 @@ def _per_step(scored: list[_Scored], data: Sequences, first: Tensor) -> Any:
 
     frames: list[Any] = []
     for i, (start, length) in enumerate(zip(first.tolist(), data.lengths.reshape(-1).tolist(), strict=True)):
+        if start >= length:
+            continue  # a sequence of training only
         own = data.indexes[i] if i < len(data.indexes) else None
         index = pd.RangeIndex(start, length, name="step") if own is None else own[start:length]
         columns = {one.row.name: one.log_scores[i, start:length] for one in scored}
         frames.append(pd.DataFrame(columns, index=index))
-    return frames[0] if len(frames) == 1 else pd.concat(frames, keys=range(len(frames)), names=["sequence"])
+    several = len(first) > 1
+    return pd.concat(frames, keys=range(len(frames)), names=["sequence"]) if several else frames[0]
 
 
 def _per_horizon(scored: list[_Scored], horizons: tuple[int, ...]) -> Any:
@@ -296,7 +355,7 @@ def _per_horizon(scored: list[_Scored], horizons: tuple[int, ...]) -> Any:
     rows: dict[tuple[str, int], dict[str, float]] = {}
     for one in scored:
         for h in horizons:
-            crps, inside = one.forecasts[h]
+            crps, inside = one.forecasts[h]["crps"], one.forecasts[h]["inside"]
             n = int((~np.isnan(crps)).sum())
             lags = max(default_bandwidth(max(n, 1)), h - 1)
             rows[one.row.name, h] = {

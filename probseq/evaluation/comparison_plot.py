@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 #: Okabe and Ito's colours, safe for colour-blind readers; baselines are grey
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 GREYS = ("#7f7f7f", "#a6a6a6")
-BASELINES = ("random walk", "iid", "iid (discrete)")
+BASELINES = ("random walk", "Markov", "iid", "Markov (discrete)", "iid (discrete)")
 INK = "#222222"
 #: the longest fan, in steps, and the most training steps shown, per test step
 LONGEST_FAN = 40
@@ -83,7 +83,7 @@ def _time(data: Sequences, start: int, stop: int) -> np.ndarray[Any, Any]:
 def _draw_fans(panel: Any, comparison: Comparison, styles: dict[str, dict[str, Any]], column: int) -> None:
     """Data of the first sequence around the end of training, and every model's forecast from there."""
     data = comparison.data
-    n_train, length = int(comparison.train_lengths[0]), int(data.lengths.reshape(-1)[0])
+    n_train, length = comparison.shown_origin, int(data.lengths.reshape(-1)[0])
     first = max(0, n_train - int(PAST_PER_TEST_STEP * (length - n_train)))
     values = torch.where(data.observed, data.values, torch.nan).reshape(-1, *data.values.shape[-2:])[0, :, column]
     time = _time(data, first, length)
@@ -96,7 +96,8 @@ def _draw_fans(panel: Any, comparison: Comparison, styles: dict[str, dict[str, A
         _draw_fan(panel, comparison, name, style, ahead, column, filled=place == 0)
     names = data.names
     panel.set_ylabel("y" if names is None else names[column], color=INK)
-    _title(panel, f"Forecasts made at the end of the training part: mean and {comparison.level:.0%} interval")
+    where = "the end of the training part" if int(comparison.train_lengths[0]) else "half of the sequence"
+    _title(panel, f"Forecasts made at {where}: mean and {comparison.level:.0%} interval")
     panel.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=9)
 
 
@@ -105,7 +106,7 @@ def _draw_fan(
 ) -> None:
     """Mean and interval of one model's forecast; nothing where the data are symbols."""
     model, data = comparison.models[name], comparison.data
-    n_train = int(comparison.train_lengths[0])
+    n_train = comparison.shown_origin
     y, u = _first_sequence(data)
     inputs: dict[str, Any] = {}
     if model.input_dim and u is not None:

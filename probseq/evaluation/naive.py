@@ -5,6 +5,8 @@
     iid, counts    y_t ~ Poisson(rate)                likewise, per coordinate
     iid, binary    y_t ~ Bernoulli(prob)              likewise; half a count is added to zeros and to ones,
     iid, symbols   y_t ~ Categorical(frequencies)     likewise; and to every symbol, so that none is impossible
+    iid, mixed     side by side                       likewise, such as pen strokes: Gaussian and Bernoulli
+    Markov         y_{t+1} ~ P[y_t]                   one column of symbols or bits; half a count on every transition
 
 A model that does not beat the best of these has learned nothing about time. Between two complete rows k steps apart
 a random walk moves by N(0, k step_cov), so step_cov is the mean of d d' / k over such neighbours, gaps included.
@@ -21,6 +23,7 @@ from torch import distributions as D
 
 from probseq import emissions
 from probseq.base import StateSpaceModel
+from probseq.evaluation.kinds import column_kinds, marginal_parts
 from probseq.forecasting import _coordinates
 from probseq.models.autoregressive import AR
 from probseq.models.hmm import HMM
@@ -28,6 +31,8 @@ from probseq.sequences import Sequences
 
 #: what a singular covariance is lifted by, relative to its own diagonal
 LIFT = 1e-6
+#: beyond this many symbols a table of transitions is no baseline any more
+MOST_SYMBOLS = 256
 
 
 def naive_models(data: Sequences, models: list[StateSpaceModel[Any]]) -> dict[str, StateSpaceModel[Any]]:
@@ -37,8 +42,34 @@ def naive_models(data: Sequences, models: list[StateSpaceModel[Any]]) -> dict[st
         found = {"random walk": random_walk(data), "iid": iid(data, emissions.Gaussian(data.event_shape[0]))}
     discrete = [model for model in models if not model.real_valued]
     if discrete:
-        found["iid (discrete)" if found else "iid"] = iid(data, emission_like(discrete[0], data))
+        suffix = " (discrete)" if found else ""
+        emission = emission_like(discrete[0], data)
+        few = getattr(emission, "n_symbols", 2) <= MOST_SYMBOLS
+        if few and data.event_shape == (1,) and isinstance(emission, (emissions.Categorical, emissions.Bernoulli)):
+            found[f"Markov{suffix}"] = markov(data, emission)
+        found[f"iid{suffix}"] = iid(data, emission)
     return found
+
+
+def markov(data: Sequences, emission: emissions.Categorical | emissions.Bernoulli) -> HMM:
+    """What came last decides: a chain with one state per symbol, at the counted transitions plus a half each.
+
+    Steps beside a gap are not counted; the chain starts where the sequences do, and from anywhere with half a count.
+    """
+    flat = data.flat()
+    n = emission.n_symbols if isinstance(emission, emissions.Categorical) else 2
+    symbols, seen = flat.values[..., 0].long(), flat.observed[..., 0]
+    both = seen[:, 1:] & seen[:, :-1]
+    pairs = (symbols[:, :-1] * n + symbols[:, 1:])[both]
+    moves = torch.bincount(pairs, minlength=n * n).reshape(n, n).to(torch.float64) + 0.5
+    begun = seen[:, :1]
+    starts = torch.bincount(symbols[:, :1][begun], minlength=n).to(torch.float64) + 0.5
+    says: Any = emissions.Categorical(probs=torch.eye(n))
+    if isinstance(emission, emissions.Bernoulli):
+        says = emissions.Bernoulli(probs=torch.tensor([[0.0], [1.0]]))
+    return HMM(
+        initial_probs=starts / starts.sum(), transition_matrix=moves / moves.sum(-1, keepdim=True), emission=says
+    ).eval()
 
 
 def random_walk(data: Sequences) -> AR:
@@ -88,12 +119,20 @@ def iid(data: Sequences, emission: emissions.Emission) -> HMM:
 def emission_like(model: StateSpaceModel[Any], data: Sequences) -> emissions.Emission:
     """The emission for the kind of discrete observation that a fitted model predicts."""
     inputs = data.flat().inputs
-    belief = model.initial_belief((), None if inputs is None or not model.input_dim else inputs[0, 0])
-    base = _coordinates(model.emit(belief))[1]
-    width = data.event_shape[0]
-    if isinstance(base, D.Categorical):
-        return emissions.Categorical(base.probs.shape[-1])
-    return emissions.Bernoulli(width) if isinstance(base, D.Bernoulli) else emissions.Poisson(width)
+    u = None if inputs is None or not model.input_dim else inputs[0, 0]
+    parts = [_emission_of(part) for part in marginal_parts(model.emit(model.initial_belief((), u), u))]
+    return parts[0] if len(parts) == 1 else emissions.Product(*parts)
+
+
+def _emission_of(law: D.Distribution) -> emissions.Emission:
+    kind, width = column_kinds(law)[0], law.event_shape[0]
+    if kind == "symbol":
+        return emissions.Categorical(_coordinates(law)[1].probs.shape[-1])
+    if kind == "binary":
+        return emissions.Bernoulli(width)
+    if kind == "angle":
+        return emissions.VonMises(width)
+    return emissions.Gaussian(width) if kind == "real" else emissions.Poisson(width)
 
 
 def _moments(data: Sequences) -> tuple[Tensor, Tensor]:

@@ -4,10 +4,13 @@
 |-----------|--------------------------------------------------|--------|-----------------|
 | log score | log p(y)                                         | higher | nats            |
 | CRPS      | integral over x of (F(x) - 1{y <= x})^2          | lower  | that of y       |
+| energy    | E||X - y|| - E||X - X'|| / 2, X, X' ~ p          | lower  | that of y       |
 | coverage  | 1 where y lies inside the central interval       | = level| share           |
 
-The first two are strictly proper: nobody gains by saying other than what is believed. CRPS equals
-E|X - y| - E|X - X'| / 2 for independent X, X' ~ F, so for a point forecast it is the absolute error.
+The first three are proper: nobody gains by saying other than what is believed. CRPS equals
+E|X - y| - E|X - X'| / 2 for independent X, X' ~ F, so for a point forecast it is the absolute error, and the energy
+score is the same for whole rows, with Euclidean lengths. Scores of quantiles, intervals and points are in
+`probseq.evaluation.point_scores`, log scores with their kinds in `probseq.evaluation.log_scores`.
 
 Scores of successive steps are correlated. With e_t = s_t - mean(s), the variance of a mean of n scores is
 
@@ -17,7 +20,7 @@ the Bartlett-kernel estimator of Newey and West (1987), with the lag rule of New
 score have e_t = 0, which keeps distances in time and the estimate non-negative (Datta and Du 2012); several
 sequences are independent, so their sums add.
 
-References: Gneiting and Raftery (2007), JASA 102, eqs. 20-21 (CRPS); Grimit et al. (2006), eq. 5 (normal mixtures);
+References: Gneiting and Raftery (2007), JASA 102, eqs. 20-22 (CRPS, energy); Grimit et al. (2006), eq. 5 (mixtures);
 Newey and West (1987), Econometrica 55, eq. 5; Diebold and Mariano (1995) for paired differences of scores.
 """
 
@@ -31,7 +34,8 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from torch import distributions as D
 
-from probseq.forecasting import _coordinates, _is_symbolic
+from probseq.evaluation.kinds import column_kinds, marginal_parts
+from probseq.forecasting import _coordinates
 from probseq.randomness import seeded
 
 #: beyond this many components or counts the exact sums give way to draws
@@ -48,9 +52,14 @@ def crps(distribution: D.Distribution, y: Tensor, *, n_samples: int = 1000, seed
     """The continuous ranked probability score per coordinate, (*batch, D), from rows y (*batch, D).
 
     Exact for normal marginals and their mixtures, counts and binary data (there it is the Brier score); otherwise
-    estimated without bias from `n_samples` draws. Symbols have no order and give NaN.
+    estimated without bias from `n_samples` draws. Symbols have no order and give NaN, as do angles.
     """
-    if _is_symbolic(distribution):
+    parts = marginal_parts(distribution)
+    if len(parts) > 1:
+        columns = y.split([part.event_shape[0] for part in parts], -1)
+        found = [crps(part, x, n_samples=n_samples, seed=seed) for part, x in zip(parts, columns, strict=True)]
+        return torch.cat(found, -1)
+    if column_kinds(distribution)[0] in ("symbol", "angle"):
         return torch.full(y.shape, torch.nan, dtype=torch.float64)
     weights, base = _coordinates(distribution)
     if isinstance(base, D.Bernoulli):
@@ -69,7 +78,26 @@ def crps_of_draws(draws: Tensor, y: Tensor) -> Tensor:
     """E|X - y| - E|X - X'| / 2 estimated without bias from draws (*batch, D, n), (*batch, D)."""
     import scoringrules
 
-    return _tensor(scoringrules.crps_ensemble(_array(y), _array(draws), estimator="pwm"))
+    of_ensemble: Any = scoringrules.crps_ensemble
+    return _tensor(of_ensemble(_array(y), _array(draws), estimator="pwm"))
+
+
+def energy_score(distribution: D.Distribution, y: Tensor, *, n_samples: int = 1000, seed: int | None = 0) -> Tensor:
+    """The energy score of rows y (*batch, D), (*batch,), estimated without bias from `n_samples` draws.
+
+    Columns in different units weigh by their numbers: bring them to one first. Satisfies crps for D = 1.
+    """
+    if any(kind in ("symbol", "angle") for kind in column_kinds(distribution)):
+        return torch.full(y.shape[:-1], torch.nan, dtype=torch.float64)
+    with seeded(seed):
+        return energy_of_draws(distribution.sample(torch.Size([n_samples])).movedim(0, -1), y)
+
+
+def energy_of_draws(draws: Tensor, y: Tensor) -> Tensor:
+    """E||X - y|| - E||X - X'|| / 2 from draws (*batch, D, n), (*batch,); neighbouring draws stand for X, X'."""
+    away = (draws - y.unsqueeze(-1)).square().sum(-2).sqrt().mean(-1)
+    apart = (draws - draws.roll(1, -1)).square().sum(-2).sqrt().mean(-1)
+    return away - apart / 2
 
 
 def covered(lower: Tensor, upper: Tensor, y: Tensor) -> Tensor:

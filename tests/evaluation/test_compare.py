@@ -156,8 +156,9 @@ def test_origins_can_be_split_into_chunks_without_a_trace(monkeypatch: pytest.Mo
             patch.setattr(rolling, "MOST_ORIGINS", 7)
             parts = rolling.rolling_scores(model, own, updated, task)
         for h in (1, 3):
-            np.testing.assert_allclose(parts[h][0], whole[h][0], rtol=1e-12)
-            np.testing.assert_array_equal(parts[h][1], whole[h][1])
+            np.testing.assert_allclose(parts[h]["crps"], whole[h]["crps"], rtol=1e-12)
+            np.testing.assert_allclose(parts[h]["log_score"], whole[h]["log_score"], rtol=1e-12)
+            np.testing.assert_array_equal(parts[h]["inside"], whole[h]["inside"])
 
 
 def test_the_models_given_are_left_as_they_were_and_the_seed_reproduces() -> None:
@@ -376,3 +377,64 @@ def test_an_error_in_a_fit_says_which_model() -> None:
     with pytest.raises(ValueError, match="longer than the order") as caught:
         compare({"long": ps.AR(30)}, series(), train=20)
     assert caught.value.__notes__ == ["while fitting models['long']"]
+
+
+def test_held_out_sequences_are_scored_whole_and_not_learned_from() -> None:
+    train, test = [series(40, 1), series(30, 2)], [series(20, 3), series(15, 4)]
+    found = compare({"ar": ps.AR(1)}, train, test=test, horizons=(1, 2))
+    alone = ps.AR(1).fit(train, seed=0)
+    expected = np.concatenate([one.log_prob.numpy() for one in alone.filter(test)])
+    np.testing.assert_allclose(found.log_scores["ar"], expected, rtol=1e-9)
+    assert "35 observed steps of 2 held-out sequences, 70 training steps of 2" in str(found)
+    assert found.per_sequence().shape == (2, 3)
+    assert found.forecast_scores.loc[("ar", 2), "n_targets"] == 18 + 13
+    assert len(found.plot().axes) == 2
+    with pytest.raises(ValueError, match="test must have 1 columns"):
+        compare({"ar": ps.AR(1)}, train, test=[np.ones((4, 2))])
+    with pytest.raises(ValueError, match="both or neither"):
+        compare({"ar": ps.AR(1)}, train, test=test, test_u=[np.ones((20, 1)), np.ones((15, 1))])
+
+
+def test_held_out_sequences_with_inputs() -> None:
+    rng = np.random.default_rng(3)
+    u = [rng.normal(size=(30, 1)) for _ in range(4)]
+    y = [3 * one[:, 0] + 0.1 * rng.normal(size=30) for one in u]
+    found = compare({"lds": ps.LDS(1, 1, input_dim=1)}, y[:2], u[:2], test=y[2:], test_u=u[2:], horizons=(1,))
+    mine = np.concatenate([one.log_prob.numpy() for one in found.models["lds"].filter(y[2:], u[2:])])
+    np.testing.assert_allclose(found.log_scores["lds"], mine, rtol=1e-10)
+
+
+def test_strokes_are_compared_with_strokes() -> None:
+    """dx, dy and the pen: the baseline is a Gaussian beside a Bernoulli, and CRPS is the mean over columns."""
+    rng = np.random.default_rng(4)
+    pens = [(rng.random((40, 1)) < 0.2).astype(float) for _ in range(4)]
+    y = [np.concatenate([rng.normal(size=(40, 2)) + 2 * pen, pen], 1) for pen in pens]
+    emission = ps.emissions.Product(ps.emissions.Gaussian(2), ps.emissions.Bernoulli(1))
+    found = compare({"hmm": ps.HMM(2, emission=emission)}, y[:2], test=y[2:], horizons=(1,))
+    rows = np.concatenate(y[:2])
+    mean, cov, p = rows[:, :2].mean(0), np.cov(rows[:, :2].T, bias=True), rows[:, 2].mean()
+    tested = np.concatenate(y[2:])
+    expected = stats.multivariate_normal(mean, cov).logpdf(tested[:, :2]) + stats.bernoulli(p).logpmf(tested[:, 2])
+    np.testing.assert_allclose(found.log_scores["iid"], expected, rtol=1e-5)
+    assert set(found.table["likelihood"]) == {"exact"}
+    assert np.isfinite(found.table["crps_1"]).all()
+    mine = np.concatenate([one.log_prob.numpy() for one in found.models["hmm"].filter(y[2:])])
+    np.testing.assert_allclose(found.log_scores["hmm"], mine, rtol=1e-10)
+
+
+def test_symbols_have_a_markov_baseline_by_counting() -> None:
+    chain = ps.HMM(
+        initial_probs=[0.5, 0.5],
+        transition_matrix=[[0.9, 0.1], [0.2, 0.8]],
+        emission=ps.emissions.Categorical(probs=np.eye(2)),
+    )
+    y = chain.sample(200, seed=0)[:, 0].numpy()
+    found = compare({"hmm": ps.HMM(1, emission=ps.emissions.Categorical(2))}, y, train=150, horizons=(1,))
+    counts = np.full((2, 2), 0.5)
+    for a, b in zip(y[:149].astype(int), y[1:150].astype(int), strict=True):
+        counts[a, b] += 1
+    moves = np.log(counts / counts.sum(1, keepdims=True))
+    expected = [moves[int(y[t - 1]), int(y[t])] for t in range(150, 200)]
+    np.testing.assert_allclose(found.log_scores["Markov"], expected, rtol=1e-10)
+    bits = compare({"hmm": ps.HMM(1, emission=ps.emissions.Bernoulli(1))}, y, train=150, horizons=(1,))
+    np.testing.assert_allclose(bits.log_scores["Markov"], expected, rtol=1e-10)

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scoringrules
 import statsmodels.api as sm
 import torch
 from scipy import integrate, stats
 from torch import distributions as D
 
+from probseq.emissions.product import Columns
 from probseq.evaluation.scores import (
     covered,
     crps,
     crps_of_draws,
     default_bandwidth,
+    energy_of_draws,
+    energy_score,
     hac_standard_error,
     log_score,
     mean_score,
@@ -161,3 +165,32 @@ def test_log_score_coverage_and_mean() -> None:
     assert inside.tolist() == [1.0, 0.0]
     assert mean_score([1.0, np.nan, 2.0]) == 1.5
     assert np.isnan(mean_score([np.nan]))
+
+
+@pytest.mark.parametrize("dim", [1, 3])
+def test_energy_score_of_draws_is_that_of_scoringrules(dim: int) -> None:
+    rng = np.random.default_rng(4)
+    draws, y = rng.normal(size=(5, dim, 30)), rng.normal(size=(5, dim))
+    expected = scoringrules.es_ensemble(y, np.moveaxis(draws, -1, -2), estimator="akr")
+    np.testing.assert_allclose(energy_of_draws(torch.as_tensor(draws), torch.as_tensor(y)), expected, rtol=1e-10)
+
+
+def test_energy_score_of_one_column_is_the_crps_and_of_a_normal_its_double_sum() -> None:
+    normal = D.Independent(D.Normal(double([[0.5]]), double([[2.0]])), 1)
+    y = double([[1.5]])
+    np.testing.assert_allclose(energy_score(normal, y, n_samples=40_000), crps(normal, y)[:, 0], rtol=0.05)
+    both = D.MultivariateNormal(torch.zeros(1, 2).double(), torch.eye(2).double())
+    rayleigh = np.sqrt(np.pi / 2)  # E||X|| in the plane; X - X' has twice the variance
+    found = energy_score(both, torch.zeros(1, 2).double(), n_samples=40_000)
+    np.testing.assert_allclose(found, rayleigh - np.sqrt(2) * rayleigh / 2, rtol=0.03)
+    symbols = D.Independent(D.Categorical(torch.ones(4, 1, 3)), 1)
+    assert bool(torch.isnan(energy_score(symbols, torch.zeros(4, 1))).all())
+
+
+def test_crps_of_mixed_columns_is_that_of_its_parts() -> None:
+    parts = [
+        D.Independent(D.Normal(double([[0.0]]), double([[1.0]])), 1),
+        D.Independent(D.Bernoulli(double([[0.3]])), 1),
+    ]
+    found = crps(Columns(parts), double([[0.7, 1.0]]))
+    np.testing.assert_allclose(found, [[float(crps(parts[0], double([[0.7]]))), 0.49]], rtol=1e-12)
