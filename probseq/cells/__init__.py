@@ -5,7 +5,7 @@ from probseq.cells.bidirectional import Bidirectional
 from probseq.cells.clamped import Clamped
 from probseq.cells.elman import Elman
 from probseq.cells.gru import GRU
-from probseq.cells.initialization import EchoStateInit, Initialization, NormalInit
+from probseq.cells.initialization import EchoStateInit, Initialization, NormalInit, RotationInit
 from probseq.cells.kalman import Kalman
 from probseq.cells.lstm import LSTM
 from probseq.cells.multiplicative import Multiplicative
@@ -28,6 +28,7 @@ __all__ = [
     "MinLSTM",
     "Multiplicative",
     "NormalInit",
+    "RotationInit",
     "Reservoir",
     "Stack",
 ]

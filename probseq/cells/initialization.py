@@ -5,11 +5,17 @@
 | `EchoStateInit(1.1, fan_in, input_scale)`  | `fan_in` normal entries in each row, scaled  | N(0, `input_scale`^2)  |
 |                                            | to the spectral radius                       |                        |
 | `NormalInit(scale)`                        | N(0, `scale`^2)                              | N(0, `scale`^2)        |
+| `RotationInit(scale)`                      | `scale` times a random rotation              | uniform, up to         |
+|                                            |                                              | `scale` / sqrt(H)      |
 
 At a spectral radius a little above one, signals neither fade nor swamp each other for many steps, so that a gradient
 finds what lies far back; the scale of the inputs decides how much room they take, and wants trying (0.001 for sums of
 two numbers, 0.1 for recalling a word). Inputs and targets should be centred, which a fit of an `RNN` sees to: inputs
 are brought to mean 0 and spread 1, and the head starts at the marginal of the targets.
+
+Units that are to store a bit for ever must saturate: a logistic unit with weight w to itself has two stable states only
+for w > 4, a tanh unit for w > 1. A few units find such a memory, the state of an automaton, sooner from a rotation of
+about that size (`RotationInit(3.0)` for the parity of bits) than from one that a default of size 1 has to grow.
 
 Sutskever, I., Martens, J., Dahl, G. & Hinton, G. (2013). On the importance of initialization and momentum in deep
 learning. ICML, section 4.1 and table 4.
@@ -87,6 +93,24 @@ class NormalInit(Initialization):
 
     def inputs(self, shape: Sequence[int], draws: torch.Generator) -> Tensor:
         return self.scale * torch.randn(*shape, generator=draws, dtype=torch.float64)
+
+
+class RotationInit(Initialization):
+    """A rotation or reflection, `scale` times as long, drawn uniformly (Haar)."""
+
+    def __init__(self, scale: float = 1.0) -> None:
+        self.scale = _size("scale", scale)
+
+    def sizes(self) -> dict[str, Any]:
+        return {"scale": self.scale}
+
+    def recurrent(self, hidden_size: int, draws: torch.Generator) -> Tensor:
+        normal = torch.randn(hidden_size, hidden_size, generator=draws, dtype=torch.float64)
+        rotation, triangle = torch.linalg.qr(normal)
+        return self.scale * rotation * torch.where(triangle.diagonal() < 0, -1.0, 1.0)
+
+    def inputs(self, shape: Sequence[int], draws: torch.Generator) -> Tensor:
+        return (2 * torch.rand(*shape, generator=draws, dtype=torch.float64) - 1) * self.scale / math.sqrt(shape[0])
 
 
 def _size(name: str, value: Any) -> float:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import probseq as ps
-from probseq.cells import EchoStateInit, Elman, NormalInit
+from probseq.cells import EchoStateInit, Elman, NormalInit, RotationInit
 
 
 def test_an_echo_state_start_has_its_radius_fan_in_and_input_scale():
@@ -27,6 +27,13 @@ def test_a_normal_start_has_its_scale():
     assert abs(cell.recurrent_weights.std().item() / 0.01 - 1) < 5 / 20_000**0.5
 
 
+def test_a_rotation_turns_and_stretches():
+    cell = Elman(20, initialization=RotationInit(3.0), input_size=4, dtype=torch.float64, seed=0)
+    u = cell.recurrent_weights.detach()
+    torch.testing.assert_close(u @ u.mT, 9.0 * torch.eye(20).double())
+    assert 0.9 * 3 < cell.input_weights.abs().max().item() * 20**0.5 <= 3.0
+
+
 def test_a_fit_starts_there_with_centred_inputs_and_the_mean_target():
     draws = np.random.default_rng(0)
     u, y = 7.0 + 3.0 * draws.normal(size=(20, 8, 2)), 100.0 + draws.normal(size=(20, 8, 1))
@@ -44,7 +51,7 @@ def test_a_fit_starts_there_with_centred_inputs_and_the_mean_target():
 
 
 def test_a_start_is_kept_in_files(tmp_path):
-    for start in (EchoStateInit(0.8, 3, 0.5), NormalInit(0.2), None):
+    for start in (EchoStateInit(0.8, 3, 0.5), NormalInit(0.2), RotationInit(2.0), None):
         model = ps.RNN(cell=Elman(4, initialization=start), head=ps.heads.Gaussian(), seed=0)
         model.save(tmp_path / "model")
         loaded = ps.load(tmp_path / "model")
@@ -59,6 +66,7 @@ def test_a_start_is_kept_in_files(tmp_path):
         (lambda: EchoStateInit(fan_in=0), ValueError, "fan_in must be a positive integer"),
         (lambda: EchoStateInit(input_scale=-1.0), ValueError, "input_scale must be"),
         (lambda: NormalInit(float("nan")), ValueError, "scale must be"),
+        (lambda: RotationInit(0.0), ValueError, "scale must be"),
         (lambda: Elman(2, initialization="echo"), Exception, "initialization"),
     ],
 )

@@ -62,13 +62,14 @@ def test_three_units_chosen_by_longer_sums_add_numbers_of_any_length():
     assert found == {50: 200, 500: 200}
 
 
-@pytest.mark.xfail(strict=True, reason="no start of ten solves it: 0 of 200")
 def test_two_units_keep_the_parity_of_a_thousand_bits():
-    model = ps.RNN(
-        input_dim=1, cell=ps.cells.Elman(2, "logistic"), head=ps.heads.Bernoulli(), feedback=False, dtype=torch.float64
-    )
+    """One start in twenty finds it in twelve bits; which one did, sequences of a hundred tell."""
+    cell = ps.cells.Elman(2, "logistic", initialization=ps.cells.RotationInit(3.0))
+    model = ps.RNN(input_dim=1, cell=cell, head=ps.heads.Bernoulli(), feedback=False)
     u, y = ps.datasets.parity(2000, 12, seed=0)
-    model.fit(y, u, n_restarts=10, seed=0, max_iterations=150, batch_size=128, learning_rate=2e-2, patience=150)
+    u_long, y_long = ps.datasets.parity(100, 100, seed=5)
+    options = {"batch_size": 128, "learning_rate": 2e-2, "max_iterations": 75, "patience": 75}
+    model.fit(y, u, validation=(y_long, u_long), n_restarts=64, seed=0, **options)
     found = exact(model, *ps.datasets.parity(200, 1000, seed=1))
     print(f"parity of 1,000 bits, exact of 200: {found}; restarts {[round(s, 1) for s in model.history.restarts]}")
     assert found == 200
