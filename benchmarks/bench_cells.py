@@ -1,19 +1,20 @@
 """The fused peephole LSTM beside torch.nn.LSTM, which has no peepholes, the loop over steps and the products alone.
 
 `python -m benchmarks.bench_cells [seconds]`: forward and backward, float32, one thread. Agreement is asserted first:
-values and gradients with the loop, and, at zero peepholes, with torch.nn.LSTM. Times are minima of processor time
-over alternating repeats, so that other work on the machine matters little.
+values and gradients with the loop, and, at zero peepholes, with torch.nn.LSTM. Times are medians of processor time,
+taken in turn as `timing.turns` says.
 """
 
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from benchmarks.timing import turns
 from probseq.cells import LSTM
 from probseq.kernels.tiles import product, width_of
 from probseq.learning.allocation import freed_memory_kept
@@ -90,23 +91,12 @@ def rate(batch: int, hidden: int) -> tuple[float, float]:
         lambda: torch.mm(h, u.t(), out=out),
         lambda: product(left, 0, hidden, width, panels, 0, len(panels), room, 0, batch, False),
     ]
-    times = fastest(*calls, seconds=1.0)
+    times = medians({"library": calls[0], "tiles": calls[1]}, seconds=0.5)
     return tuple(8e-6 * batch * hidden**2 / t for t in times)
 
 
-def fastest(*calls: Callable[[], object], seconds: float) -> list[float]:
-    """Least milliseconds of processor time of each call, taken in turn."""
-    for call in calls:
-        call()
-    best, end = [float("inf")] * len(calls), time.perf_counter() + seconds
-    rounds = 0
-    while time.perf_counter() < end or rounds < 3:
-        rounds += 1
-        for k, call in enumerate(calls):
-            start = time.thread_time()
-            call()
-            best[k] = min(best[k], 1e3 * (time.thread_time() - start))
-    return best
+def medians(calls: dict[str, Callable[[], object]], seconds: float) -> list[float]:
+    return [float(np.median(times)) for times in turns(calls, seconds, "processor").values()]
 
 
 def main() -> None:
@@ -116,7 +106,7 @@ def main() -> None:
 
 
 def table() -> None:
-    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 20.0
+    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 3.0
     print("| batch, T, input, hidden, layers | ours, ms | torch | loop | products | ours / torch | loop / ours |")
     print("|---|---|---|---|---|---|---|")
     for case in CASES:
@@ -146,7 +136,8 @@ def table() -> None:
         with torch.no_grad():
             for p, value in zip(peeps, kept, strict=True):
                 p.copy_(value)
-        own, rival, slow, alone = fastest(fused, torchs, looped, floor(*case), seconds=seconds)
+        calls = {"fused": fused, "torch": torchs, "loop": looped, "products": floor(*case)}
+        own, rival, slow, alone = medians(calls, seconds)
         row = f"| {', '.join(map(str, case))} | {own:.1f} | {rival:.1f} | {slow:.1f} | {alone:.1f} "
         print(row + f"| {own / rival:.2f} | {slow / own:.1f} |", flush=True)
         library, tiles = rate(batch, hidden)
