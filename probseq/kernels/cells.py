@@ -36,9 +36,6 @@ from numba import njit
 from probseq.kernels.activations import logistic_, peephole_logistic_, tanh_, tanh_to
 from probseq.kernels.tiles import DEPTH, outer, product
 
-CHUNK = 512
-"""Numbers of every gate that go through a step together: few enough that all they touch stays in the first cache."""
-
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def forward(x, w, u, v, r, peep, places, flags, gates, memory, squashed, read, hidden):
@@ -48,7 +45,7 @@ def forward(x, w, u, v, r, peep, places, flags, gates, memory, squashed, read, h
     step = gates.shape[1] * length
     flat_x, flat_gates, flat_hidden, flat_read = x.reshape(-1), gates.reshape(-1), hidden.reshape(-1), read.reshape(-1)
     panel = rows * width
-    ones, scratch = np.ones(CHUNK, x.dtype), np.empty(CHUNK, x.dtype)
+    ones, scratch = np.ones_like(memory[0]), np.empty_like(memory[0])
     block = max(1, DEPTH // max(rows, 1))  # enough rows to reuse the weights, few enough to stay in the cache
     for t in range(n_steps):
         if t % block == 0:
@@ -61,28 +58,28 @@ def forward(x, w, u, v, r, peep, places, flags, gates, memory, squashed, read, h
         )
         if v.size:
             product(flat_gates, t * step, width, panel, v, 0, v.shape[0], flat_gates, (t + 1) * step, rows, True)
-        shown = squashed[t] if flags[2] else memory[t + 1]
+        now = memory[t + 1]
+        _write(gates[t + 1], memory[t], peep, places, flags, ones, scratch, now)
+        shown = now
+        if flags[2]:
+            shown = squashed[t]
+            tanh_to(now, shown)
         out = read[t] if r.size else hidden[t + 1]
-        for low in range(0, length, CHUNK):
-            high = min(low + CHUNK, length)
-            _write(low, high, gates[t + 1], memory[t], peep, places, flags, ones, scratch, memory[t + 1])
-            if flags[2]:
-                tanh_to(memory[t + 1][low:high], shown[low:high])
-            _read(low, high, gates[t + 1], memory[t + 1], shown, peep, places, ones, out)
+        _read(gates[t + 1], now, shown, peep, places, ones, out)
         if r.size:
             to = (t + 1) * hidden.shape[1]
             product(flat_read, t * length, width, panel, r, 0, r.shape[0], flat_hidden, to, rows, False)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _write(low, high, gates, memory, peep, places, flags, ones, scratch, out):
-    """Of the numbers low .. high: i, f and g from their arguments, and out = f * memory + i * g."""
-    write, keep, new, before = ones[: high - low], ones[: high - low], gates[places[3]][low:high], memory[low:high]
+def _write(gates, memory, peep, places, flags, ones, scratch, out):
+    """The gates i, f and g from their arguments, and out = f * memory + i * g."""
+    write, keep, new = ones, ones, gates[places[3]]
     for k in range(2):
         if places[k] >= 0:
-            gate = gates[places[k]][low:high]
+            gate = gates[places[k]]
             if peep.size:
-                peephole_logistic_(gate, peep[places[k]][low:high], before)
+                peephole_logistic_(gate, peep[places[k]], memory)
             else:
                 logistic_(gate)
             if k == 0:
@@ -90,11 +87,11 @@ def _write(low, high, gates, memory, peep, places, flags, ones, scratch, out):
             else:
                 keep = gate
     if flags[0]:
-        keep = scratch[: high - low]
-        _less(write, keep)
+        _less(write, scratch)
+        keep = scratch
     if flags[1]:
         tanh_(new)
-    _combine(write, new, keep, before, out[low:high])
+    _combine(write, new, keep, memory, out)
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
@@ -104,22 +101,17 @@ def _combine(write, new, keep, memory, out):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _read(low, high, gates, memory, shown, peep, places, ones, out):
-    """Of the numbers low .. high: the gate o from its argument, and out = o * shown."""
-    gate = ones[: high - low]
+def _read(gates, memory, shown, peep, places, ones, out):
+    """The gate o from its argument, and out = o * shown."""
+    gate = ones
     if places[2] >= 0:
-        gate = gates[places[2]][low:high]
+        gate = gates[places[2]]
         if peep.size:
-            peephole_logistic_(gate, peep[places[2]][low:high], memory[low:high])
+            peephole_logistic_(gate, peep[places[2]], memory)
         else:
             logistic_(gate)
-    _times(gate, shown[low:high], out[low:high])
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _times(x, y, out):
     for j in range(out.size):
-        out[j] = x[j] * y[j]
+        out[j] = gate[j] * shown[j]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -180,7 +172,7 @@ def _pull_steps(
     n_steps, n_blocks, length = gates.shape[0] - 1, gates.shape[1], gates.shape[2]
     width, step, panel = u.shape[2], n_blocks * length, rows * u.shape[2]
     flat, flat_hidden, flat_extra = d_gates.reshape(-1), d_hidden.reshape(-1), extra.reshape(-1)
-    ones, scratch, keep = np.ones(CHUNK, gates.dtype), np.empty(CHUNK, gates.dtype), np.empty(CHUNK, gates.dtype)
+    ones, scratch, keep = np.ones_like(d_memory), np.empty_like(d_memory), np.empty_like(d_memory)
     d_read = np.zeros_like(d_memory)
     for t in range(end - 1, start - 1, -1):
         at = (t + 1) * d_hidden.shape[1]
@@ -194,62 +186,43 @@ def _pull_steps(
             product(flat_hidden, at, width, panel, r, 0, r.shape[0], d_read, 0, rows, False)
             d_out = d_read
         shown = squashed[t] if flags[2] else memory[t + 1]
-        for low in range(0, length, CHUNK):
-            high = min(low + CHUNK, length)
-            _pull_read(
-                low, high, d_out, now, memory[t + 1], shown, extra, peep, places, flags, ones, d_memory, d_now, d_peep
-            )
-            _pull_write(
-                low, high, now, memory[t], extra, peep, places, flags, ones, scratch, keep, d_memory, d_now, d_peep
-            )
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _pull_read(
-    low, high, d_out, gates, memory, shown, extra, peep, places, flags, ones, d_memory, d_gates, d_peep
-):  # fmt: skip
-    """Of the numbers low .. high: d_memory of c_t, and the derivative in the argument of o."""
-    k, incoming, seen, into = places[2], d_out[low:high], shown[low:high], d_memory[low:high]
-    gate = gates[k][low:high] if k >= 0 else ones[: high - low]
-    _pull(incoming, gate, seen, flags[2], into)
-    if k >= 0:
-        out = d_gates[k][low:high]
-        _pull_gate(incoming, seen, extra[k][low:high], gate, out)
+        gate = now[places[2]] if places[2] >= 0 else ones
+        _pull(d_out, gate, shown, flags[2], d_memory)
+        if places[2] >= 0:
+            _pull_gate(d_out, shown, extra[places[2]], gate, d_now[places[2]])
+            if peep.size:
+                _pull_peephole(d_now[places[2]], peep[places[2]], memory[t + 1], d_memory, d_peep[places[2]])
+        _pull_write(now, memory[t], extra, places, flags, ones, scratch, keep, d_memory, d_now)
         if peep.size:
-            _pull_peephole(out, peep[k][low:high], memory[low:high], into, d_peep[k][low:high])
+            for k in range(2):
+                if places[k] >= 0:
+                    _pull_peephole(d_now[places[k]], peep[places[k]], memory[t], d_memory, d_peep[places[k]])
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _pull_write(
-    low, high, gates, memory, extra, peep, places, flags, ones, scratch, keep, d_memory, d_gates, d_peep
-):  # fmt: skip
-    """Of the numbers low .. high: the derivatives in the arguments of i, f, g, and d_memory moved to c_{t-1}."""
-    size = high - low
-    new, before, into = gates[places[3]][low:high], memory[low:high], d_memory[low:high]
-    write = gates[places[0]][low:high] if places[0] >= 0 else ones[:size]
-    kept, other = ones[:size], scratch[:size]
+def _pull_write(gates, memory, extra, places, flags, ones, scratch, keep, d_memory, d_gates):
+    """The derivatives in the arguments of i, f, g, and d_memory moved from c_t to c_{t-1} (f's path alone)."""
+    new = gates[places[3]]
+    write = gates[places[0]] if places[0] >= 0 else ones
+    for j in range(keep.size):
+        keep[j] = 1
     if places[1] >= 0:
-        kept = gates[places[1]][low:high]
-        _pull_gate(into, before, extra[places[1]][low:high], kept, d_gates[places[1]][low:high])
+        keep[:] = gates[places[1]]
+        _pull_gate(d_memory, memory, extra[places[1]], keep, d_gates[places[1]])
     if places[0] >= 0:
-        other[:] = new
+        scratch[:] = new
         if flags[0]:
-            kept = keep[:size]
-            _less(write, kept)
-            for j in range(size):
-                other[j] -= before[j]
-        _pull_gate(into, other, extra[places[0]][low:high], write, d_gates[places[0]][low:high])
-    d_new = d_gates[places[3]][low:high]
-    _times(into, write, d_new)
+            _less(write, keep)
+            for j in range(keep.size):
+                scratch[j] -= memory[j]
+        _pull_gate(d_memory, scratch, extra[places[0]], write, d_gates[places[0]])
+    d_new = d_gates[places[3]]
+    for j in range(keep.size):
+        d_new[j] = d_memory[j] * write[j]
     if flags[1]:
         _less_square(new, d_new)
-    for j in range(size):
-        into[j] *= kept[j]
-    if peep.size:
-        for k in range(2):
-            if places[k] >= 0:
-                weights, out = peep[places[k]][low:high], d_gates[places[k]][low:high]
-                _pull_peephole(out, weights, before, into, d_peep[places[k]][low:high])
+    for j in range(keep.size):
+        d_memory[j] *= keep[j]
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
