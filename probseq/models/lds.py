@@ -278,8 +278,11 @@ class LDS(LinearGaussianModel):
             start(self, sequences, seed)
 
     def _unidentified(self, sequences: Sequences) -> set[str]:
-        """One sequence shows one start: a belief that narrows around what y_0 needs has an unbounded likelihood."""
-        few = int((sequences.lengths > 0).sum()) <= self.state_dim
+        """A sequence shows one start: a belief that narrows around what all y_0 need has an unbounded likelihood.
+
+        What the inputs of the first step add can bend that need too, one sequence more for each of them.
+        """
+        few = int((sequences.lengths > 0).sum()) <= self.state_dim + self.input_dim
         return {"initial_mean", "initial_cov"} if few else set()
 
     def _em_step(self, sequences: Sequences) -> Tensor:

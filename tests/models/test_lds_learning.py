@@ -388,3 +388,13 @@ def test_mixed_covariance_types_reach_the_same_maximum(kinds):
         model.fit(y, method="gradient", fixed={"transition_matrix", "emission_matrix"})
         best.append(model.score(y) * 400)
     assert best[1] > best[0] - 1e-3
+
+
+def test_few_sequences_with_inputs_do_not_collapse():
+    """Two starts and one input: a mean and a slope would meet both first values, with no noise at all."""
+    draws = np.random.default_rng(3)
+    u = [draws.normal(size=(12, 1)) for _ in range(2)]
+    y = [draws.normal(size=(12, 1)) + 0.5 * one for one in u]
+    model = ps.LDS(1, 1, input_dim=1).fit(y, u, seed=0)
+    assert model.emission_cov.item() + model.transition_cov.item() > 1e-3
+    assert abs(model.score([draws.normal(size=(12, 1))], [draws.normal(size=(12, 1))])) < 10
