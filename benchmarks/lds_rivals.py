@@ -402,7 +402,7 @@ def trend_gradients(y: np.ndarray) -> Calls:
 
     def gradient() -> Any:
         value = model.log_prob(sequences)
-        return value.detach(), torch.cat([part.ravel() for part in torch.autograd.grad(value, leaves)])
+        return value.detach(), torch.autograd.grad(value, leaves)
 
     def other(exact: bool) -> Callable[[], Any]:
         rival: Any = UnobservedComponents(y, trend_words, use_exact_diffuse=exact)

@@ -34,6 +34,7 @@ import numpy as np
 from numba import njit
 
 from probseq.kernels.activations import logistic_, peephole_logistic_, tanh_, tanh_to
+from probseq.kernels.cells_adjoint import pull_peephole_step
 from probseq.kernels.tiles import DEPTH, outer, product
 
 
@@ -174,6 +175,7 @@ def _pull_steps(
     flat, flat_hidden, flat_extra = d_gates.reshape(-1), d_hidden.reshape(-1), extra.reshape(-1)
     ones, scratch, keep = np.ones_like(d_memory), np.empty_like(d_memory), np.empty_like(d_memory)
     d_read = np.zeros_like(d_memory)
+    usual = peep.size > 0 and n_blocks == 4 and v.size == 0 and not flags[0] and flags[1] and flags[2]
     for t in range(end - 1, start - 1, -1):
         at = (t + 1) * d_hidden.shape[1]
         if t + 1 < n_steps:
@@ -186,6 +188,9 @@ def _pull_steps(
             product(flat_hidden, at, width, panel, r, 0, r.shape[0], d_read, 0, rows, False)
             d_out = d_read
         shown = squashed[t] if flags[2] else memory[t + 1]
+        if usual:
+            pull_peephole_step(now, memory[t], memory[t + 1], shown, peep, d_out, d_memory, d_now, d_peep, length)
+            continue
         gate = now[places[2]] if places[2] >= 0 else ones
         _pull(d_out, gate, shown, flags[2], d_memory)
         if places[2] >= 0:

@@ -307,3 +307,35 @@ def run_packs(states, sensors, table, slot, log_norm, emission, m0, y, log_prob,
             scatter(data, errors, origin, width)
         elif with_sums:
             _backwards(states, sensors, (), table, slot, emission, steps, data, moments, sums, column + origin)
+
+
+@njit(**_OPTIONS)
+def unpack(totals, grad_A, grad_Q, grad_d, grad_C, grad_R):
+    """Add the weighted sums (k,) of all sequences to the gradients; those of r_0 are not read."""
+    n, m = grad_A.shape[0], grad_C.shape[0]
+    place = n
+    for i in range(n):
+        for k in range(n):
+            grad_A[i, k] += totals[place]
+            place += 1
+    place = add_symmetric(totals, place, grad_Q)
+    for i in range(n):
+        grad_d[i] += totals[place]
+        place += 1
+    for j in range(m):
+        for k in range(n):
+            grad_C[j, k] += totals[place]
+            place += 1
+    add_symmetric(totals, place, grad_R)
+
+
+@njit(**_OPTIONS)
+def add_symmetric(lower, place, out):
+    """Add half of the matrix whose lower triangle stands row by row from a place on; return the place behind it."""
+    for i in range(out.shape[0]):
+        for k in range(i + 1):
+            out[i, k] += 0.5 * lower[place]
+            if k < i:
+                out[k, i] += 0.5 * lower[place]
+            place += 1
+    return place

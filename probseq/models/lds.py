@@ -43,7 +43,6 @@ from probseq.models.lds_stored import Stored
 from probseq.models.lds_units import balancing, rescale, rescale_states
 from probseq.models.linear_gaussian import LinearGaussianModel, System
 from probseq.ops import kalman
-from probseq.ops.modes import attach
 from probseq.parameters import Param
 from probseq.sequences import Sequences
 
@@ -204,14 +203,14 @@ class LDS(LinearGaussianModel):
     @property
     def has_held_offset(self) -> bool:
         """Whether the transition has an offset that is not learned, which ties the states to their coordinates."""
-        return self.is_frozen("transition_offset") and self._has("transition_offset")
+        return self.is_frozen("transition_offset") and self.has_offset("transition_offset")
 
     def system(self) -> System:
         matrix, cov = self.transition_matrix, self.transition_cov
         mean, spread, improper = initial_moments(self, matrix, cov)
         return System(mean, spread, matrix, cov, self.emission_matrix, self.emission_cov, improper)
 
-    def _has(self, name: str) -> bool:
+    def has_offset(self, name: str) -> bool:
         """Whether an offset is there at all: learned, or held at something else than zero."""
         raw = self._parameters[f"raw_{name}"]
         assert raw is not None
@@ -223,21 +222,19 @@ class LDS(LinearGaussianModel):
         return self._offset_seen[name][1]
 
     def _offset(self, name: str, step: Tensor | None) -> Tensor | None:
-        if not self._has(name):
+        if not self.has_offset(name):
             return None
         return getattr(self, name) if name not in self.varying or step is None else getattr(self, name)[step]
 
     def _log_prob(self, sequences: Sequences) -> Tensor:
-        """From the stored numbers at once, where that is possible and torch would not do better."""
-        watched = torch.is_grad_enabled() and any(one.requires_grad for one in self.parameters())
-        serves = not watched or kalman.at_once(sequences.values, self.state_dim)
-        stored = Stored.of(self, sequences) if serves else None
+        """From the stored numbers, where that is possible."""
+        watched = torch.is_grad_enabled() and any(
+            one.requires_grad for one in self._parameters.values() if one is not None
+        )
+        stored = Stored.of(self, sequences)
         if stored is None:
             return super()._log_prob(sequences)
-        if not watched:
-            return stored.log_prob()
-        value, pairs = stored.value_and_gradient()
-        return attach("Kalman log-likelihood", value, pairs)
+        return stored.differentiable() if watched else stored.log_prob()
 
     def _value_and_gradient(
         self, sequences: Sequences, parameters: list[nn.Parameter]

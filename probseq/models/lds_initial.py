@@ -47,7 +47,7 @@ def _stationary_moments(model: LDS, matrix: Tensor, cov: Tensor, proper: Tensor)
             f'has modulus {radius:.10g}; make these elements diffuse (initial="diffuse" or initial_diffuse)'
         )
     spread = places @ stationary_cov(own, places.mT @ cov @ places) @ places.mT
-    if not model._has("transition_offset"):
+    if not model.has_offset("transition_offset"):
         return matrix.new_zeros(model.state_dim), spread
     level = torch.eye(len(own), dtype=matrix.dtype) - own
     return places @ torch.linalg.solve(level, places.mT @ model.transition_offset), spread

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from probseq.ops import kalman
-from probseq.ops.modes import array_of, eager
+from probseq.ops.modes import array_of, attach, eager
 from probseq.sequences import Sequences
 
 if TYPE_CHECKING:
@@ -37,7 +37,8 @@ NAMES = (
 )  # fmt: skip
 RAW = tuple(f"raw_{name}" for name in (*NAMES, "emission_offset"))
 COVARIANCES = (1, 3, 6)
-OFFSET = 7
+SHIFT, OFFSET = 4, 7
+OFFSETS = ((SHIFT, "transition_offset"), (OFFSET, "emission_offset"))
 
 
 @functools.cache
@@ -51,20 +52,22 @@ class Stored:
 
     def __init__(self, model: LDS, sequences: Sequences, raw: list[Tensor]) -> None:
         self.raw, self.numerics, self.diffuse = raw, model.numerics, model.initial == "diffuse"
-        self.arrays = [array_of(one) for one in raw]
-        n, m = model.state_dim, model.obs_dim
-        parameters, improper = self.arrays[:OFFSET], None
-        for place, size in zip(COVARIANCES, (n, n, m), strict=True):
-            parameters[place] = np.empty((size, size))
-            if place == 1 and self.diffuse:
-                parameters[0], parameters[1] = np.zeros(n), np.zeros((n, n))
-                improper = np.diag(array_of(model.get_buffer("diffuse_scale")))[None]
-            elif self.arrays[place].ndim == 2:
-                _kernels().square(self.arrays[place], parameters[place])
-            else:
-                _kernels().spread(self.arrays[place], parameters[place])
+        sizes, improper = (model.state_dim, model.state_dim, model.obs_dim), None
+        absent = [place for place, name in OFFSETS if not model.has_offset(name)] + ([0, 1] if self.diffuse else [])
+        self.arrays: list[Any] = [None if place in absent else array_of(one) for place, one in enumerate(raw)]
+        parameters = self.arrays[:OFFSET]
+        if SHIFT in absent:
+            parameters[SHIFT] = np.zeros(sizes[0])
+        if self.diffuse:
+            parameters[0], parameters[1] = np.zeros(sizes[0]), np.zeros(sizes[:2])
+            improper = np.diag(array_of(model._buffers["diffuse_scale"]))[None]  # type: ignore[arg-type]
+        for place, size in zip(COVARIANCES, sizes, strict=True):
+            stored = self.arrays[place]
+            if stored is not None:
+                parameters[place] = np.empty((size, size))
+                (_kernels().square if stored.ndim == 2 else _kernels().spread)(stored, parameters[place])
         y = array_of(sequences.values)
-        self.offset = raw[OFFSET].requires_grad or bool(self.arrays[OFFSET].any())
+        self.offset = OFFSET not in absent
         if self.offset:
             y = y - self.arrays[OFFSET]
         observed = None if sequences.complete else sequences.observed
@@ -86,24 +89,34 @@ class Stored:
         """log p(y) (B,), without a gradient."""
         return kalman.log_prob_of_arrays(self.inputs, self.numerics)
 
+    def differentiable(self) -> Tensor:
+        """log p(y) (B,), whose gradient is that in what is stored."""
+        value, pull = kalman.value_and_pull_of_arrays(self.inputs, self.numerics, self.offset)
+        learned = self._learned()
+
+        def pulled(load: Tensor) -> list[Tensor]:
+            return list(map(self._pulled, learned, pull(array_of(load), learned)))
+
+        return attach("Kalman log-likelihood", value, [self.raw[place] for place in learned], pulled)
+
     def value_and_gradient(self) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
         """log p(y) (B,), and pairs of what is learned with the gradient of the sum in it."""
-        value, gradients = kalman.value_and_gradient_of_arrays(self.inputs, self.numerics, self.offset)
-        pairs = [
-            (one, torch.from_numpy(self._pulled(place, gradients[place])))
-            for place, one in enumerate(self.raw)
-            if one.requires_grad and not (self.diffuse and place < 2)
-        ]
-        return value, pairs
+        value, pull = kalman.value_and_pull_of_arrays(self.inputs, self.numerics, self.offset)
+        learned = self._learned()
+        gradients = map(self._pulled, learned, pull(np.ones(len(value)), learned))
+        return value, [(self.raw[place], one) for place, one in zip(learned, gradients, strict=True)]
 
-    def _pulled(self, place: int, gradient: Any) -> Any:
+    def _learned(self) -> list[int]:
+        return [place for place, one in enumerate(self.raw) if one.requires_grad and not (self.diffuse and place < 2)]
+
+    def _pulled(self, place: int, gradient: Any) -> Tensor:
         """The gradient in what is stored, from that in the matrix, or in y."""
         if place == OFFSET:
-            return -gradient.sum((0, 1))
+            return torch.from_numpy(-gradient.sum((0, 1)))
         if place not in COVARIANCES:
-            return gradient
+            return torch.from_numpy(gradient)
         stored = self.arrays[place]
         out = np.empty(stored.shape)
         pull = _kernels().pull_square if stored.ndim == 2 else _kernels().pull_spread
         pull(gradient, stored, out)
-        return out
+        return torch.from_numpy(out)

@@ -44,8 +44,7 @@ from torch import Tensor
 from probseq.ops import kalman_arrays as arrays
 from probseq.ops import kalman_packs as packs
 from probseq.ops import kalman_workspace as memory
-from probseq.ops.kalman_gradient import at_once
-from probseq.ops.kalman_gradient import value_and_gradient as value_and_gradient_arrays
+from probseq.ops.kalman_gradient import Pull, value_and_pull
 from probseq.ops.kalman_moments import (
     FilteredMoments,
     SmoothedMoments,
@@ -62,7 +61,6 @@ __all__ = [
     "FilteredMoments",
     "LinearGaussianSystem",
     "SmoothedMoments",
-    "at_once",
     "filter",
     "inputs_of_arrays",
     "log_prob",
@@ -71,7 +69,7 @@ __all__ = [
     "semidefinite_root",
     "smooth",
     "value_and_gradient",
-    "value_and_gradient_of_arrays",
+    "value_and_pull_of_arrays",
 ]
 
 
@@ -121,16 +119,18 @@ def log_prob_of_arrays(inputs: memory.Inputs, numerics: str) -> Tensor:
     return torch.from_numpy(arrays.run_forward(inputs, lead, numerics, keep=False, packed=packed).log_prob)
 
 
-def value_and_gradient_of_arrays(inputs: memory.Inputs, numerics: str, in_data: bool) -> tuple[Tensor, list[Any]]:
-    """`value_and_gradient` of such a problem, in parameters without leading axes; in y only with `in_data`."""
+def value_and_pull_of_arrays(inputs: memory.Inputs, numerics: str, in_data: bool) -> tuple[Tensor, Pull]:
+    """log p(y) (B,) of such a problem, and what makes of weights (B,) the gradient of sum(weights log p).
+
+    In parameters without leading axes, and in y if `in_data`.
+    """
     lead = _lead_of(inputs)
     answer = "gradient in y" if in_data else "gradient"
     shapes = [one.shape[1:] for one in inputs.parameters]
     shapes[4] = shapes[4][1:]
-    value, gradients = value_and_gradient_arrays(
-        inputs, lead, numerics, answer if packs.applicable(inputs, lead) else None, shapes
-    )
-    return torch.from_numpy(value), gradients
+    packed = answer if packs.applicable(inputs, lead) else None
+    value, pull = value_and_pull(inputs, lead, numerics, packed, shapes)
+    return torch.from_numpy(value), pull
 
 
 def _packed(

@@ -9,6 +9,7 @@ The recursions are `kernels/kalman_adjoint.py`, before the step where an exact d
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ import numpy as np
 from probseq.ops import kalman_arrays as arrays
 from probseq.ops import kalman_backward as adjoint
 from probseq.ops import kalman_packs as packs
+from probseq.ops import kalman_single as single
 from probseq.ops.kalman_workspace import Inputs, blas, kernels, with_every_axis
 from probseq.ops.pool import lease
 
@@ -62,22 +64,20 @@ class Filtered(NamedTuple):
             into[0] = np.zeros((batch, n))
         if packed:
             packs.gradients(left.sums, left.series, load, into)
-            self._covariances(load, into, np.empty((0, n, n)))
+            self._covariances(load.sum(keepdims=True), shape[1:2], [0], into, np.empty((0, n, n)))
         else:
             self._both(load, into)
         if shared_mean:
             gradients[0][...] = into[0].sum(0)
         return gradients
 
-    def _covariances(self, load: Any, into: list[Any], edge: Any) -> None:
-        """Add what the covariances have of the gradients."""
+    def _covariances(self, loads: Any, spans: Any, spaces: Any, into: list[Any], edge: Any) -> None:
+        """Add what the covariances have of the gradients, for groups of these weights, lengths and covariance rows."""
         left, a, c = self.left, self.inputs.parameters[2], self.inputs.parameters[5]
         n, nothing = a.shape[-1], np.empty((1, 0, *left.cov.shape[2:]))
-        _, spans, group_spaces, group_of = adjoint.groups(self.inputs.lengths, left.slot.shape[0])
         kernels("kalman_adjoint").covariance_adjoint(
-            a, c, left.cov, left.gain, left.whitener, left.slot, spans, group_spaces, left.until,
-            np.bincount(group_of, load, len(spans)), *into[1:4], *into[5:7], nothing, nothing, edge, 0.0,
-            blas(n),
+            a, c, left.cov, left.gain, left.whitener, left.slot, np.asarray(spans), np.asarray(spaces), left.until,
+            loads, *into[1:4], *into[5:7], nothing, nothing, edge, 0.0, blas(n),
         )  # fmt: skip
 
     def _both(self, load: Any, into: list[Any]) -> None:
@@ -85,7 +85,7 @@ class Filtered(NamedTuple):
         left, (y, pattern, lengths), batch = self.left, self.inputs.data, len(load)
         _, _, a, _, _, c, r = self.inputs.parameters
         n, improper = a.shape[-1], left.diffuses.shape[1] > 0
-        spaces, spans, _, group_of = adjoint.groups(lengths, left.slot.shape[0])
+        spaces, spans, group_spaces, group_of = adjoint.groups(lengths, left.slot.shape[0])
         kept = (left.cov, left.gain, left.whitener, left.slot, left.mean, left.weighted)
         nothing, edge = np.empty((1, 0, n, n)), np.empty((batch if improper else 0, n))
         edge_cov, none = np.empty((len(spans) if improper else 0, n, n)), np.empty((1, 0, n))
@@ -94,7 +94,8 @@ class Filtered(NamedTuple):
             a, c, kept, left.until, lengths, load, into, unused, (edge_cov, edge), 0.0
         )  # fmt: skip
         if joint is None:
-            self._covariances(load, into, edge_cov)
+            loads = np.bincount(group_of, load, len(spans))
+            self._covariances(loads, spans, group_spaces, into, edge_cov)
             adjoint.run_mean_adjoint(
                 a, c, kept, spaces, left.until, lengths, y, pattern, load, into, none, edge
             )  # fmt: skip
@@ -105,10 +106,27 @@ class Filtered(NamedTuple):
             )  # fmt: skip
 
 
-def value_and_gradient(
+Pull = Callable[[Any, Sequence[int]], list[Any]]
+"""Of weights (B,) the gradient of sum(weights log p) in some of the seven parameters and y, by their places."""
+
+
+def value_and_pull(
     inputs: Inputs, lead: int, numerics: str, packed: packs.Answer | None, shapes: list[Any]
-) -> tuple[Any, list[Any]]:
-    """log p(y) (B,), and the gradient of its sum in the parameters, of these shapes, and y."""
+) -> tuple[Any, Pull]:
+    """log p(y) (B,), and the gradient in the parameters, of these shapes, and y; of one short series it is ready."""
+    n = inputs.parameters[2].shape[-1]
+    found = single.value_and_gradient(inputs) if numerics == "auto" and at_once(inputs.y, n) else None
+    if found is not None:
+        value, gradient = found
+        m, every = inputs.y.shape[2], [*shapes, inputs.y.shape]
+        return value, lambda load, places: [
+            (load[0] * single.part(gradient, place, n, m)).reshape(every[place]) for place in places
+        ]
     space = arrays.run_forward(inputs, lead, numerics, keep=True, packed=packed)
-    left = Left(*(getattr(space, name) for name in Left._fields))
-    return space.log_prob, Filtered(inputs, left).gradients(np.ones(len(space.log_prob)), shapes)
+    filtered = Filtered(inputs, Left(*(getattr(space, name) for name in Left._fields)))
+
+    def pull(load: Any, places: Sequence[int]) -> list[Any]:
+        every = filtered.gradients(load, shapes)
+        return [every[place] for place in places]
+
+    return space.log_prob, pull

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from probseq.ops import kalman_arrays as arrays
 from probseq.ops import kalman_packs as packs
-from probseq.ops.kalman_gradient import Filtered, Left, at_once, value_and_gradient
+from probseq.ops.kalman_gradient import Filtered, Left, at_once, value_and_pull
 from probseq.ops.kalman_workspace import Inputs
 from probseq.ops.modes import OnceDifferentiable, array_of, operator
 
@@ -98,8 +99,8 @@ def _at_once(*arguments: Any) -> tuple[Tensor, tuple[Tensor, ...]] | None:
     lead, diffuse, numerics, _ = arguments[10:14]
     inputs = Inputs.of(arguments[:7], arguments[7], arguments[8], arguments[9], diffuse)
     shapes = [argument.shape for argument in arguments[:7]]
-    value, gradients = value_and_gradient(inputs, lead, numerics, None, shapes)
-    return torch.from_numpy(value), tuple(map(torch.from_numpy, gradients))
+    value, pull = value_and_pull(inputs, lead, numerics, None, shapes)
+    return torch.from_numpy(value), tuple(map(torch.from_numpy, pull(np.ones(1), range(8))))
 
 
 differentiable = OnceDifferentiable(

@@ -32,8 +32,9 @@ Answer = Literal["value", "smoothed", "gradient", "gradient in y"]
 def applicable(inputs: Inputs, lead: int) -> bool:
     """Complete sequences of one length that share covariances and constant parameters."""
     (batch, steps, m), (_, _, *parts) = inputs.y.shape, inputs.parameters
-    few = max(parts[0].shape[-1], m) <= MOST
-    if lead < 0 or batch < MANY_SEQUENCES or not few or steps == 0 or inputs.diffuse is not None:
+    if lead < 0 or batch < MANY_SEQUENCES or steps == 0 or inputs.diffuse is not None:
+        return False
+    if max(parts[0].shape[-1], m) > MOST:
         return False
     constant = max(map(len, parts)) == 1 and parts[2].shape[1] == 1
     return constant and inputs.pattern.shape[1] == 0 and bool((inputs.lengths == steps).all())
@@ -72,26 +73,10 @@ def run(inputs: Inputs, space: Workspace, answer: Answer) -> Workspace:
 def gradients(sums: Any, errors: Any, weights: Any, into: list[Any]) -> None:
     """Add the terms of the means to the gradients of the parameters; write that of y where there are errors."""
     m0, p0, a, q, d, c, r, y = into
-    n, m, batch = a.shape[1], c.shape[1], len(weights)
+    n, batch = a.shape[1], len(weights)
     starts = sums[:n, :batch] * weights
     m0 += starts.T
     p0[0] += 0.5 * starts @ sums[:n, :batch].T
-    totals = sums[:, :batch] @ weights
-    ends = np.cumsum([n, n * n, n * (n + 1) // 2, n, m * n])
-    _, of_a, of_q, of_d, of_c, of_r = np.split(totals, ends)
-    a[0] += of_a.reshape(n, n)
-    q[0] += 0.5 * _symmetric(of_q, n)
-    d[0, 0] += of_d
-    c[0] += of_c.reshape(m, n)
-    r[0] += 0.5 * _symmetric(of_r, m)
+    kernels("kalman_packs").unpack(sums[:, :batch] @ weights, a[0], q[0], d[0, 0], c[0], r[0])
     if errors.size:
         np.multiply(errors, -weights[:, None, None], out=y)
-
-
-def _symmetric(lower: Any, size: int) -> Any:
-    """The matrix with this lower triangle, row by row."""
-    matrix = np.empty((size, size))
-    rows, columns = np.tril_indices(size)
-    matrix[rows, columns] = lower
-    matrix[columns, rows] = lower
-    return matrix

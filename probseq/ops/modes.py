@@ -75,8 +75,13 @@ class OnceDifferentiable:
         found = None if self.at_once is None else self.at_once(*arguments)
         if found is None:
             return _Plain.apply(self, *arguments)
-        pairs = [pair for pair in zip(inputs, found[1], strict=True) if pair[0].requires_grad or _forward_mode()]
-        return (attach(self.words, found[0], pairs),)
+        value, gradients = found
+        places = [i for i, one in enumerate(inputs) if one.requires_grad or _forward_mode()]
+
+        def scaled(outer: Tensor) -> list[Tensor]:
+            return [outer * gradients[i] for i in places]
+
+        return (attach(self.words, value, [inputs[i] for i in places], scaled),)
 
     def value_and_gradient(self, *arguments: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The first output and the gradients of its sum in the inputs, by the kernels alone: nothing may watch."""
@@ -152,32 +157,28 @@ class _Plain(torch.autograd.Function):
     jvp = _Value.jvp
 
 
-class _Scaled(torch.autograd.Function):
-    """A value (1,) whose gradients in some inputs are known already: (words, value, gradients), inputs."""
+class _Pulled(torch.autograd.Function):
+    """A value whose gradients a function makes of the outer one: (words, value, function), inputs."""
 
     @staticmethod
-    def forward(ctx: Any, known: tuple[str, Tensor, list[Tensor]], *inputs: Any) -> Any:
-        ctx.words, value, ctx.gradients = known
+    def forward(ctx: Any, known: tuple[str, Tensor, Callable[[Tensor], Any]], *inputs: Any) -> Any:
+        ctx.known = known
         ctx.save_for_backward(*inputs)
-        return value
+        return known[1]
 
     @staticmethod
     def backward(ctx: Any, *outer: Any) -> Any:
-        gradients = ctx.gradients
-
-        def scaled(gradient: Tensor, *_: Tensor) -> tuple[Tensor, ...]:
-            return tuple(gradient * one for one in gradients)
-
-        return (None, *run_adjoint(ctx.words, scaled, outer[0], *ctx.saved_tensors))
+        words, _, pull = ctx.known
+        return (None, *run_adjoint(words, lambda gradient, *_: tuple(pull(gradient)), outer[0], *ctx.saved_tensors))
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> Any:
-        raise NotImplementedError(_no_forward_mode(ctx.words))
+        raise NotImplementedError(_no_forward_mode(ctx.known[0]))
 
 
-def attach(words: str, value: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-    """`value` (1,) as a function, differentiable once, of the first of each pair, with the second as its gradient."""
-    return _Scaled.apply((words, value, [gradient for _, gradient in pairs]), *(one for one, _ in pairs))  # type: ignore[return-value]
+def attach(words: str, value: Tensor, inputs: Sequence[Tensor], pull: Callable[[Tensor], Any]) -> Tensor:
+    """`value` as a function of `inputs`, differentiable once: `pull` makes their gradients of that in the value."""
+    return _Pulled.apply((words, value, pull), *inputs)  # type: ignore[return-value]
 
 
 class _Final(torch.autograd.Function):
