@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from probseq.errors import StateOverflow
-from probseq.ops import kalman, kalman_arrays, kalman_backward
+from probseq.ops import kalman, kalman_arrays, kalman_backward, kalman_single
 from probseq.ops.kalman import LinearGaussianSystem
 from tests.ops.test_kalman import all_seen, close, dense_posterior, loop_log_prob, random_pattern, random_system
 
@@ -31,7 +31,10 @@ def independent(
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Which fast paths served, by name."""
     served: list[str] = []
-    for module, name in ((kalman_arrays, "run_sequential"), (kalman_backward, "run_small_adjoint")):
+    watched_for = (
+        (kalman_arrays, "run_sequential"), (kalman_backward, "run_small_adjoint"), (kalman_single, "value_and_gradient"),
+    )  # fmt: skip
+    for module, name in watched_for:
         own = getattr(module, name)
 
         def watched(*arguments: object, name: str = name, own: object = own) -> object:
@@ -84,9 +87,9 @@ def test_diffuse_start(n: int, missing: bool, calls: list[str], monkeypatch: pyt
     fast = everything()
     with torch.no_grad():
         close(kalman.log_prob(system, y, seen, all_seen(y), diffuse).sum(), fast[-1], 1e-12)
-    assert calls.count("run_sequential") == 3
+    assert calls == ["value_and_gradient", "run_sequential", "run_small_adjoint", "run_sequential"]
     monkeypatch.setattr(kalman_arrays, "HEAD", 60)
-    for module in (kalman_arrays, kalman_backward):
+    for module in (kalman_arrays, kalman_backward, kalman_single):
         monkeypatch.setattr(module, "KNOWN_STATES", 0)
     slow = everything()
     largest = max(float(other.abs().max()) for other in slow)  # some derivatives are zero
@@ -152,8 +155,9 @@ def test_gradient_is_the_one_of_the_other_kernels(
         return torch.autograd.grad(value @ weights, leaves)
 
     fast = gradients("auto")
-    assert calls == ["run_sequential", "run_small_adjoint"][: 2 if n <= 10 else 1]
-    for module in (kalman_arrays, kalman_backward):
+    by_kernels = ["run_sequential", "run_small_adjoint"][: 2 if n <= 10 else 1]
+    assert calls == (["value_and_gradient"] if batch == 1 and n <= 10 else by_kernels)
+    for module in (kalman_arrays, kalman_backward, kalman_single):
         monkeypatch.setattr(module, "KNOWN_STATES", 0)
     for ours, expected in zip(fast, gradients("joseph"), strict=True):
         torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-10 * float(expected.abs().max()))
