@@ -13,8 +13,8 @@
 | Q      | transition_covs     | (K, n, n) |   | R      | emission_covs            | (K, m, m) |
 |        | initial_mean, _cov  | (n, n)    |   | A      | regime_transition_matrix | (K, K)    |
 
-With `recurrent=True` the regimes listen to the state, p(s_{t+1} = j given s_t = i, z_t) = softmax_j(log A_ij + W_ij z_t)
-with `recurrent_weights` W (K, K, n) (Linderman et al. 2017).
+With `recurrent=True` the regimes listen to the state: p(s_{t+1} = j given s_t = i, z_t) is the softmax over j of
+log A_ij + W_ij z_t, with `recurrent_weights` W (K, K, n) (Linderman et al. 2017).
 
 The exact posterior has K^t Gaussians at step t. The belief is a `Mixture` of as many as the filter keeps:
 

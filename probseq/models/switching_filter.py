@@ -1,4 +1,4 @@
-"""The compiled filter of a switching linear system, called on whole sequences; the kernel is `probseq.kernels.switching`."""
+"""The compiled filter of a switching linear system on whole sequences; the kernel is `probseq.kernels.switching`."""
 
 from __future__ import annotations
 
