@@ -171,6 +171,8 @@ class SwitchingLDS(LatentStateModel[Mixture]):
     def predict(self, belief: Mixture, u: Tensor | None = None) -> Mixture:
         """Branch into pairs of regimes; collapse those with one end ("imm"); move."""
         parts = self.regimes()
+        if belief.log_weights.shape[-1] > self.n_regimes:  # a step without an update
+            belief = _merged(belief, self.n_regimes)
         pairs = branch(parts, belief)
         pairs = collapse(pairs, -2) if self.filtering == "imm" else _flat(pairs)
         return Mixture(pairs.log_weights, move(parts, pairs.components, self._regime_of(pairs)))

@@ -105,11 +105,7 @@ def _reach(parts: Regimes, cloud: Cloud, into: Tensor, z: Tensor) -> Tensor:
 
 def path_log_prob(parts: Regimes, states: Tensor, sequences: Sequences) -> Tensor:
     """log p(s, y) of regimes (B, T), the states integrated out; log p(s, z, y) of (B, T, 1 + n)."""
-    regimes, n, inside = (
-        (states if states.ndim == 2 else states[..., 0]).long(),
-        len(parts.initial_mean),
-        sequences.inside,
-    )
+    n, inside = len(parts.initial_mean), sequences.inside
     if states.ndim > 3 or (states.ndim == 3 and states.shape[2] != 1 + n):
         got = tuple(states.shape[2:])
         raise ValueError(f"states must be a regime, or a regime and {n} numbers, at every step, got shape {got}")
@@ -157,5 +153,5 @@ def _joint(parts: Regimes, regimes: Tensor, z: Tensor, sequences: Sequences) -> 
     expected = (parts.emission_matrix[regimes] @ z.unsqueeze(-1)).squeeze(-1) + parts.emission_offset[regimes]
     noise = parts.emission_cov[regimes]
     emitted = log_normal(sequences.values - expected, noise, "emission_covs", sequences.observed)
-    start = torch.where(inside[:, 0], start, 0.0)
+    start = torch.where(inside[:, 0], parts.log_initial[regimes[:, 0]] + begun, 0.0)
     return start + torch.where(inside[:, 1:], steps, 0.0).sum(-1) + torch.where(inside, emitted, 0.0).sum(-1)

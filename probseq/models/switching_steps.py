@@ -66,7 +66,7 @@ class Regimes(NamedTuple):
 def branch(parts: Regimes, belief: Mixture) -> Mixture:
     """The pairs (i, j) of K components by regime: weights (*batch, K, K), components with batch (*batch, K, K)."""
     mean, cov = belief.components.mean, belief.components.cov
-    k, n = parts.count, mean.shape[-1]
+    n = mean.shape[-1]
     if parts.recurrent is None:
         weights = belief.log_weights.unsqueeze(-1) + parts.log_moves
         wide = (*weights.shape, n)
@@ -126,7 +126,7 @@ def move(parts: Regimes, components: Gaussian, regimes: Tensor) -> Gaussian:
 def condition(
     parts: Regimes, components: Gaussian, regimes: Tensor, y: Tensor, observed: Tensor | None
 ) -> tuple[Gaussian, Tensor]:
-    """Condition every component on y (*batch, m), and log p(y given it), (*batch, M): Kalman's step in Joseph's form."""
+    """Condition every component on y (*batch, m), and log p(y given it), (*batch, M): Kalman's step (Joseph's form)."""
     seen = torch.ones_like(y) if observed is None else observed.to(y.dtype)
     seen, y = seen.unsqueeze(-2), torch.where(seen > 0, y, 0.0).unsqueeze(-2)
     emission = seen.unsqueeze(-1) * parts.emission_matrix[regimes]
