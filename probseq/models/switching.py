@@ -46,6 +46,7 @@ from probseq.base import Filtered, LatentStateModel
 from probseq.beliefs import Gaussian, Mixture
 from probseq.checks import whole_number
 from probseq.models import switching_filter as compiled
+from probseq.models import switching_learning as learning
 from probseq.models import switching_paths as paths
 from probseq.models.normal import symmetric
 from probseq.models.particle_filter import Estimate
@@ -85,7 +86,7 @@ class SwitchingLDS(LatentStateModel[Mixture]):
     likelihood_kind = "approximate"
     marginalises = True
     real_valued = True
-    fit_methods: ClassVar[tuple[str, ...]] = ("gradient",)
+    fit_methods: ClassVar[tuple[str, ...]] = ("variational_em", "gradient")
 
     initial_probs = Param(P.simplex, "n_regimes")
     regime_transition_matrix = Param(P.simplex, "n_regimes", "n_regimes")
@@ -126,6 +127,8 @@ class SwitchingLDS(LatentStateModel[Mixture]):
         )
         self.n_drivers = self.state_dim if self.recurrent else 0
         self.event_shape = torch.Size([self.obs_dim])
+        if self.recurrent:
+            vars(self)["fit_methods"] = ("gradient",)  # a softmax of the state has no closed expectation
         self.declare(**given)
         for name, beside in (("transition_offsets", "transition_matrices"), ("emission_offsets", "emission_matrices")):
             if beside in given and name not in given:
@@ -272,6 +275,19 @@ class SwitchingLDS(LatentStateModel[Mixture]):
         own = B.at(belief.components, chosen)
         start = own.mean + (semidefinite.cholesky(own.cov) @ torch.randn_like(own.mean).unsqueeze(-1)).squeeze(-1)
         return SwitchingPath(*paths.simulate(self.regimes(), chosen % self.n_regimes, start, steps))
+
+    # ---- learning
+
+    def _start(self, sequences: Sequences, seed: int) -> None:
+        learning.start(self, sequences, seed)
+
+    def _variational_step(self, sequences: Sequences, posterior: Any) -> tuple[Tensor, Any]:
+        return learning.variational_step(self, sequences, posterior)
+
+    def _unidentified(self, sequences: Sequences) -> set[str]:
+        """A sequence shows one start: a belief that narrows around what all y_0 need has an unbounded likelihood."""
+        few = int((sequences.lengths > 0).sum()) <= self.state_dim
+        return {"initial_mean", "initial_cov"} if few else set()
 
     def _rescale(self, scale: Tensor, shift: Tensor) -> None:
         rescale(self, scale, shift)
