@@ -963,6 +963,7 @@ def components_rule(model: Any, belief: Any, y: Tensor, observed: Tensor) -> Any
 
 def switching_row(name: str, make: Callable[[int], Any], dim: int, **traits: Any) -> Row:
     given: dict[str, Any] = {"likelihood_kind": "approximate", "latent": True, "missing_rule": components_rule}
+    given |= {"fit_methods": ("variational_em", "gradient")}
     return Row(f"switching-{name}", make, "real", dim, **{**given, **traits})
 
 
@@ -970,7 +971,7 @@ SWITCHING_ROWS = [
     switching_row("imm", lambda s: switching(s, 3), 2),
     switching_row("gpb2", lambda s: switching(s, filtering="gpb2"), 2),
     switching_row("sensors", switching_sensors, 1),
-    switching_row("recurrent", switching_recurrent, 1),
+    switching_row("recurrent", switching_recurrent, 1, missing_rule=None, fit_methods=("gradient",)),
     switching_row("one-regime", lambda s: switching(s, 1), 2),
 ]
 

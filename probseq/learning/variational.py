@@ -1,6 +1,6 @@
-"""Variational EM: the iteration of EM with a posterior from a family that can be handled, and a bound for its objective.
+"""Variational EM: EM with a posterior of a kind that can be handled, and a bound for its objective.
 
-    bound = log p(y) - KL(q || p(. given y)),      log p(train) stands in `validation` scores alone
+    bound = log p(y) - KL(q || p(. given y))
 
 Updates of q, which every iteration takes up where the last one left it, and of the parameters raise the bound or leave
 it (Neal and Hinton 1998); a fall beyond rounding is said aloud.

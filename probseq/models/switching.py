@@ -26,7 +26,7 @@ The exact posterior has K^t Gaussians at step t. The belief is a `Mixture` of as
 
 Collapsing keeps weight, mean and covariance, so log_prob is approximate; it is exact with one regime, with equal
 ones, and where y_t tells z_t. `estimate_log_prob` is unbiased (Rao-Blackwellised particles) or, for short sequences,
-exact (`kind="enumeration"`). Smoothing is Kim's, decoding the approximate Viterbi recursion of Pavlovic et al.
+exact (`kind="enumeration"`). Smoothing is Barber's or Kim's, decoding an approximate Viterbi recursion.
 
 References: Bar-Shalom, Li and Kirubarajan (2001), sec. 11.6; Kim (1994), J. Econometrics 60; Murphy (1998), Switching
 Kalman filters; Pavlovic, Rehg and MacCormick (2000), NIPS 13; Ghahramani and Hinton (2000), Neural Computation 12.
@@ -34,7 +34,7 @@ Kalman filters; Pavlovic, Rehg and MacCormick (2000), NIPS 13; Ghahramani and Hi
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -52,7 +52,7 @@ from probseq.models.normal import symmetric
 from probseq.models.particle_filter import Estimate
 from probseq.models.switching_estimates import estimated
 from probseq.models.switching_parameters import EmissionParam, size_of
-from probseq.models.switching_smoother import smooth, viterbi
+from probseq.models.switching_smoother import Smoothing, smooth, viterbi
 from probseq.models.switching_steps import Regimes, branch, collapse, condition, move
 from probseq.models.switching_units import rescale
 from probseq.ops import semidefinite
@@ -78,7 +78,8 @@ class SwitchingLDS(LatentStateModel[Mixture]):
 
     - `shared_emission=False`: every regime has its own C, d and R; else one for all, which may be given as (m, n).
     - `recurrent=True`: the moves between regimes depend on the state, through `recurrent_weights`.
-    - `filtering` says how the exact mixture is collapsed, "imm" or "gpb2".
+    - `filtering` says how the exact mixture is collapsed, "imm" or "gpb2"; `smoothing` how it is smoothed,
+      "expectation_correction" or "kim" (`probseq.models.switching_smoother`).
 
     Offsets that are left out are zero where the matrices are given, and then not learned.
     """
@@ -109,6 +110,7 @@ class SwitchingLDS(LatentStateModel[Mixture]):
         shared_emission: bool = True,
         recurrent: bool = False,
         filtering: Filtering = "imm",
+        smoothing: Smoothing = "expectation_correction",
         **values: Any,
     ) -> None:
         super().__init__()
@@ -118,8 +120,11 @@ class SwitchingLDS(LatentStateModel[Mixture]):
             raise TypeError(f"SwitchingLDS got unknown arguments {sorted(unknown)}; parameters are {known}")
         if filtering not in ("imm", "gpb2"):
             raise ValueError(f'filtering must be "imm" or "gpb2", got {filtering!r}')
+        if smoothing not in get_args(Smoothing):
+            raise ValueError(f"smoothing must be one of {get_args(Smoothing)}, got {smoothing!r}")
         given = {name: P.as_parameter(name, value) for name, value in values.items() if value is not None}
         self.filtering: Filtering = filtering
+        self.smoothing: Smoothing = smoothing
         self.shared_emission, self.recurrent = bool(shared_emission), bool(recurrent or "recurrent_weights" in given)
         self.n_regimes, self.state_dim, self.obs_dim = (
             size_of(name, size, given)
@@ -142,6 +147,7 @@ class SwitchingLDS(LatentStateModel[Mixture]):
             "shared_emission": self.shared_emission,
             "recurrent": self.recurrent,
             "filtering": self.filtering,
+            "smoothing": self.smoothing,
         }
 
     def regimes(self) -> Regimes:
@@ -223,7 +229,7 @@ class SwitchingLDS(LatentStateModel[Mixture]):
 
     @torch.no_grad()
     def _smooth(self, sequences: Sequences) -> Mixture:
-        return smooth(self.regimes(), self._filter(sequences, None).updated, sequences)
+        return smooth(self.regimes(), self._filter(sequences, None).updated, sequences, self.smoothing)
 
     @torch.no_grad()
     def _decode(self, sequences: Sequences) -> Tensor:

@@ -25,7 +25,7 @@ from probseq.ops import semidefinite
 from probseq.sequences import Sequences
 
 #: particles of the forward pass from which posterior paths are drawn
-PARTICLES = 200
+PARTICLES = 300
 
 
 def simulate(parts: Regimes, regime: Tensor, state: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -51,7 +51,7 @@ def _affine(matrix: Tensor, z: Tensor, offset: Tensor, root: Tensor) -> Tensor:
 @torch.no_grad()
 def sample_paths(parts: Regimes, sequences: Sequences, n_paths: int, randomness: torch.Generator) -> Tensor:
     """Draws of (s, z) given y, (n_paths, B, T, 1 + n), the regime first."""
-    found, _ = clouds(parts, sequences, max(PARTICLES, n_paths), randomness)
+    found, _ = clouds(parts, sequences, PARTICLES, randomness)
     path: list[Tensor] = []
     for cloud in reversed(found):
         uniforms = torch.rand(len(cloud.regimes), n_paths, 1, dtype=torch.float64, generator=randomness)
@@ -109,11 +109,10 @@ def path_log_prob(parts: Regimes, states: Tensor, sequences: Sequences) -> Tenso
     if states.ndim > 3 or (states.ndim == 3 and states.shape[2] != 1 + n):
         got = tuple(states.shape[2:])
         raise ValueError(f"states must be a regime, or a regime and {n} numbers, at every step, got shape {got}")
-    regimes = torch.where(inside, regimes, 0)
-    if regimes.numel() and not 0 <= int(regimes.min()) <= int(regimes.max()) < parts.count:
-        raise ValueError(
-            f"regimes must lie in 0 .. {parts.count - 1}, got {int(regimes.min())} .. {int(regimes.max())}"
-        )
+    regimes = torch.where(inside, (states if states.ndim == 2 else states[..., 0]).long(), 0)
+    low, high = (int(regimes.min()), int(regimes.max())) if regimes.numel() else (0, 0)
+    if low < 0 or high >= parts.count:
+        raise ValueError(f"regimes must lie in 0 .. {parts.count - 1}, got {low} .. {high}")
     if sequences.n_steps == 0:
         return torch.zeros(len(regimes), dtype=torch.float64)
     if states.ndim == 2:
@@ -142,9 +141,7 @@ def _marginal(parts: Regimes, regimes: Tensor, sequences: Sequences) -> Tensor:
 
 def _joint(parts: Regimes, regimes: Tensor, z: Tensor, sequences: Sequences) -> Tensor:
     inside, into = sequences.inside, regimes[:, 1:]
-    start = parts.log_initial[regimes[:, 0]] + log_normal(
-        z[:, 0] - parts.initial_mean, parts.initial_cov, "initial_cov"
-    )
+    begun = log_normal(z[:, 0] - parts.initial_mean, parts.initial_cov, "initial_cov")
     moved = (parts.transition_matrix[into] @ z[:, :-1].unsqueeze(-1)).squeeze(-1) + parts.transition_offset[into]
     steps = log_normal(z[:, 1:] - moved, parts.transition_cov[into], "transition_covs")
     rows = parts.log_moves_at(z[:, :-1])
