@@ -32,6 +32,7 @@ from probseq.models.particle_filter import Estimate, ParticleFilter
 from probseq.models.rnn import RNN
 from probseq.models.structural import Structural
 from probseq.models.switching import SwitchingLDS
+from probseq.models.switching_autoregression import SwitchingAR
 from probseq.ops.linearise import Cubature, ExtendedKalman, GaussHermite, UnscentedTransform
 from probseq.sequences import Sequences
 
@@ -47,6 +48,7 @@ __all__ = [
     "ParticleFilter",
     "RNN",
     "Structural",
+    "SwitchingAR",
     "SwitchingLDS",
     "Labeller",
     # the contract

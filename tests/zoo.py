@@ -967,7 +967,20 @@ def switching_row(name: str, make: Callable[[int], Any], dim: int, **traits: Any
     return Row(f"switching-{name}", make, "real", dim, **{**given, **traits})
 
 
+def switching_ar(seed: int, k: int, dim: int, order: int) -> ps.SwitchingAR:
+    rng = np.random.default_rng([seed, 34])
+    return ps.SwitchingAR(
+        initial_probs=simplex(rng, k),
+        transition_matrix=simplex(rng, k, k),
+        coefficients=rng.normal(size=(k, order, dim, dim)) / (2 * order * dim),
+        intercepts=rng.normal(size=(k, dim)),
+        covs=covariance(rng, dim, k),
+        initial_window=rng.normal(size=(order, dim)),
+    )
+
+
 SWITCHING_ROWS = [
+    replace(windowed_row("ar", lambda s: switching_ar(s, 2, 2, 2), 2), name="switching-ar"),
     switching_row("imm", lambda s: switching(s, 3), 2),
     switching_row("gpb2", lambda s: switching(s, filtering="gpb2"), 2),
     switching_row("sensors", switching_sensors, 1),

@@ -19,7 +19,7 @@ MOST_PATHS = 2**20
 
 def enumerated_log_prob(parts: Regimes, sequences: Sequences) -> Tensor:
     """log p(y) of a flat batch, (B,), exactly. ValueError for too many paths, and with recurrent weights."""
-    k, steps = parts.count, int(sequences.lengths.max()) if len(sequences.lengths) else 0
+    k, steps = parts.n_regimes, int(sequences.lengths.max()) if len(sequences.lengths) else 0
     if parts.recurrent is not None:
         raise ValueError('kind="enumeration" is for regimes that do not depend on the state; use kind="particle"')
     if k**steps > MOST_PATHS:
@@ -29,7 +29,7 @@ def enumerated_log_prob(parts: Regimes, sequences: Sequences) -> Tensor:
 
 
 def _one(parts: Regimes, sequences: Sequences, b: int) -> Tensor:
-    k, n, length = parts.count, len(parts.initial_mean), int(sequences.lengths[b])
+    k, n, length = parts.n_regimes, len(parts.initial_mean), int(sequences.lengths[b])
     weights, regimes = parts.log_initial, torch.arange(k)
     belief = Gaussian(parts.initial_mean.expand(k, n), parts.initial_cov.expand(k, n, n))
     for t in range(length):

@@ -20,7 +20,7 @@ from probseq.sequences import Sequences
 def filtered(parts: Regimes, pairs: bool, start: Mixture, sequences: Sequences) -> Filtered[Mixture]:
     """Filter a flat batch from predicted beliefs; no gradients. SingularInnovation where y_t has no density."""
     kernel: Any = importlib.import_module("probseq.kernels.switching")
-    batch, steps, k, n = *sequences.values.shape[:2], parts.count, len(parts.initial_mean)
+    batch, steps, k, n = *sequences.values.shape[:2], parts.n_regimes, len(parts.initial_mean)
     before, after = _room(batch, steps, k * k if pairs else k, n), _room(batch, steps, k, n)
     first = (start.log_weights, start.components.mean, start.components.cov)
     for array, value in zip(before, first, strict=True):

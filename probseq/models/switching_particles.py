@@ -53,7 +53,7 @@ def clouds(
     total, found = torch.zeros(len(y), dtype=torch.float64), list[Cloud]()
     cloud: Cloud | None = None
     for t in range(sequences.n_steps):
-        k = parts.count
+        k = parts.n_regimes
         if cloud is None:
             log_moves = parts.log_initial.expand(len(y), 1, k)
             ahead = Gaussian(parts.initial_mean.expand(len(y), 1, k, n), parts.initial_cov.expand(len(y), 1, k, n, n))

@@ -36,7 +36,9 @@ def simulate(parts: Regimes, regime: Tensor, state: Tensor, steps: int) -> tuple
         k, z = regimes[-1], states[-1]
         values.append(_affine(parts.emission_matrix[k], z, parts.emission_offset[k], sensor[k]))
         if t + 1 < steps:
-            moves = parts.log_moves_at(z).gather(-2, k[..., None, None].expand(*k.shape, 1, parts.count)).squeeze(-2)
+            moves = (
+                parts.log_moves_at(z).gather(-2, k[..., None, None].expand(*k.shape, 1, parts.n_regimes)).squeeze(-2)
+            )
             k = torch.distributions.Categorical(logits=moves).sample()
             regimes.append(k)
             states.append(_affine(parts.transition_matrix[k], z, parts.transition_offset[k], process[k]))
@@ -84,7 +86,7 @@ def _earlier(parts: Regimes, cloud: Cloud, coming: Tensor | None, uniforms: Tens
 
 def _reach(parts: Regimes, cloud: Cloud, into: Tensor, z: Tensor) -> Tensor:
     """log p(s_{t+1}, z_{t+1} given particle i), (B, P, N), for paths that are in `into` (B, P) at z (B, P, n)."""
-    k, components = parts.count, cloud.components
+    k, components = parts.n_regimes, cloud.components
     wide = Gaussian(components.mean.unsqueeze(-2), components.cov.unsqueeze(-3))
     ahead = move(parts, wide, torch.arange(k))  # (B, N, K)
     factor, unit = whitener(ahead.cov, torch.ones_like(ahead.mean))
@@ -111,8 +113,8 @@ def path_log_prob(parts: Regimes, states: Tensor, sequences: Sequences) -> Tenso
         raise ValueError(f"states must be a regime, or a regime and {n} numbers, at every step, got shape {got}")
     regimes = torch.where(inside, (states if states.ndim == 2 else states[..., 0]).long(), 0)
     low, high = (int(regimes.min()), int(regimes.max())) if regimes.numel() else (0, 0)
-    if low < 0 or high >= parts.count:
-        raise ValueError(f"regimes must lie in 0 .. {parts.count - 1}, got {low} .. {high}")
+    if low < 0 or high >= parts.n_regimes:
+        raise ValueError(f"regimes must lie in 0 .. {parts.n_regimes - 1}, got {low} .. {high}")
     if sequences.n_steps == 0:
         return torch.zeros(len(regimes), dtype=torch.float64)
     if states.ndim == 2:
@@ -145,7 +147,7 @@ def _joint(parts: Regimes, regimes: Tensor, z: Tensor, sequences: Sequences) -> 
     moved = (parts.transition_matrix[into] @ z[:, :-1].unsqueeze(-1)).squeeze(-1) + parts.transition_offset[into]
     steps = log_normal(z[:, 1:] - moved, parts.transition_cov[into], "transition_covs")
     rows = parts.log_moves_at(z[:, :-1])
-    rows = rows.gather(-2, regimes[:, :-1, None, None].expand(*into.shape, 1, parts.count)).squeeze(-2)
+    rows = rows.gather(-2, regimes[:, :-1, None, None].expand(*into.shape, 1, parts.n_regimes)).squeeze(-2)
     steps = steps + rows.gather(-1, into.unsqueeze(-1)).squeeze(-1)
     expected = (parts.emission_matrix[regimes] @ z.unsqueeze(-1)).squeeze(-1) + parts.emission_offset[regimes]
     noise = parts.emission_cov[regimes]

@@ -53,7 +53,7 @@ def smooth(parts: Regimes, updated: Mixture, sequences: Sequences, smoothing: Sm
 
 def back(parts: Regimes, own: Mixture, coming: Mixture, smoothing: Smoothing) -> Mixture:
     """The smoothed mixture at t from the filtered one there and the smoothed one at t + 1."""
-    pairs, regimes = branch(parts, own), torch.arange(parts.count)
+    pairs, regimes = branch(parts, own), torch.arange(parts.n_regimes)
     ahead = move(parts, pairs.components, regimes)
     from_where = pairs.log_weights.log_softmax(-2)  # p(s_t = i given s_{t+1} = j, y_{0:t})
     possible = torch.isfinite(from_where).any(-2, keepdim=True)
@@ -106,7 +106,7 @@ def regress(parts: Regimes, before: Gaussian, ahead: Gaussian, goal: Gaussian, r
 
 def viterbi(parts: Regimes, sequences: Sequences) -> Tensor:
     """The regimes of a path that is the most probable as far as every regime keeps one Gaussian, (B, T)."""
-    y, seen, size, k = sequences.values, sequences.observed, len(sequences.lengths), parts.count
+    y, seen, size, k = sequences.values, sequences.observed, len(sequences.lengths), parts.n_regimes
     n, regimes = len(parts.initial_mean), torch.arange(k)
     scores, origins, tables = parts.log_initial.expand(size, k), [], []
     start = Gaussian(parts.initial_mean.expand(size, k, n), parts.initial_cov.expand(size, k, n, n))

@@ -53,7 +53,7 @@ class Regimes(NamedTuple):
     emission_cov: Tensor  # (K, m, m)
 
     @property
-    def count(self) -> int:
+    def n_regimes(self) -> int:
         return self.log_moves.shape[0]
 
     def log_moves_at(self, states: Tensor) -> Tensor:

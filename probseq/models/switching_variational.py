@@ -88,7 +88,7 @@ def whitened(parts: Regimes, seen: Tensor | None) -> Whitened:
     """The roots at the parameters; ValueError for singular covariances (the bound needs densities)."""
     transition = _inverse_root(parts.transition_cov, torch.ones_like(parts.transition_offset))
     marks = torch.ones_like(parts.emission_offset).unsqueeze(0) if seen is None else seen.double().unsqueeze(1)
-    marks = marks.expand(-1, parts.count, -1)
+    marks = marks.expand(-1, parts.n_regimes, -1)
     noise = marks.unsqueeze(-1) * parts.emission_cov * marks.unsqueeze(-2)
     return Whitened(*transition, *_inverse_root(noise, marks))
 

@@ -165,6 +165,39 @@ def of_chain(chain: ps.HMM, first: Tensor, filtering: str) -> ps.SwitchingLDS:
         )
 
 
+def test_switching_autoregression_is_the_hidden_markov_model() -> None:
+    model = zoo.switching_ar(2, 3, 2, 2)
+    emission = model.autoregression
+    values = {name: getattr(emission, name).detach() for name in emission.params()}
+    twin_of = ps.HMM(
+        emission=ps.emissions.Autoregressive(**values),
+        initial_probs=model.initial_probs.detach(),
+        transition_matrix=model.transition_matrix.detach(),
+    )
+    y = data(2, 6)
+    truth = reference.hmm_oracle(model, y.numpy())
+    assert float(model.log_prob(y).detach()) == pytest.approx(truth.log_prob, rel=1e-10)
+    assert torch.equal(model.decode(y), twin_of.decode(y))
+    assert model.likelihood_kind == "exact"
+    assert model.n_regimes == 3
+
+
+def test_switching_autoregression_learns() -> None:
+    """EM rises, and two rhythms are told apart."""
+    truth = ps.SwitchingAR(
+        initial_probs=[0.5, 0.5],
+        transition_matrix=[[0.98, 0.02], [0.02, 0.98]],
+        coefficients=[[[[1.6]], [[-0.9]]], [[[-0.4]], [[-0.7]]]],
+        covs=[[[0.1]], [[0.1]]],
+    )
+    y = truth.sample(500, seed=3)
+    model = ps.SwitchingAR(2, obs_dim=1, order=2).fit(y, seed=0)
+    trace = np.array(model.history.objective)
+    assert np.diff(trace).min() >= -1e-9 * abs(trace).max()
+    agreement = accuracy(model.decode(y), truth.decode(y), 2)
+    assert agreement > 0.97
+
+
 # ---------------------------------------------------------------------------------- approximations, and how good
 
 
