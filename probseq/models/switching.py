@@ -132,8 +132,6 @@ class SwitchingLDS(LatentStateModel[Mixture]):
         )
         self.n_drivers = self.state_dim if self.recurrent else 0
         self.event_shape = torch.Size([self.obs_dim])
-        if self.recurrent:
-            vars(self)["fit_methods"] = ("gradient",)  # a softmax of the state has no closed expectation
         self.declare(**given)
         for name, beside in (("transition_offsets", "transition_matrices"), ("emission_offsets", "emission_matrices")):
             if beside in given and name not in given:

@@ -23,6 +23,7 @@ from probseq.models.hmm import HMM
 from probseq.models.lds import LDS
 from probseq.models.normal import symmetric
 from probseq.models.states import EMPTY_STATE, NO_MASS
+from probseq.models.switching_recurrent import infer_recurrent, maximise_moves
 from probseq.models.switching_variational import Posterior, infer
 from probseq.ops import semidefinite
 from probseq.parameters import freeze
@@ -54,16 +55,20 @@ class Rows(NamedTuple):
 
 
 def variational_step(
-    model: SwitchingLDS, sequences: Sequences, before: list[Tensor] | None
-) -> tuple[Tensor, list[Tensor]]:
-    """One iteration in place from q(s) of every sequence: the bound at the old parameters, and the new q(s)."""
-    parts = model.regimes()
-    q = responsibilities(model, sequences) if before is None else before
-    found = [(b, infer(parts, sequences, b, q_b, PASSES)) for b, q_b in enumerate(q) if len(q_b)]
-    bound = torch.stack([posterior.bound for _, posterior in found]).sum() + model.log_prior()
+    model: SwitchingLDS, sequences: Sequences, before: list[tuple[int, Posterior]] | None
+) -> tuple[Tensor, list[tuple[int, Posterior]]]:
+    """One iteration in place from q of every sequence that is not empty: the bound at the old parameters, and new q."""
+    parts, found = model.regimes(), list[tuple[int, Posterior]]()
+    first = enumerate(responsibilities(model, sequences)) if before is None else before
+    for b, q in first:
+        if parts.recurrent is not None and (isinstance(q, Posterior) or len(q)):
+            found.append((b, infer_recurrent(parts, sequences, b, q, PASSES)))
+        elif isinstance(q, Posterior) or len(q):
+            known = q.responsibilities if isinstance(q, Posterior) else q
+            found.append((b, infer(parts, sequences, b, known, PASSES)))
+    bound = torch.stack([posterior.bound for _, posterior in found]).sum()
     maximise(model, sequences, found)
-    after = dict(found)
-    return bound, [after[b].responsibilities if b in after else q_b for b, q_b in enumerate(q)]
+    return bound, found
 
 
 def responsibilities(model: SwitchingLDS, sequences: Sequences) -> list[Tensor]:
@@ -80,7 +85,10 @@ def maximise(model: SwitchingLDS, sequences: Sequences, found: list[tuple[int, P
         say("empty state", EMPTY_STATE)
     first = torch.stack([one.responsibilities[0] for one in own]).sum(0)
     model.store_rows("initial_probs", first)
-    model.store_rows("regime_transition_matrix", torch.stack([one.pairs for one in own]).sum(0))
+    if model.recurrent:
+        maximise_moves(model, own)
+    else:
+        model.store_rows("regime_transition_matrix", torch.stack([one.pairs for one in own]).sum(0))
     means = torch.stack([one.states.mean[0] for one in own])
     away = means - (model.initial_mean if model.is_frozen("initial_mean") else means.mean(0))
     spread = torch.stack([one.states.cov[0] for one in own]).mean(0) + away.mT @ away / len(own)

@@ -61,11 +61,7 @@ def clouds(
         else:
             cloud = resample(cloud, randomness)
             weights, mean, cov = cloud.log_weights, cloud.components.mean, cloud.components.cov
-            log_moves = (
-                parts.log_moves_at(mean)
-                .gather(-2, cloud.regimes[..., None, None].expand(*cloud.regimes.shape, 1, k))
-                .squeeze(-2)
-            )
+            log_moves = parts.rows_at(cloud.regimes, mean)
             ahead = move(parts, Gaussian(mean.unsqueeze(-2), cov.unsqueeze(-3)), torch.arange(k))
         after, densities = condition(parts, ahead, torch.arange(k), y[:, t].unsqueeze(-2), seen[:, t].unsqueeze(-2))
         terms = log_moves + densities

@@ -36,9 +36,7 @@ def simulate(parts: Regimes, regime: Tensor, state: Tensor, steps: int) -> tuple
         k, z = regimes[-1], states[-1]
         values.append(_affine(parts.emission_matrix[k], z, parts.emission_offset[k], sensor[k]))
         if t + 1 < steps:
-            moves = (
-                parts.log_moves_at(z).gather(-2, k[..., None, None].expand(*k.shape, 1, parts.n_regimes)).squeeze(-2)
-            )
+            moves = parts.rows_at(k, z)
             k = torch.distributions.Categorical(logits=moves).sample()
             regimes.append(k)
             states.append(_affine(parts.transition_matrix[k], z, parts.transition_offset[k], process[k]))
@@ -92,11 +90,7 @@ def _reach(parts: Regimes, cloud: Cloud, into: Tensor, z: Tensor) -> Tensor:
     factor, unit = whitener(ahead.cov, torch.ones_like(ahead.mean))
     inverse = torch.linalg.solve_triangular(factor, torch.diag_embed(unit), upper=False)
     log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1) - unit.log().sum(-1)
-    moves = (
-        parts.log_moves_at(components.mean)
-        .gather(-2, cloud.regimes[..., None, None].expand(*cloud.regimes.shape, 1, k))
-        .squeeze(-2)
-    )
+    moves = parts.rows_at(cloud.regimes, components.mean)
     tables: list[Tensor] = []
     for j in range(k):
         white = torch.einsum("bnij,bpnj->bpni", inverse[:, :, j], z.unsqueeze(2) - ahead.mean[:, None, :, j])
@@ -146,9 +140,7 @@ def _joint(parts: Regimes, regimes: Tensor, z: Tensor, sequences: Sequences) -> 
     begun = log_normal(z[:, 0] - parts.initial_mean, parts.initial_cov, "initial_cov")
     moved = (parts.transition_matrix[into] @ z[:, :-1].unsqueeze(-1)).squeeze(-1) + parts.transition_offset[into]
     steps = log_normal(z[:, 1:] - moved, parts.transition_cov[into], "transition_covs")
-    rows = parts.log_moves_at(z[:, :-1])
-    rows = rows.gather(-2, regimes[:, :-1, None, None].expand(*into.shape, 1, parts.n_regimes)).squeeze(-2)
-    steps = steps + rows.gather(-1, into.unsqueeze(-1)).squeeze(-1)
+    steps = steps + parts.rows_at(regimes[:, :-1], z[:, :-1]).gather(-1, into.unsqueeze(-1)).squeeze(-1)
     expected = (parts.emission_matrix[regimes] @ z.unsqueeze(-1)).squeeze(-1) + parts.emission_offset[regimes]
     noise = parts.emission_cov[regimes]
     emitted = log_normal(sequences.values - expected, noise, "emission_covs", sequences.observed)

@@ -56,11 +56,12 @@ class Regimes(NamedTuple):
     def n_regimes(self) -> int:
         return self.log_moves.shape[0]
 
-    def log_moves_at(self, states: Tensor) -> Tensor:
-        """log p(s_{t+1} = j given s_t = i, z_t) for states (*batch, n), (*batch, K, K)."""
+    def rows_at(self, regimes: Tensor, states: Tensor) -> Tensor:
+        """log p(s_{t+1} = j given s_t, z_t) for regimes (*batch,) and states (*batch, n), (*batch, K)."""
         if self.recurrent is None:
-            return self.log_moves.expand(*states.shape[:-1], *self.log_moves.shape)
-        return driven(self.log_moves, self.recurrent, states)
+            return self.log_moves[regimes]
+        rows = driven(self.log_moves, self.recurrent, states)
+        return rows.gather(-2, regimes[..., None, None].expand(*regimes.shape, 1, self.n_regimes)).squeeze(-2)
 
 
 def branch(parts: Regimes, belief: Mixture) -> Mixture:

@@ -27,7 +27,7 @@ Reference: Ghahramani and Hinton (2000), Variational learning for switching stat
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -63,6 +63,8 @@ class Posterior(NamedTuple):
     responsibilities: Tensor
     pairs: Tensor
     bound: Tensor
+    #: what a model with recurrent weights goes on from
+    chain: Any = None
 
 
 def infer(parts: Regimes, sequences: Sequences, b: int, responsibilities: Tensor, passes: int) -> Posterior:
@@ -73,7 +75,7 @@ def infer(parts: Regimes, sequences: Sequences, b: int, responsibilities: Tensor
     g, pairs, bound = responsibilities, torch.zeros(0), torch.zeros(0)
     states: States | None = None
     for _ in range(passes):
-        states = _states(parts, roots, y, g)
+        states = states_given(parts, roots, y, g)
         table = expected_log_densities(parts, roots, y, states)
         found = hmm.expectations(
             parts.log_initial.unsqueeze(0), parts.log_moves[None, None], table.unsqueeze(0), torch.tensor([length])
@@ -100,8 +102,8 @@ def _inverse_root(cov: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
     return root, log_det + seen.sum(-1) * LOG_2PI
 
 
-def _states(parts: Regimes, roots: Whitened, y: Tensor, g: Tensor) -> States:
-    """q(z) given q(s)."""
+def states_given(parts: Regimes, roots: Whitened, y: Tensor, g: Tensor, readings: Tensor | None = None) -> States:
+    """q(z) given q(s), and given further readings (T, r, n + 1), rows a, c of a z_t + c ~ N(0, 1) without 2 pi."""
     n, share = len(parts.initial_mean), g.sqrt()[..., None, None]
     weighted = torch.einsum("tk,kij->tij", g, roots.transition.mT @ roots.transition)
     factor = torch.linalg.cholesky(weighted)
@@ -112,6 +114,8 @@ def _states(parts: Regimes, roots: Whitened, y: Tensor, g: Tensor) -> States:
     left = torch.nn.functional.pad(left, (0, 0, 0, 0, 0, 0, 0, 1))
     own = torch.cat([parts.emission_matrix.expand(len(y), -1, -1, -1), _away(parts, y).unsqueeze(-1)], -1)
     rows = torch.cat([left.flatten(1, 2), (share * (roots.emission @ own)).flatten(1, 2)], 1)
+    if readings is not None:
+        rows = torch.cat([rows, readings], 1)
     rows = torch.nn.functional.pad(rows, (0, 0, 0, n + 1))  # at least as many as columns
     triangle = torch.linalg.qr(rows, mode="r").R
     design, reading, rest = triangle[:, :n, :n], -triangle[:, :n, n], triangle[:, n, n]
