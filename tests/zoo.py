@@ -963,7 +963,7 @@ def components_rule(model: Any, belief: Any, y: Tensor, observed: Tensor) -> Any
 
 def switching_row(name: str, make: Callable[[int], Any], dim: int, **traits: Any) -> Row:
     given: dict[str, Any] = {"likelihood_kind": "approximate", "latent": True, "missing_rule": components_rule}
-    given |= {"fit_methods": ("variational_em", "gradient")}
+    given |= {"fit_methods": ("variational_em",)}
     return Row(f"switching-{name}", make, "real", dim, **{**given, **traits})
 
 
@@ -982,10 +982,10 @@ def switching_ar(seed: int, k: int, dim: int, order: int) -> ps.SwitchingAR:
 SWITCHING_ROWS = [
     replace(windowed_row("ar", lambda s: switching_ar(s, 2, 2, 2), 2), name="switching-ar"),
     switching_row("imm", lambda s: switching(s, 3), 2),
-    switching_row("gpb2", lambda s: switching(s, filtering="gpb2"), 2),
+    switching_row("gpb2", lambda s: switching(s, filtering="gpb2"), 2, fit_methods=()),
     switching_row("sensors", switching_sensors, 1),
     switching_row("recurrent", switching_recurrent, 1, missing_rule=None),
-    switching_row("one-regime", lambda s: switching(s, 1), 2),
+    switching_row("one-regime", lambda s: switching(s, 1), 2, fit_methods=("gradient",)),
 ]
 
 
