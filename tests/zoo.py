@@ -984,7 +984,7 @@ SWITCHING_ROWS = [
     switching_row("imm", lambda s: switching(s, 3), 2),
     switching_row("gpb2", lambda s: switching(s, filtering="gpb2"), 2, fit_methods=()),
     switching_row("sensors", switching_sensors, 1),
-    switching_row("recurrent", switching_recurrent, 1, missing_rule=None),
+    switching_row("recurrent", switching_recurrent, 1, missing_rule=None, fit_methods=()),
     switching_row("one-regime", lambda s: switching(s, 1), 2, fit_methods=("gradient",)),
 ]
 

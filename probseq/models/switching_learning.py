@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 PASSES = 3
 #: EM iterations of the LDS and of the AR-HMM that make a start, and AR-HMMs tried
 LDS_STEPS, HMM_STEPS, STARTS = 20, 40, 3
-#: the smallest share of the mean second moment that a variance may shrink to
-FLOOR = 1e-10
+#: the smallest share of the variance of all rows that the noise of a regime may shrink to
+FLOOR = 1e-8
 
 
 class Rows(NamedTuple):
@@ -175,7 +175,7 @@ def _regress(
         residual = rows.y - rows.x @ matrix.mT - offset
         scatter = (residual * weights.unsqueeze(-1)).mT @ residual
         scatter = scatter + y_cov - matrix @ cross.mT - cross @ matrix.mT + matrix @ x_cov @ matrix.mT
-        unit = ((weights @ (rows.y - y_mean).square()) + y_cov.diagonal()).mean() / total
+        unit = (rows.y.var(0, unbiased=False) + rows.y_cov.diagonal(dim1=-2, dim2=-1).mean(0)).mean()
         noise.copy_(_floored(symmetric(scatter / total), FLOOR * unit))
 
 

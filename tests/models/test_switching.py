@@ -15,6 +15,7 @@ from torch import Tensor
 import probseq as ps
 from probseq.errors import ProbseqWarning
 from probseq.models.switching_learning import responsibilities
+from probseq.models.switching_recurrent import infer_recurrent
 from probseq.models.switching_variational import infer
 from tests import reference, zoo
 
@@ -404,6 +405,41 @@ def test_the_bound_lies_below_the_likelihood() -> None:
         for own, truth in zip(bounds, exact.tolist(), strict=True):
             assert own == sorted(own)
             assert own[-1] <= truth + 1e-9
+
+
+def test_the_bound_of_a_recurrent_system() -> None:
+    """Without weights it is that of the Markov chain; with them it rises and stays below the likelihood."""
+    plain, start = zoo.switching(5, 2), torch.full((6, 2), 0.5, dtype=torch.float64)
+    y = plain.sample(6, seed=1)
+    with torch.no_grad():
+        values = {name: getattr(plain, name) for name in plain.params() if name != "recurrent_weights"}
+        other = ps.SwitchingLDS(**values, recurrent_weights=torch.zeros(2, 2, 2))
+        sequences = plain._door(y).flat()
+        for passes in (1, 3):
+            mine = infer_recurrent(other.regimes(), sequences, 0, start, passes - 1).bound
+            assert float(mine) == pytest.approx(
+                float(infer(plain.regimes(), sequences, 0, start, passes).bound), rel=1e-10
+            )
+        for seed in range(3):
+            model = zoo.switching_recurrent(seed)
+            y = model.sample(6, seed=seed)
+            sequences = model._door(y).flat()
+            bounds = [float(infer_recurrent(model.regimes(), sequences, 0, start, n).bound) for n in (0, 1, 3, 8)]
+            found = model.estimate_log_prob(y, n_samples=100, seed=0)
+            assert bounds == sorted(bounds)
+            assert bounds[-1] <= float(found.value + 4 * found.standard_error)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+def test_recurrent_systems_learn(seed: int) -> None:
+    y = zoo.switching_recurrent(seed).sample(60, (2,), seed=seed)
+    model = ps.SwitchingLDS(2, 2, 1, recurrent=True)
+    with _quiet():
+        model.fit(y, seed=0, max_iterations=20)
+    trace = np.array(model.history.objective)
+    assert np.diff(trace).min() >= -1e-9 * abs(trace).max()
+    assert float(model.recurrent_weights.detach().abs().max()) > 0
 
 
 def test_one_regime_learns_like_an_lds() -> None:
