@@ -148,6 +148,11 @@ class SwitchingLDS(LatentStateModel[Mixture]):
             "smoothing": self.smoothing,
         }
 
+    def degrees_of_freedom(self) -> int:
+        """Of recurrent weights only contrasts between the moves of a regime count."""
+        common = self.n_regimes * self.n_drivers
+        return super().degrees_of_freedom() - (0 if self.is_frozen("recurrent_weights") else common)
+
     def regimes(self) -> Regimes:
         """The parameters at their current values, differentiable."""
         own = type(self)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from probseq import parameters as P
@@ -60,8 +59,3 @@ def size_of(name: str, given: int | None, values: dict[str, Tensor]) -> int:
                 raise ValueError(f"{source} must have {-axis} axes or more, got shape {tuple(values[source].shape)}")
             return values[source].shape[axis]
     raise ValueError(f"{name} must be given, or one of {', '.join(SOURCES[name])} from which it follows")
-
-
-def gauge(values: Tensor) -> Tensor:
-    """Logits of rows less their mean: a softmax does not see what is common to a row."""
-    return values - torch.where(torch.isfinite(values), values, 0.0).mean(-1, keepdim=True)

@@ -417,9 +417,8 @@ def test_the_bound_of_a_recurrent_system() -> None:
         sequences = plain._door(y).flat()
         for passes in (1, 3):
             mine = infer_recurrent(other.regimes(), sequences, 0, start, passes - 1).bound
-            assert float(mine) == pytest.approx(
-                float(infer(plain.regimes(), sequences, 0, start, passes).bound), rel=1e-10
-            )
+            same = infer(plain.regimes(), sequences, 0, start, passes).bound
+            assert float(mine) == pytest.approx(float(same), rel=1e-10)
         for seed in range(3):
             model = zoo.switching_recurrent(seed)
             y = model.sample(6, seed=seed)
