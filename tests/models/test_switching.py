@@ -341,7 +341,7 @@ def three_regimes(seed: int = 0) -> ps.SwitchingLDS:
 
 def test_regimes_are_recovered() -> None:
     drawn = three_regimes().sample_paths(600, seed=1)
-    model = ps.SwitchingLDS(3, state_dim=2, obs_dim=5).fit(drawn.values, seed=0)
+    model = ps.SwitchingLDS(3, state_dim=2, obs_dim=5).fit(drawn.values, seed=0, tolerance=1e-4)
     share = accuracy(model.decode(drawn.values), drawn.regimes, 3)
     most = accuracy(three_regimes().decode(drawn.values), drawn.regimes, 3)
     print(f"regimes recovered after fit: {share:.3f} (true parameters {most:.3f}); {model.history}")
