@@ -31,6 +31,8 @@ from probseq.models.nonlinear import NonlinearGaussian
 from probseq.models.particle_filter import Estimate, ParticleFilter
 from probseq.models.rnn import RNN
 from probseq.models.structural import Structural
+from probseq.models.switching import SwitchingLDS
+from probseq.models.switching_autoregression import SwitchingAR
 from probseq.ops.linearise import Cubature, ExtendedKalman, GaussHermite, UnscentedTransform
 from probseq.sequences import Sequences
 
@@ -46,6 +48,8 @@ __all__ = [
     "ParticleFilter",
     "RNN",
     "Structural",
+    "SwitchingAR",
+    "SwitchingLDS",
     "Labeller",
     # the contract
     "Filtered",

@@ -173,6 +173,10 @@ class StateSpaceModel(Parametric, abc.ABC, Generic[BeliefT]):
         """One EM iteration in place; returns the objective of the parameters it started from."""
         raise ValueError(f"{type(self).__name__} has no EM; method must be one of {self.fit_methods}")
 
+    def _variational_step(self, sequences: Sequences, posterior: Any) -> tuple[Tensor, Any]:
+        """One variational EM iteration in place from the q of the last (None at first): its bound, and the new q."""
+        raise ValueError(f"{type(self).__name__} has no variational EM; method must be one of {self.fit_methods}")
+
     def _rescale(self, scale: Tensor, shift: Tensor) -> None:
         """Make this the model of scale * y + shift, per coordinate."""
         raise ValueError(f"{type(self).__name__} has no unit to rescale")

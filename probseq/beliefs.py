@@ -115,6 +115,23 @@ class Mixture(NamedTuple):
     def event_dims(self) -> tuple[int, ...]:
         return (1, 1)
 
+    @property
+    def probs(self) -> Tensor:
+        """The weights, (*batch, M): of a switching model the probabilities of its regimes."""
+        return exponential(self.log_weights)
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean of the whole, (*batch, n), of Gaussian components."""
+        return (self.probs.unsqueeze(-1) * self.components.mean).sum(-2)
+
+    @property
+    def cov(self) -> Tensor:
+        """The covariance of the whole, (*batch, n, n), of Gaussian components."""
+        away = self.components.mean - self.mean.unsqueeze(-2)
+        inside = (self.probs[..., None, None] * self.components.cov).sum(-3)
+        return inside + (self.probs.unsqueeze(-1) * away).mT @ away
+
 
 class Particles(NamedTuple):
     """Weighted draws of the state.

@@ -895,6 +895,100 @@ PARTICLE_ROWS = [
 ]
 
 
+# ------------------------------------------------------------------------------------------- switching dynamics
+
+
+def switching_parts(seed: int, k: int, n: int, m: int) -> dict[str, Any]:
+    rng = np.random.default_rng([seed, 31])
+    return {
+        "initial_probs": simplex(rng, k),
+        "regime_transition_matrix": simplex(rng, k, k),
+        "transition_matrices": np.stack([0.9 * rotation(rng, n) for _ in range(k)]),
+        "transition_offsets": rng.normal(size=(k, n)),
+        "transition_covs": 0.5 * covariance(rng, n, k),
+        "emission_matrices": rng.normal(size=(m, n)),
+        "emission_offsets": rng.normal(size=m),
+        "emission_covs": 0.5 * covariance(rng, m),
+        "initial_mean": rng.normal(size=n),
+        "initial_cov": covariance(rng, n),
+    }
+
+
+def switching(seed: int, k: int = 2, n: int = 2, m: int = 2, **options: Any) -> ps.SwitchingLDS:
+    return ps.SwitchingLDS(**switching_parts(seed, k, n, m), **options)
+
+
+def switching_sensors(seed: int) -> ps.SwitchingLDS:
+    """The regimes differ in what they show, too."""
+    rng, parts = np.random.default_rng([seed, 32]), switching_parts(seed, 2, 2, 1)
+    parts |= {"emission_matrices": rng.normal(size=(2, 1, 2)), "emission_offsets": rng.normal(size=(2, 1))}
+    parts |= {"emission_covs": covariance(rng, 1, 2)}
+    return ps.SwitchingLDS(**parts, shared_emission=False, filtering="gpb2")
+
+
+def switching_recurrent(seed: int) -> ps.SwitchingLDS:
+    weights = np.random.default_rng([seed, 33]).normal(size=(2, 2, 2))
+    return switching(seed, 2, 2, 1, recurrent_weights=weights)
+
+
+def components_rule(model: Any, belief: Any, y: Tensor, observed: Tensor) -> Any:
+    """Every component by the textbook's update on the observed coordinates, then pairs of the same end together."""
+    k, seen = model.n_regimes, observed.numpy()
+    weights, means, covs = (
+        reference.array(x) for x in (belief.log_weights, belief.components.mean, belief.components.cov)
+    )
+    emission, level, noise = (
+        reference.array(x)[:, seen] for x in (model.emission_matrices, model.emission_offsets, model.emission_covs)
+    )
+    scores, new_means, new_covs = weights.copy(), means.copy(), covs.copy()
+    for c in range(len(weights)) if seen.any() else ():
+        matrix, r = emission[c % k], noise[c % k][:, seen]
+        said, spread = matrix @ means[c] + level[c % k], matrix @ covs[c] @ matrix.T + r
+        gain = np.linalg.solve(spread, matrix @ covs[c]).T
+        scores[c] += reference.log_normal(y.numpy()[seen], said, spread)
+        new_means[c] = means[c] + gain @ (y.numpy()[seen] - said)
+        new_covs[c] = covs[c] - gain @ spread @ gain.T
+    scores -= np.logaddexp.reduce(scores)
+    groups = [np.arange(j, len(scores), k) for j in range(k)]
+    totals = np.array([np.logaddexp.reduce(scores[g]) for g in groups])
+    shares = [np.exp(scores[g] - total) for g, total in zip(groups, totals, strict=True)]
+    centres = [share @ new_means[g] for g, share in zip(groups, shares, strict=True)]
+    spreads = [
+        sum(w * (new_covs[c] + np.outer(new_means[c] - m, new_means[c] - m)) for c, w in zip(g, share, strict=True))
+        for g, share, m in zip(groups, shares, centres, strict=True)
+    ]
+    made = ps.beliefs.Gaussian(torch.as_tensor(np.stack(centres)), torch.as_tensor(np.stack(spreads)))
+    return ps.beliefs.Mixture(torch.as_tensor(totals), made)
+
+
+def switching_row(name: str, make: Callable[[int], Any], dim: int, **traits: Any) -> Row:
+    given: dict[str, Any] = {"likelihood_kind": "approximate", "latent": True, "missing_rule": components_rule}
+    given |= {"fit_methods": ("variational_em",)}
+    return Row(f"switching-{name}", make, "real", dim, **{**given, **traits})
+
+
+def switching_ar(seed: int, k: int, dim: int, order: int) -> ps.SwitchingAR:
+    rng = np.random.default_rng([seed, 34])
+    return ps.SwitchingAR(
+        initial_probs=simplex(rng, k),
+        transition_matrix=simplex(rng, k, k),
+        coefficients=rng.normal(size=(k, order, dim, dim)) / (2 * order * dim),
+        intercepts=rng.normal(size=(k, dim)),
+        covs=covariance(rng, dim, k),
+        initial_window=rng.normal(size=(order, dim)),
+    )
+
+
+SWITCHING_ROWS = [
+    replace(windowed_row("ar", lambda s: switching_ar(s, 2, 2, 2), 2), name="switching-ar"),
+    switching_row("imm", lambda s: switching(s, 3), 2),
+    switching_row("gpb2", lambda s: switching(s, filtering="gpb2"), 2, fit_methods=()),
+    switching_row("sensors", switching_sensors, 1),
+    switching_row("recurrent", switching_recurrent, 1, missing_rule=None, fit_methods=()),
+    switching_row("one-regime", lambda s: switching(s, 1), 2, fit_methods=("gradient",)),
+]
+
+
 # -------------------------------------------------------------------------------------------- recurrent networks
 
 CELLS: dict[str, Callable[[], Any]] = {
@@ -1141,6 +1235,7 @@ ROWS: list[Row] = [
     *LINEAR_ROWS,
     *NONLINEAR_ROWS,
     *PARTICLE_ROWS,
+    *SWITCHING_ROWS,
     *RNN_ROWS,
     *ECHO_ROWS,
     *NEURAL_ROWS,

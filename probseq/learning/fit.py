@@ -41,6 +41,7 @@ from probseq.learning.problem import Problem, Run, one_thread, split
 from probseq.learning.settings import Training, training
 from probseq.learning.stochastic import run_stochastic
 from probseq.learning.units import Units
+from probseq.learning.variational import run_variational_em
 from probseq.parameters import Snapshot, freeze, parametric_modules
 from probseq.randomness import fresh_seed, spawn
 from probseq.sequences import Sequences
@@ -122,6 +123,8 @@ def _climb(
         raise ValueError(f"{', '.join(sorted(options))} are for stochastic gradients; method is {method!r}")
     if method == "em":
         return partial(_by_em, limit=_limit(max_iterations, 2000), tolerance=tolerance)
+    if method == "variational_em":
+        return partial(_by_variational_em, limit=_limit(max_iterations, 500), tolerance=tolerance)
     if method == "gradient":
         return partial(_by_lbfgs, limit=_limit(max_iterations, 500), tolerance=tolerance)
     return _by_closed_form
@@ -167,6 +170,13 @@ def _by_em(model: StateSpaceModel[Any], problem: Problem, seed: int, *, limit: i
             left = min(POLISH, limit - len(run.objective) + 1)
             run.extend(run_lbfgs(model, problem, left, _precision(model, tolerance)))
         return run
+
+
+def _by_variational_em(
+    model: StateSpaceModel[Any], problem: Problem, seed: int, *, limit: int, tolerance: float | None
+) -> Run:
+    with one_thread():
+        return run_variational_em(model, problem, limit, 1e-5 if tolerance is None else tolerance)
 
 
 def _by_lbfgs(model: StateSpaceModel[Any], problem: Problem, seed: int, *, limit: int, tolerance: float | None) -> Run:
