@@ -52,6 +52,8 @@ from probseq.sequences import Sequences, step_input
 
 #: particles times sequences that are run at once by estimates
 ROWS = 20_000
+#: draws behind a score of a fit
+SCORED = 4
 EstimateKind = Literal["bound", "importance", "particle"]
 KINDS: tuple[str, ...] = ("bound", "importance", "particle")
 #: particles are resampled where their effective number falls below this share
@@ -261,13 +263,12 @@ class StochasticRecurrent(StateSpaceModel[Particles]):
     # ---- whole sequences
 
     def _log_prob(self, sequences: Sequences) -> Tensor:
-        """In training the annealed ELBO by one draw, else the particle filter."""
-        if self.training:
-            return self._annealed(sequences)
         return self._evidence(sequences, torch.zeros(len(sequences.lengths), dtype=torch.int64))
 
-    def _annealed(self, sequences: Sequences) -> Tensor:
-        """E log p(y | z) - weight KL; the weight climbs to 1 over the first `kl_warmup` updates of a fit."""
+    def _objective(self, sequences: Sequences) -> Tensor:
+        """The ELBO: annealed and by one fresh draw in training, else by `SCORED` draws that the seed fixes."""
+        if not self.training:
+            return self._repeated(sequences, "bound", SCORED, self.seed).mean(0)
         self.n_updates += 1
         weight = min(1.0, float(self.n_updates) / self.kl_warmup) if self.kl_warmup else 1.0
         said, price = self._terms(sequences)
@@ -335,6 +336,7 @@ class StochasticRecurrent(StateSpaceModel[Particles]):
         shape = sequences.batch_shape
         return Estimate(value.reshape(shape), kind, error.reshape(shape))
 
+    @torch.no_grad()
     def _repeated(self, flat: Sequences, kind: str, n_samples: int, seed: int) -> Tensor:
         """Independent runs, (n_samples, B)."""
         size, runs = len(flat.lengths), []
