@@ -140,7 +140,5 @@ class DeepMarkov(StochasticRecurrent):
         z = path.states
         later = self.transition(z[:, :-1], None if u is None else u[:, 1:])
         first = (self.initial_mean, self.initial_log_scale.exp())
-        fields = [
-            torch.cat([start.expand(len(z), 1, -1), rest], 1) for start, rest in zip(first, later, strict=True)
-        ]
+        fields = [torch.cat([start.expand(len(z), 1, -1), rest], 1) for start, rest in zip(first, later, strict=True)]
         return Pass(path, Law(*fields), self._features(z, z, u))

@@ -108,52 +108,57 @@ class Combiner(Guide):
     """The guides of the module's table, `Combiner("structured", state_dim=16, width=88, size=64)`."""
 
     def __init__(
-        self, name: GuideName, state_dim: int, width: int, size: int, n_flows: int = 0, dtype: torch.dtype = torch.float32
+        self,
+        name: GuideName,
+        state_dim: int,
+        width: int,
+        size: int,
+        n_flows: int = 0,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
         if name not in GUIDES:
             raise ValueError(f"guide must be one of {GUIDES}, got {name!r}")
         size, self.n_flows = whole_number("guide_size", size), whole_number("n_flows", n_flows, least=0)
-        ahead, back = name != "structured", name != "left_to_right"
         self.looks_back = name != "mean_field"
-        self.n_looks = ahead + back + self.looks_back
-        self.size = size
-        self.ahead = nn.ModuleList([GRU(size, dtype=dtype)] if ahead else [])
-        self.back = nn.ModuleList([GRU(size, dtype=dtype)] if back else [])
-        for cell in (*self.ahead, *self.back):
-            cell.bind(width, dtype=dtype)
-        self.previous = nn.ModuleList([Dense(state_dim, size, dtype)] if self.looks_back else [])
+        self.ahead = GRU(size, dtype=dtype) if name != "structured" else None
+        self.back = GRU(size, dtype=dtype) if name != "left_to_right" else None
+        self.previous = Dense(state_dim, size, dtype) if self.looks_back else None
+        looks = (self.ahead, self.back, self.previous)
+        self.n_looks = sum(look is not None for look in looks)
+        for cell in looks[:2]:
+            if cell is not None:
+                cell.bind(width, dtype=dtype, generator_seed=0)
         self.out = Spread(size, state_dim, dtype, start=0.5)
         self.start = nn.Parameter(torch.zeros(state_dim, dtype=dtype))
         self.flows = nn.ModuleList(flows(state_dim, self.n_flows, dtype))
 
     def read(self, x: Tensor, lengths: Tensor) -> Tensor:
         batch, total = (len(x),), x.new_zeros(())
-        for cell in self.ahead:
-            total = total + cell.sequence(x, cell.initial_state(batch))
-        for cell in self.back:
-            turned = cell.sequence(reverse(x, lengths), cell.initial_state(batch))
+        if self.ahead is not None:
+            total = total + self.ahead.sequence(x, self.ahead.initial_state(batch))
+        if self.back is not None:
+            turned = self.back.sequence(reverse(x, lengths), self.back.initial_state(batch))
             total = total + reverse(turned, lengths)
         return total / self.n_looks
 
     def law(self, context: Tensor, before: Tensor) -> Law:
-        for past in self.previous:
-            context = context + torch.tanh(past(before)) / self.n_looks
+        if self.previous is not None:
+            context = torch.add(context, torch.tanh(self.previous(before)), alpha=1 / self.n_looks)
         return self.out(context)
 
     def begin(self, batch_shape: tuple[int, ...]) -> Tensor:
-        nothing = self.start.new_zeros(*batch_shape, 0)
-        return torch.cat([nothing, *(cell.initial_state(batch_shape) for cell in self.ahead)], -1)
+        if self.ahead is None:
+            return self.start.new_zeros(*batch_shape, 0)
+        return self.ahead.initial_state(batch_shape)
 
     def carry(self, carried: Tensor, x: Tensor) -> Tensor:
-        for cell in self.ahead:
-            carried = cell.step(x, carried)
-        return carried
+        return carried if self.ahead is None else self.ahead.step(x, carried)
 
     def glimpse(self, carried: Tensor, x: Tensor) -> Tensor:
-        total = carried if len(self.ahead) else x.new_zeros(())
-        for cell in self.back:
-            total = total + cell.step(x, cell.initial_state(x.shape[:-1]))
+        total = x.new_zeros(()) if self.ahead is None else carried
+        if self.back is not None:
+            total = total + self.back.step(x, self.back.initial_state(x.shape[:-1]))
         return total / self.n_looks
 
     def bend(self, drawn: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -161,8 +166,9 @@ class Combiner(Guide):
             return drawn, None
         stretch = drawn.new_zeros(drawn.shape[:-1])
         for flow in self.flows:
-            bent = flow(drawn)
-            stretch = stretch + flow.log_abs_det_jacobian(drawn, bent)
+            transform: Any = flow
+            bent = transform(drawn)
+            stretch = stretch + transform.log_abs_det_jacobian(drawn, bent)
             drawn = bent
         return drawn, stretch
 
@@ -178,7 +184,7 @@ def flows(state_dim: int, n_flows: int, dtype: torch.dtype) -> list[Any]:
 
     made: list[Any] = []
     for place in range(n_flows):
-        order = torch.arange(state_dim) if place % 2 else torch.arange(state_dim).flip(0)
+        order: Any = torch.arange(state_dim) if place % 2 else torch.arange(state_dim).flip(0)
         with torch.random.fork_rng(devices=[]):
             made.append(AffineAutoregressive(AutoRegressiveNN(state_dim, [2 * state_dim], permutation=order)).to(dtype))
     return made

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -65,7 +66,7 @@ class Layers(nn.Module):
         super().__init__()
         widths = [n_inputs, *sizes]
         self.n_outputs = widths[-1]
-        self.parts = nn.ModuleList(Dense(a, b, dtype) for a, b in zip(widths, widths[1:], strict=False))
+        self.parts = nn.ModuleList(Dense(a, b, dtype) for a, b in pairwise(widths))
 
     def forward(self, x: Tensor) -> Tensor:
         for part in self.parts:

@@ -6,8 +6,8 @@
         y_t ~ head(layers(z_t, d_t))
     guide:  a_t = GRU(a_{t+1}, (d_t, y_t));   z_t ~ N(prior mean + guess(z_{t-1}, a_t), scale(z_{t-1}, a_t)^2)
 
-Given the data the states are a Markov chain, so that their posterior factors as prod_t p(z_t | z_{t-1}, y_{t:T}, d), and
-the guide factors likewise: it smooths. Its mean starts at the prior's and learns the difference (section 3.2).
+Given the data the states are a Markov chain, so that their posterior factors as prod_t p(z_t | z_{t-1}, y_{t:T}, d),
+and the guide factors likewise: it smooths. Its mean starts at the prior's and learns the difference (section 3.2).
 
 | symbol       | shape          | meaning                                                            |
 |--------------|----------------|--------------------------------------------------------------------|

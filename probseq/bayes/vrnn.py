@@ -140,16 +140,17 @@ class VRNN(StochasticRecurrent):
         state = self._first_activity((len(read),), None if u is None else u[:, 0])
         steps: list[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]] = []
         for t, e in enumerate(noise.unbind(1)):
-            if t:
-                state = self.cell.step(joined(torch.cat([fed_back, psi], -1), None if u is None else u[:, t]), state)
             shown = self.cell.output(state)
             mean, scale = self._guessed(read[:, t], shown)
             z = torch.addcmul(mean, scale, e)
             psi, fed_back = self.psi(z), read[:, t]
+            steps.append((z, mean, scale, psi, shown))
             if not sequences.complete:
                 features = self.emission(torch.cat([psi, shown], -1))
                 fed_back = self.phi(self.head.fill(features, encoded[:, t], sequences.observed[:, t]))
-            steps.append((z, mean, scale, psi, shown))
+            if t + 1 < noise.shape[1]:
+                after = None if u is None else u[:, t + 1]
+                state = self.cell.step(joined(torch.cat([fed_back, psi], -1), after), state)
         z, mean, scale, psi, shown = (torch.stack(field, 1) for field in zip(*steps, strict=True))
         features = self.emission(torch.cat([psi, shown], -1))
         return Pass(Path(z, Law(mean, scale), z, None), self.prior(self.before(shown)), features)

@@ -206,7 +206,7 @@ def test_the_gradient_of_the_exact_bound_is_the_score():
 @pytest.mark.parametrize("guide", GUIDES)
 @pytest.mark.parametrize("n_flows", [0, 2])
 def test_importance_weights_are_unbiased_whatever_the_guide(guide, n_flows):
-    y, truth = data()
+    y, _ = data()
     model = linear(guide=guide, n_flows=n_flows, guide_size=3)
     with torch.no_grad():  # a wide guide: weights of finite variance
         model.guide.out.out.bias[2:] = 2.0
