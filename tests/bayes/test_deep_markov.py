@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -259,6 +261,13 @@ def test_warm_up_weighs_the_divergence():
         said, price = (float(part.sum().detach()) for part in model._terms(flat))
     expected = [said - min(1.0, k / 20) * price for k in range(1, 26)]
     np.testing.assert_allclose(seen, expected, rtol=1e-6)
+
+
+def test_a_new_process_reads_the_file(tmp_path):
+    small().save(tmp_path / "deep")
+    program = f"import probseq as ps; print(float(ps.load({str(tmp_path / 'deep')!r}).log_prob([[[0.1, 0.2, 0.3]]])))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert float(done.stdout) == float(small().log_prob([[[0.1, 0.2, 0.3]]]))
 
 
 def test_files_keep_everything(tmp_path):
