@@ -16,7 +16,9 @@ model by climbing the ELBO, whose KL terms are between Gaussians.
 | y_t           | (D,)   | the observation, read by the guide as `head.encode` says    |
 | m_t (belief)  |        | memory of a particle: mean and scale of z_t, z_{t-1}, what the guide carries |
 
-The memory reads no observation, so that a gap is integrated out exactly, as far as particles can.
+The memory reads no observation, so that a gap is integrated out exactly, as far as particles can. `smooth`, `decode`
+and `sample_states` weigh `n_particles` paths from the guide by p(z, y) / q(z | y): exact where the guide is the
+posterior, and in the limit of many paths.
 
 Krishnan, R., Shalit, U. & Sontag, D. (2017). Structured inference networks for nonlinear state space models. AAAI,
 arXiv:1609.09869, equations 2 to 7. There the transition acts before the first observation; here z_0 has its own law.
@@ -29,17 +31,21 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Categorical
 
-from probseq.bayes.bounds import Pass
+from probseq.base import LatentStateModel
+from probseq.bayes.bounds import Pass, log_density, log_ratio
 from probseq.bayes.guides import Combiner, Guide, GuideName
 from probseq.bayes.networks import GatedTransition, Law, Layers, joined
-from probseq.bayes.stochastic import StochasticRecurrent
+from probseq.bayes.stochastic import ROWS, StochasticRecurrent
+from probseq.beliefs import Particles
 from probseq.checks import whole_number
 from probseq.emissions.head import Head
+from probseq.randomness import seeded
 from probseq.sequences import Sequences
 
 
-class DeepMarkov(StochasticRecurrent):
+class DeepMarkov(StochasticRecurrent, LatentStateModel[Particles]):
     """A deep Markov model, `DeepMarkov(16, 88, head=heads.Bernoulli())`.
 
     `transition_size` is the width of the transition's hidden layers, `emission_layers` the sizes of those between state
@@ -137,8 +143,61 @@ class DeepMarkov(StochasticRecurrent):
         u = self._standard(sequences.inputs)
         x = joined(self._encoded(sequences.values, observed), u)
         path = self.guide.path(self.guide.read(x, sequences.lengths), noise)
-        z = path.states
+        return Pass(path, self._chain(path.states, u), self._features(path.states, path.states, u))
+
+    def _chain(self, z: Tensor, u: Tensor | None) -> Law:
+        """p(z_t | z_{t-1}) at every step of paths (B, T, n)."""
         later = self.transition(z[:, :-1], None if u is None else u[:, 1:])
         first = (self.initial_mean, self.initial_log_scale.exp())
-        fields = [torch.cat([start.expand(len(z), 1, -1), rest], 1) for start, rest in zip(first, later, strict=True)]
-        return Pass(path, Law(*fields), self._features(z, z, u))
+        return Law(*(torch.cat([a.expand(len(z), 1, -1), b], 1) for a, b in zip(first, later, strict=True)))
+
+    # ---- the latent state: draws from the guide, weighed by p(z, y) / q(z | y)
+
+    def _guided_paths(self, sequences: Sequences, groups: int, seed: int) -> tuple[Tensor, Tensor]:
+        """`groups` clouds of whole paths for every sequence, (groups, N, B, T, n), and log weights (groups, N, B)."""
+        size, n = len(sequences.lengths), self.n_particles
+        each = max(1, ROWS // max(size * n, 1))
+        found: list[tuple[Tensor, ...]] = []
+        with seeded(seed):
+            for begin in range(0, groups, each):
+                shape = (min(each, groups - begin), n, size)
+                rows = sequences.select(torch.arange(size).repeat(shape[0] * n))
+                found.append(tuple(part.reshape(*shape, *part.shape[1:]) for part in self._weighed(rows)))
+        states, log_weights = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return states, log_weights - log_weights.logsumexp(1, keepdim=True)
+
+    def _weighed(self, rows: Sequences) -> tuple[Tensor, Tensor]:
+        """A path from the guide for every row and its log p(z, y) - log q(z | y)."""
+        noise = torch.randn(*rows.inside.shape, self.state_dim, dtype=self.dtype)
+        if not rows.n_steps:
+            return noise, torch.zeros(len(noise), dtype=torch.float64)
+        drawn = self._unrolled(rows, noise)
+        price = torch.where(rows.inside, log_ratio(drawn), 0.0).sum(-1)
+        return drawn.path.states, self._said(drawn.features, rows) - price
+
+    @torch.no_grad()
+    def _smooth(self, sequences: Sequences) -> Particles:
+        """`n_particles` weighed paths, read as a cloud at every step."""
+        states, log_weights = (part[0] for part in self._guided_paths(sequences, 1, self.seed))
+        weights = log_weights.mT.unsqueeze(1).expand(-1, sequences.n_steps, -1)
+        return Particles(weights, states.movedim(0, 2))
+
+    def _decode(self, sequences: Sequences) -> Tensor:
+        return self._smooth(sequences).mean
+
+    @torch.no_grad()
+    def _sample_states(self, sequences: Sequences, n_samples: int, randomness: torch.Generator) -> Tensor:
+        """One path out of `n_particles` for every draw, by their weights."""
+        seeds = torch.randint(2**62, (2,), generator=randomness).tolist()
+        states, log_weights = self._guided_paths(sequences, n_samples, seeds[0])
+        with seeded(seeds[1]):
+            chosen = Categorical(logits=log_weights.mT).sample()
+        index = chosen[:, None, :, None, None].expand(-1, 1, -1, *states.shape[3:])
+        return states.gather(1, index).squeeze(1)
+
+    def _path_log_prob(self, states: Tensor, sequences: Sequences) -> Tensor:
+        if not sequences.n_steps:
+            return states.new_zeros(len(states), dtype=torch.float64)
+        z, u = states.to(self.dtype), self._standard(sequences.inputs)
+        steps = torch.where(sequences.inside, log_density(self._chain(z, u), z), 0.0).sum(-1)
+        return steps + self._said(self._features(z, z, u), sequences)

@@ -191,6 +191,49 @@ def test_forecast_and_sample_have_the_systems_moments():
     assert (abs(np.cov(flat.T) - cov) < 0.06 * np.outer(size, size)).all()
 
 
+def test_smoothing_with_the_exact_guide_is_the_smoother():
+    y, _ = data()
+    truth, cloud = kalman().smooth(y), exact(n_particles=2000).smooth(y)
+    torch.testing.assert_close(cloud.log_weights, torch.full((3, 9, 2000), -math.log(2000)).double())
+    assert bool(((cloud.mean - truth.mean).abs() < 5 * truth.std / math.sqrt(2000)).all())
+    size = truth.std.unsqueeze(-1) * truth.std.unsqueeze(-2)
+    assert bool(((cloud.cov - truth.cov).abs() < 8 * size / math.sqrt(2000)).all())
+
+
+def test_a_wrong_guide_is_weighed():
+    """Many paths from an untrained, wide guide, weighed by p(z, y) / q(z | y), have the smoother's mean."""
+    y = data()[0][:, :2]
+    model, truth = linear(guide_size=3, n_particles=20_000), kalman().smooth(y)
+    with torch.no_grad():
+        model.guide.out.out.bias[2:] = 2.0
+    cloud = model.smooth(y)
+    assert float(cloud.effective_size.min()) > 20
+    error = (cloud.log_weights.exp().square().unsqueeze(-1) * (cloud.values - truth.mean.unsqueeze(-2)) ** 2).sum(-2)
+    assert bool(((cloud.mean - truth.mean).abs() < 4 * error.sqrt()).all())
+    assert float(error.sqrt().max()) < 0.15
+
+
+def test_drawn_paths_are_joint_and_scored():
+    y, truth = data()[0], kalman()
+    paths = exact(n_particles=2).sample_states(y[0], 3000, seed=1)
+    joint = reference.joint_of_lds(truth, 9, None).condition(y[0].numpy())
+    size = np.sqrt(np.diag(joint.joint_cov))
+    assert (abs(np.cov(paths.reshape(3000, -1).numpy().T) - joint.joint_cov) < 0.15 * np.outer(size, size)).all()
+    states = paths[:3]
+    expected = truth.path_log_prob(states, y, lengths=LENGTHS).detach()
+    found = linear().path_log_prob(states, y, lengths=LENGTHS).detach()
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_ragged_lists_smooth_and_draw():
+    parts = [data()[0][0], data()[0][1, :4], data()[0][2, :0]]
+    model = linear(n_particles=5)
+    assert [cloud.values.shape for cloud in model.smooth(parts)] == [(9, 5, 2), (4, 5, 2), (0, 5, 2)]
+    assert [path.shape for path in model.sample_states(parts, 4, seed=0)] == [(4, 9, 2), (4, 4, 2), (4, 0, 2)]
+    assert model.smooth(parts[2]).values.shape == (0, 5, 2)
+    assert model.decode(parts[0]).shape == (9, 2)
+
+
 def test_the_gradient_of_the_exact_bound_is_the_score():
     """With the posterior as guide, the mean gradient of the ELBO in the model is that of log p(y)."""
     y, _ = data()
