@@ -147,3 +147,15 @@ print(
     f"result: {bound:.3f} nats per held-out frame at most, by the bound "
     f"(trivial baseline: {static:.3f}, how often each key sounds)"
 )
+
+# %% [markdown]
+# ## Reading it
+#
+# The bound and the weights are of one guide, so that they start at the same height; what separates them is how far the
+# guide is from the posterior. Neither is the likelihood: the truth lies below both curves, and a bound must not be
+# ranked among exact scores as if it were one (`ps.compare` prints the kind beside the number).
+#
+# The particle filter is another matter. This guide learned to propose a state from everything that follows, and a
+# filter has nothing of that but the present frame; with few particles its number says more about the proposal than
+# about the model. A `VRNN`, whose guide is a filter by construction, loses nothing there
+# (`python -m benchmarks.bench_music vrnn`).

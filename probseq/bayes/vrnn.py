@@ -57,7 +57,7 @@ class VRNN(StochasticRecurrent):
         layers: Sequence[int] = (64,),
         input_dim: int = 0,
         kl_warmup: int = 500,
-        n_particles: int = 32,
+        n_particles: int = 100,
         proposal: Literal["guide", "transition"] = "guide",
         dtype: torch.dtype = torch.float32,
         seed: int | None = None,
