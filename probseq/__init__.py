@@ -88,7 +88,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> _Any:
-    """`ps.bayes` imports Pyro when it is first asked for."""
+    """`ps.bayes` and the families in it import Pyro when they are first asked for."""
     if name == "bayes":
         return _import_module("probseq.bayes")
+    if name in ("DeepMarkov", "SRNN", "VRNN"):
+        return getattr(_import_module("probseq.bayes"), name)
     raise AttributeError(f"module 'probseq' has no attribute {name!r}")

@@ -136,6 +136,10 @@ class StateSpaceModel(Parametric, abc.ABC, Generic[BeliefT]):
         """Speed hook: log p(y) of a flat batch, (B,), differentiable."""
         return self._filter(sequences, None).log_prob.sum(-1)
 
+    def _objective(self, sequences: Sequences) -> Tensor:
+        """What stochastic gradients climb and scores of a fit add up, (B,): log p(y), or a bound that is learned by."""
+        return self._log_prob(sequences)
+
     def _before(self, sequences: Sequences) -> BeliefT:
         """What `_log_prob_onward` goes on from at the first step of a flat batch."""
         raise ValueError(f"truncate is for recurrent networks, got a {type(self).__name__}")

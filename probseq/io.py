@@ -1,13 +1,14 @@
 """Files: parameters in safetensors, everything else in one JSON header; nothing in a file is ever executed.
 
 The header names the class, the constructor's sizes (parts of models nested), the versions and the trace of the
-fit. Only classes that are imported already can be loaded, and the tensors must be exactly those that the rebuilt
-model has: same names, shapes and types, finite but for minus infinity in logits.
+fit. Only classes that are imported already, or this library's own, can be loaded, and the tensors must be exactly
+those that the rebuilt model has: same names, shapes and types, finite but for minus infinity in logits.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import os
 from pathlib import Path
@@ -70,6 +71,9 @@ def build(description: Any) -> Any:
     if not isinstance(description, dict) or set(description) != {"class", "sizes"}:
         raise FileRefused("the header describes no model")
     name, sizes = description["class"], description["sizes"]
+    if str(name).startswith("probseq.bayes."):  # not imported before someone asks for it
+        importlib.import_module("probseq.bayes")
+        classes = known_classes()
     if name not in classes:
         raise FileRefused(f"the file holds a {name}, which is not known here; import the module that defines it first")
     if not isinstance(sizes, dict):

@@ -47,6 +47,11 @@ class SequenceLabeller(Parametric, abc.ABC):
 
         save(self, path)
 
+    def _objective(self, sequences: Sequences) -> Tensor:
+        """What a fit climbs and scores, (B,): `_log_prob` of the labels."""
+        own: Any = self
+        return own._log_prob(sequences)
+
     def _fit(self, sequences: Sequences, *, seed: int | None, **options: Any) -> Self:
         """`probseq.learning.fit.fit` on labels as observations, for labellers that have its hooks."""
         from probseq.learning.fit import fit

@@ -1189,6 +1189,62 @@ NEURAL_ROWS = [
 ]
 
 
+# ---------------------------------------------------------------------------------- stochastic recurrent networks
+
+
+def stochastic(seed: int, family: str, head: Any, dim: int, **options: Any) -> Any:
+    """A few particles that the transition moves; weights large enough that states matter."""
+    own = {"transition_size": 3, "emission_layers": [3], "guide_size": 2}
+    if family != "DeepMarkov":
+        own = {"cell": ps.cells.GRU(2), "layers": [3]} | ({"guide_size": 2} if family == "SRNN" else {})
+    shared = {"n_particles": 8, "proposal": "transition", "dtype": torch.float64, "seed": seed}
+    model = getattr(ps, family)(2, dim, head=head, **own, **shared, **options)
+    rng = np.random.default_rng([seed, 21])
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.as_tensor(0.4 * rng.normal(size=tuple(parameter.shape))))
+        if model.real_valued:
+            model.head.standardise(torch.full((dim,), 0.3).double(), torch.full((dim,), 1.5).double())
+    model.started = True
+    return model
+
+
+def cloud_rule(model: Any, belief: Any, y: Tensor, observed: Tensor) -> Any:
+    """What was seen weighs the particles; a memory of y gets each particle's expectation of the rest."""
+    z, memory = belief.values[:, :2], belief.values[:, 2:]
+    said = model.head.distribution(model._features(z, memory, None))
+    scores = torch.where(observed, said.base_dist.log_prob(y), 0.0).sum(-1)
+    total = belief.log_weights + scores
+    if isinstance(model, ps.SRNN):  # the head's marginal: what it says where its features are zero
+        said = model.head.distribution(torch.zeros(8, model.head.hidden_size, dtype=torch.float64))
+    if not isinstance(model, ps.DeepMarkov):
+        memory = torch.cat([memory[:, : -model.width], expected_row(model, said, y, observed)], -1)
+    return belief._replace(log_weights=total - total.logsumexp(-1), values=torch.cat([z, memory], -1))
+
+
+def stochastic_row(family: str, name: str, head: Callable[[], Any], kind: Kind, dim: int, **options: Any) -> Row:
+    return Row(
+        name=f"{family.lower()}-{name}",
+        make=lambda s: stochastic(s, family, head(), dim, **options),
+        kind=kind,
+        dim=dim,
+        input_dim=int(options.get("input_dim", 0)),
+        likelihood_kind="bound",
+        missing_rule=None if options else cloud_rule,
+        differentiable=False,
+        fit_methods=() if options else ("gradient",),
+    )
+
+
+STOCHASTIC_ROWS = [
+    stochastic_row("DeepMarkov", "gaussian", lambda: ps.heads.Gaussian(), "real", 1),
+    stochastic_row("DeepMarkov", "bernoullis", lambda: ps.heads.MixtureOfBernoullis(2), "binary", 2, input_dim=1),
+    stochastic_row("VRNN", "gaussian", lambda: ps.heads.Gaussian(), "real", 1),
+    stochastic_row("VRNN", "mixture", lambda: ps.heads.MixtureDensity(2), "real", 1, input_dim=1),
+    stochastic_row("SRNN", "bernoulli", lambda: ps.heads.Bernoulli(), "binary", 2),
+]
+
+
 # -------------------------------------------------------------------------------------------------- the newcomer
 
 
@@ -1239,6 +1295,7 @@ ROWS: list[Row] = [
     *RNN_ROWS,
     *ECHO_ROWS,
     *NEURAL_ROWS,
+    *STOCHASTIC_ROWS,
     Row("poisson-gamma", poisson_gamma, "count", missing_rule=unchanged_rule, fit_methods=("gradient",)),
     Row("stacked", stacked, "real", missing_rule=members_rule),
 ]

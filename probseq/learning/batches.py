@@ -68,7 +68,7 @@ class Batches:
         """Every piece once."""
         for _, batch in self.shuffled():
             n_seen = self.n_seen if batch is self.data else int(batch.seen.sum())
-            yield Piece(partial(self.model._log_prob, batch), n_seen)
+            yield Piece(partial(self.model._objective, batch), n_seen)
 
 
 class Windows(Batches):

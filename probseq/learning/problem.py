@@ -34,7 +34,7 @@ class Problem:
     def train_score(self) -> float:
         """The objective at the current parameters: log p(train), and log prior where there is one."""
         with torch.no_grad():
-            return float(self.model._log_prob(self.train).sum() + self.model.log_prior())
+            return float(self.model._objective(self.train).sum() + self.model.log_prior())
 
     def validation_score(self, at: Snapshot | None = None) -> float | None:
         """log p(held back | train), at a snapshot if one is given."""
@@ -44,8 +44,8 @@ class Problem:
         if at is not None:
             self.model.restore(at)
         with torch.no_grad():
-            score = float(self.model._log_prob(self.held_back).sum())
-            score -= float(self.model._log_prob(self.train).sum()) if self.given_train else 0.0
+            score = float(self.model._objective(self.held_back).sum())
+            score -= float(self.model._objective(self.train).sum()) if self.given_train else 0.0
         self.model.restore(now)
         return score
 
