@@ -13,12 +13,21 @@ Graves, A. (2013). Generating sequences with recurrent neural networks. arXiv:13
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from probseq.errors import FileRefused
 from probseq.handwriting.prediction import pen_head
 from probseq.handwriting.soft_window import PEN, WindowedStack
+from probseq.handwriting.strokes import Strokes
+from probseq.io import load
 from probseq.models.rnn import RNN
+
+#: the network that comes with the library: `probseq.handwriting.train` has the command that made it
+WEIGHTS = Path(__file__).parent / "weights" / "writer.safetensors"
 
 
 def synthesis_network(
@@ -40,3 +49,27 @@ def synthesis_network(
     cell = WindowedStack(characters, hidden_sizes, n_bells, most_characters=most_characters, pace=pace)
     head = pen_head(n_components, scale_floor)
     return RNN(PEN, cell=cell, head=head, input_dim=most_characters, dtype=dtype, seed=seed)
+
+
+def load_writer(path: str | Path | None = None) -> RNN:
+    """The network that comes with the library, or one from a file. FileRefused where that does not read texts."""
+    model = load(WEIGHTS if path is None else path)
+    if not isinstance(model, RNN) or not isinstance(model.cell, WindowedStack):
+        raise FileRefused(f"{path} must hold a network made by synthesis_network, it holds a {type(model).__name__}")
+    return model
+
+
+@torch.no_grad()
+def alignment(model: RNN, line: Strokes) -> NDArray[np.float64]:
+    """phi (T, U + 1): how much the network looks at each character, and beyond, when it says each point of a line.
+
+    ValueError for a line without a text or of characters that the network does not know.
+    """
+    if not isinstance(model.cell, WindowedStack):
+        raise TypeError("model must be made by synthesis_network")
+    if not line.text:
+        raise ValueError("line must have a text")
+    inputs = model.cell.inputs_for(line.text, len(line))
+    states = model.filter(line.restore().to_array(), inputs).predicted.state
+    places = torch.arange(1, len(line.text) + 2, dtype=states.dtype)
+    return model.cell.phi(states, places.expand(len(line), -1)).to(torch.float64).numpy()

@@ -3,7 +3,7 @@
     PROBSEQ_DATA=folder python -m probseq.handwriting.train --output writer.safetensors
 
 reads hersheytext.json (techninja/hersheytextjs) there, lets three writers with a font each write random words, and
-trains a synthesis network on their lines for about twenty minutes on one core. `python -m probseq write "some text"
+trains a synthesis network on their lines for about ten minutes on one core. `python -m probseq write "some text"
 --model writer.safetensors` then uses it. `--layers 400 400 400 --bells 10 --components 20` is the network of the paper.
 """
 
@@ -51,7 +51,7 @@ def hands(path: str | Path | None = None) -> list[Hand]:
     ]
 
 
-def random_text(draws: np.random.Generator, low: int = 8, high: int = 16) -> str:
+def random_text(draws: np.random.Generator, low: int = 8, high: int = 14) -> str:
     """Words that mean nothing, `low` to `high` characters in all."""
     size, text = int(draws.integers(low, high + 1)), ""
     letters, shares = list(SHARES), np.array(list(SHARES.values()))
@@ -95,8 +95,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--layers", type=int, nargs="+", default=[144, 144], help="cells of every layer")
     parser.add_argument("--bells", type=int, default=8, help="Gaussians of the window")
     parser.add_argument("--components", type=int, default=10, help="Gaussians of the next offset")
-    parser.add_argument("--lines", type=int, default=6000, help="lines to train on")
-    parser.add_argument("--updates", type=int, default=6000)
+    parser.add_argument("--lines", type=int, default=3000, help="lines to train on")
+    parser.add_argument("--updates", type=int, default=2500)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--checkpoint", type=Path, help="a file from which the same call goes on after it was stopped")
     given = parser.parse_args(arguments)
