@@ -1,6 +1,7 @@
 """Handwriting: what a pen does, recorded or made up, and the networks that predict it and write."""
 
 from probseq.handwriting.optimizer import GravesRMSprop
+from probseq.handwriting.pictures import plot_alignment, plot_density, plot_strokes
 from probseq.handwriting.prediction import PAPER, LineScores, evaluate, prediction_network
 from probseq.handwriting.recordings import read_iam, read_inkml, read_sketches
 from probseq.handwriting.soft_window import WindowedStack
@@ -24,6 +25,9 @@ __all__ = [
     "alignment",
     "evaluate",
     "load_writer",
+    "plot_alignment",
+    "plot_density",
+    "plot_strokes",
     "prediction_network",
     "read_iam",
     "read_inkml",

@@ -22,14 +22,12 @@ Graves, A. (2013). Generating sequences with recurrent neural networks. arXiv:13
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from probseq.base import StateSpaceModel
 from probseq.cells import LSTM, Stack
@@ -71,10 +69,10 @@ def prediction_network(
 
 
 class LineScores(NamedTuple):
-    """What a network makes of lines, in the unit in which they were given; per line, (n_lines,) each.
+    """What a network makes of lines, in the unit in which they were given.
 
-    `nats` is -log p of a line, Graves's log-loss, `squared_error` the sum over its points of the squared distance of
-    the offset from its mean under the network.
+    `nats` (n_lines,) is -log p of each line, Graves's log-loss; `squared_error` (n_lines, 2) the sum over its points of
+    the squares of (dx, dy) minus their mean under the network; `n_points` (n_lines,).
     """
 
     nats: NDArray[np.float64]
@@ -93,16 +91,23 @@ class LineScores(NamedTuple):
 
     @property
     def error_per_point(self) -> float:
-        """Squared error per point, in squared units."""
+        """Squared error per point, both coordinates together."""
         return float(self.squared_error.sum() / self.n_points.sum())
 
-    def nats_in(self, units: Units) -> NDArray[np.float64]:
-        """`nats` as they would be of (offset - shift) / scale: T (log scale_x + log scale_y) less."""
-        return self.nats - self.n_points * math.log(units.scale[0] * units.scale[1])
+    def within(self, units: Units) -> LineScores:
+        """The scores of (offset - shift) / scale: of T points T (log scale_x + log scale_y) nats less."""
+        scale = np.array(units.scale)
+        return LineScores(self.nats - self.n_points * np.log(scale).sum(), self.squared_error / scale**2, self.n_points)
 
-    def nats_out_of(self, units: Units) -> NDArray[np.float64]:
-        """The inverse: `nats` of lines given in `units`, in the recording's own unit."""
-        return self.nats + self.n_points * math.log(units.scale[0] * units.scale[1])
+    def outside(self, units: Units) -> LineScores:
+        """Of scores of lines given in `units`, those in the recording's own. Satisfies s.within(u).outside(u) == s."""
+        return self.within(Units((0.0, 0.0), (1 / units.scale[0], 1 / units.scale[1])))
+
+    def __str__(self) -> str:
+        return (
+            f"{self.per_line:.1f} nats per line, {self.per_point:.3f} per point, squared error "
+            f"{self.error_per_point:.3g} per point, {len(self.nats)} lines"
+        )
 
 
 @torch.no_grad()
@@ -123,10 +128,8 @@ def _evaluate(model: StateSpaceModel[Any], lines: Sequence[Strokes], inputs: Any
     sequences = Sequences.of(rows, inputs)
     y, u = sequences.values, sequences.inputs
     filtered = model._filter(model._door(sequences).flat(), None)
-    error = (y[..., :2] - model.emit(filtered.predicted, u).mean[..., :2]).square().sum(-1)
+    error = (y[..., :2] - model.emit(filtered.predicted, u).mean[..., :2]).square()
     inside = sequences.inside
-
-    def total(table: Tensor) -> NDArray[np.float64]:
-        return torch.where(inside, table, 0.0).sum(-1).numpy()
-
-    return LineScores(-total(filtered.log_prob), total(error), sequences.lengths.numpy())
+    nats = -torch.where(inside, filtered.log_prob, 0.0).sum(-1)
+    squares = torch.where(inside.unsqueeze(-1), error, 0.0).sum(-2)
+    return LineScores(nats.numpy(), squares.numpy(), sequences.lengths.numpy())

@@ -101,7 +101,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--checkpoint", type=Path, help="a file from which the same call goes on after it was stopped")
     given = parser.parse_args(arguments)
     sizes = {"n_bells": given.bells, "n_components": given.components, "most_characters": 32}
-    model = train(lines(given.lines, given.seed, given.fonts), given.layers, given.updates, given.seed, given.checkpoint, **sizes)
+    model = train(
+        lines(given.lines, given.seed, given.fonts), given.layers, given.updates, given.seed, given.checkpoint, **sizes
+    )
     print(model.history)
     model.save(given.output)
 

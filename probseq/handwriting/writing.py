@@ -79,7 +79,9 @@ def write(
     drawn, looks = _run(model, cell, codes, state, float(bias), whole_number("most_points", most_points), seed)
     ended = len(drawn) < most_points
     if text is not None and not ended:
-        warnings.warn(f"the line was cut off after {most_points} points: its window never left {text!r}", ProbseqWarning)
+        warnings.warn(
+            f"the line was cut off after {most_points} points: its window never left {text!r}", ProbseqWarning
+        )
     before = len(codes) - len(text) if text is not None else 0
     return Written(_strokes(model, drawn, looks[:, before:], text), looks[:, before:], ended)
 
@@ -140,7 +142,9 @@ def _run(
     """The points as the network reads them, and phi at each."""
     windowed = isinstance(cell, WindowedStack)
     layers = [layer for layer in cell._cells if isinstance(layer, LSTM)]
-    states = state.split([layer.state_size for layer in layers] + ([len(cell.characters), cell.n_bells] if windowed else []))
+    states = state.split(
+        [layer.state_size for layer in layers] + ([len(cell.characters), cell.n_bells] if windowed else [])
+    )
     parts = [part.chunk(2) for part in states[: len(layers)]]
     window, kappa = states[len(layers) :] if windowed else (state.new_zeros(0), state.new_zeros(0))
     looking = state.new_zeros(0, layers[0].hidden_size + 1)

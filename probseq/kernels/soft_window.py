@@ -133,9 +133,7 @@ def backward(
         for q in range(w.shape[0]):
             for s in range(start, end):
                 at, source = (s * w.shape[0] + q) * rows * width, (s - start) * 4 * length
-                product(
-                    d_gates.reshape(-1), source, width, rows * width, w, q, q + 1, d_x.reshape(-1), at, rows, False
-                )
+                product(d_gates.reshape(-1), source, width, rows * width, w, q, q + 1, d_x.reshape(-1), at, rows, False)
         end = start
     panel = rows * width
     product(d_gates.reshape(-1), 0, width, panel, u, 0, u.shape[0], d_hidden.reshape(-1), 0, rows, True)

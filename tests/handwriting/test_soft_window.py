@@ -17,9 +17,7 @@ PLACES = 6
 
 def network(hidden_sizes: tuple[int, ...] = (5, 4), dtype: torch.dtype = torch.float64, seed: int = 0) -> ps.RNN:
     """Weights large enough that the window moves and what it shows matters."""
-    model = synthesis_network(
-        ALPHABET, hidden_sizes, 3, 3, most_characters=PLACES, pace=0.6, dtype=dtype, seed=seed
-    )
+    model = synthesis_network(ALPHABET, hidden_sizes, 3, 3, most_characters=PLACES, pace=0.6, dtype=dtype, seed=seed)
     draws = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
