@@ -70,7 +70,9 @@ function spot(e) {
   const box = pad.getBoundingClientRect();
   return [e.clientX - box.left, e.clientY - box.top];
 }
-function told() { document.getElementById("count").textContent = drawn.length ? drawn.length + " points" : "no points"; }
+function told() {
+  document.getElementById("count").textContent = drawn.length ? drawn.length + " points" : "no points";
+}
 pad.onpointerdown = e => { pad.setPointerCapture(e.pointerId); last = spot(e); drawn.push([...last, 0]); told(); };
 pad.onpointermove = e => {
   if (!last) return;

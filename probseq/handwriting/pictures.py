@@ -11,6 +11,7 @@ y grows downwards, as the pen's does.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -42,7 +43,7 @@ def plot_strokes(
         else:
             axes.plot(*trace.T, "-", color=color, linewidth=width, solid_capstyle="round", solid_joinstyle="round")
     if lifts:
-        for one, other in zip(traces, traces[1:], strict=False):
+        for one, other in pairwise(traces):
             axes.plot(*np.stack([one[-1], other[0]]).T, ":", color=PALETTE[1], linewidth=0.7 * width)
         ends = line.points[line.lifts]
         axes.plot(*ends.T, "o", color=PALETTE[1], markersize=2.5 * width)

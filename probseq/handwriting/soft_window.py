@@ -215,12 +215,14 @@ class WindowedStack(Cell):
             states.append(layer.states(torch.cat([pen, window, below], -1), start))
         return torch.cat([*states, window, kappa], -1)
 
-    def _weights(self) -> tuple[Tensor, ...]:
+    def _weights(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
         """As `soft_window` wants them."""
         first = self._cells[0]
         into, reading = first.input_weights.split([PEN, len(self.characters)], -1)
-        weights = (into, first.recurrent_weights, first.bias, first.peephole_weights, reading)
-        return (*weights, self.window_weights, self.window_bias)  # type: ignore[return-value]
+        peepholes = first.peephole_weights
+        assert peepholes is not None
+        looking = (self.window_weights, self.window_bias)
+        return into, first.recurrent_weights, first.bias, peepholes, reading, *looking
 
     def _one_text(self, inputs: Tensor) -> tuple[Tensor, Tensor] | None:
         """The one text of every sequence (B, M) and how many steps have it; None if they have several."""

@@ -1,7 +1,7 @@
 """A peephole LSTM that reads a text through a soft window, over whole sequences: a forward pass and its adjoint.
 
     for t in range(T):
-        a = W x_t + U h_{t-1} + V w_{t-1}                             # the gates i, f, o, g; then c_t and h_t as in `cells`
+        a = W x_t + U h_{t-1} + V w_{t-1}                       # of gates i, f, o, g; then c_t and h_t as in `cells`
         s = P h_t + p
         alpha, beta = exp(s_alpha), exp(s_beta);    kappa_t = kappa_{t-1} + exp(s_kappa)
         phi_u = sum_k alpha_k exp(-beta_k (kappa_k - u)^2)            # u = 1 .. length of the text

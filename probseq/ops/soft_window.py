@@ -70,7 +70,8 @@ def soft_window_states(inputs: Tensor, *arguments: Any) -> Tensor:
 
 _ARGUMENTS = (
     "Tensor inputs, Tensor input_weights, Tensor recurrent_weights, Tensor bias, Tensor peepholes, "
-    "Tensor reading_weights, Tensor window_weights, Tensor window_bias, Tensor start, Tensor codes, Tensor n_read, bool pull_inputs"
+    "Tensor reading_weights, Tensor window_weights, Tensor window_bias, Tensor start, Tensor codes, "
+    "Tensor n_read, bool pull_inputs"
 )
 
 

@@ -88,7 +88,8 @@ def test_gradients_stay_finite_where_points_repeat(capsys):
     least = math.log(2 * math.pi * 1e-6 * float(model.head.scale[:2].prod()))
     with capsys.disabled():
         print(
-            f"\nafter 5,000 updates: {-model.score(y):.3f} nats per point (bound {least:.3f}), gradients finite: {finite}"
+            f"\nafter 5,000 updates: {-model.score(y):.3f} nats per point (bound {least:.3f}), "
+            f"gradients finite: {finite}"
         )
     assert finite
     assert len(model.history.objective) > 5000
@@ -134,7 +135,7 @@ def test_squared_error_is_about_the_mean_of_the_mixture():
 
 def test_the_networks_of_the_paper():
     one, three = prediction_network([900]), prediction_network([400, 400, 400])
-    assert one.head.weights.shape == three.head.weights.shape[:1] + (900,) == (121, 900)
+    assert one.head.weights.shape == (*three.head.weights.shape[:1], 900) == (121, 900)
     weights = [sum(p.numel() for n, p in model.named_parameters() if "initial" not in n) for model in (one, three)]
     assert [round(n / 1e6, 1) for n in weights] == [3.4, 3.4]  # "approximately 3.4M weights"
 
@@ -194,7 +195,7 @@ def var2(train: list[Strokes], test: list[Strokes], units: Units) -> float:
 @pytest.mark.slow
 @pytest.mark.skipif("PROBSEQ_DATA" not in os.environ, reason="needs omniglot_strokes.npz")
 def test_omniglot(capsys):
-    """Most of the drawings are on a grid of 6: each point is spread over its cell of that width, so this is a density."""
+    """Drawings are mostly on a grid of 6: each point is spread over its cell of that width, so this is a density."""
     path = Path(os.environ["PROBSEQ_DATA"]) / "omniglot_strokes.npz"
     train = [line.dequantise(k, width=6.0) for k, line in enumerate(read_sketches(path)[:12_000])]
     test = [line.dequantise(-k % 2**32, width=6.0) for k, line in enumerate(read_sketches(path, "test"), 1)]

@@ -148,5 +148,5 @@ def test_numbers_that_are_no_text_are_refused():
     model = network()
     y, u = lines(2, 3)
     u[0, 1, 0] = len(ALPHABET) + 1
-    with pytest.raises(ValueError, match="whole numbers 0 .. 5"):
+    with pytest.raises(ValueError, match=r"whole numbers 0 \.\. 5"):
         model.log_prob(y, u)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -183,7 +184,8 @@ def test_it_stops_where_the_line_ends(capsys):
         close += abs(errors[-1]) <= 0.1
     with capsys.disabled():
         print(
-            f"\nends within 10 % of the true length on {close / len(data):.1%} of lines, median {np.median(errors):+.1%}"
+            f"\nends within 10 % of the true length on {close / len(data):.1%} of lines, "
+            f"median {np.median(errors):+.1%}"
         )
     assert close / len(data) >= 0.9
 
@@ -210,7 +212,7 @@ def test_bias_makes_lines_alike(capsys):
         spreads.append(spread([write(model, text, bias=bias, seed=seed) for seed in range(24)]))
     with capsys.disabled():
         print("\nsample variance at bias 0, .15, .5, 1, 2: " + ", ".join(f"{value:.3f}" for value in spreads))
-    assert all(a > b for a, b in zip(spreads, spreads[1:], strict=False))
+    assert all(a > b for a, b in pairwise(spreads))
 
 
 def spread(written: list[Written]) -> float:
