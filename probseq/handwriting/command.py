@@ -1,0 +1,88 @@
+"""`python -m probseq write "some text" --out text.svg`: handwriting on the command line.
+
+The text is broken into lines that the network is used to; from the second on it goes on in the hand of the first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from probseq.handwriting.page import replay_page
+from probseq.handwriting.soft_window import WindowedStack
+from probseq.handwriting.strokes import Strokes
+from probseq.handwriting.synthesis import load_writer
+from probseq.handwriting.writing import write
+from probseq.models.rnn import RNN
+from probseq.randomness import spawn
+
+#: characters in a line, and its height in heights of what is written on it
+WIDTH, SPACING = 30, 1.25
+#: what can be written
+KINDS = (".svg", ".html", ".htm", ".json")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Of the command `write`."""
+    parser.add_argument("text", metavar="TEXT", help="what to write: lower-case letters, spaces, . and ,")
+    parser.add_argument(
+        "--out", type=Path, default=Path("writing.svg"), metavar="FILE", help="text.svg, .html or .json"
+    )
+    parser.add_argument("--bias", type=_bias, default=0.5, metavar="B", help="0: as varied as learned; 1: neat (0.5)")
+    parser.add_argument("--model", type=Path, metavar="FILE", help="another network, from probseq.handwriting.train")
+
+
+def run(given: argparse.Namespace) -> None:
+    """Write, and say where. ValueError or OSError for whatever is wrong."""
+    if given.out.suffix.lower() not in KINDS:
+        raise ValueError(f"--out must end in one of {', '.join(KINDS)}, got {given.out.name!r}")
+    if not given.out.parent.is_dir():
+        raise ValueError(f"--out must be in a folder that exists, there is no {given.out.parent}")
+    page = write_page(load_writer(given.model), given.text, bias=given.bias, seed=given.seed)
+    given.out.write_text(_as(page, given.out.suffix.lower()), encoding="utf-8")
+    print(f"{len(page)} points in {given.out}")
+
+
+def write_page(model: RNN, text: str, *, bias: float = 0.5, seed: int | None = None, width: int = WIDTH) -> Strokes:
+    """A text of any length in lines of at most `width` characters, all in the hand of the first."""
+    if isinstance(model.cell, WindowedStack):
+        model.cell.encode(text)
+    parts = textwrap.wrap(text, width) or [text]
+    seeds = spawn(seed, len(parts))
+    lines = [write(model, parts[0], bias=bias, seed=seeds[0]).strokes]
+    for part, own in zip(parts[1:], seeds[1:], strict=True):
+        lines.append(write(model, part, bias=bias, style=lines[0], seed=own).strokes)
+    return _below(lines, text)
+
+
+def _below(lines: list[Strokes], text: str) -> Strokes:
+    """Lines under each other, all beginning at the left."""
+    height = SPACING * max(float(np.ptp(line.points[:, 1])) for line in lines if len(line))
+    traces: list[Any] = []
+    for k, line in enumerate(line for line in lines if len(line)):
+        corner = np.array([line.points[:, 0].min(), line.points[0, 1] - k * height])
+        traces += [trace - corner for trace in line.traces]
+    return Strokes.from_traces(traces, text)
+
+
+def _as(line: Strokes, kind: str) -> str:
+    if kind == ".svg":
+        return line.to_svg()
+    if kind == ".json":
+        return json.dumps({"text": line.text, "strokes": line.to_array().round(3).tolist()})
+    return replay_page(line)
+
+
+def _bias(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < np.inf:
+        raise argparse.ArgumentTypeError(f"must be a number from 0, got {text!r}")
+    return value
