@@ -3,6 +3,7 @@
     python -m probseq compare DATA [--column NAME] [--models ar,lds,hmm,gru] [--plot out.png]
                                       [--report report.html] [--save DIR]
     python -m probseq write "some text" [--out text.svg | text.html] [--bias 0.5] [--model FILE]
+    python -m probseq read strokes.json [--beam 25] [--plot out.png] [--model FILE]
     python -m probseq info
 
 DATA is a CSV file or a built-in series; `probseq.evaluation.reading` says how a file is understood. Whatever is wrong
@@ -42,6 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _compare(given)
         elif given.command == "write":
             _write(given)
+        elif given.command == "read":
+            _read(given)
         elif given.command == "info":
             _info()
         else:
@@ -59,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = _OneLineParser(prog=PROGRAM, description="Sequence models with one belief-state contract.")
-    commands = parser.add_subparsers(dest="command", metavar="{compare,write,info}", parser_class=_OneLineParser)
+    commands = parser.add_subparsers(dest="command", metavar="{compare,write,read,info}", parser_class=_OneLineParser)
     one = commands.add_parser(
         "compare",
         help="fit several families on the first part of a series and score the rest",
@@ -81,6 +84,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_arguments(two)
     two.add_argument("--seed", type=_seed, default=0, metavar="N", help="of every random number (0)")
+    three = commands.add_parser(
+        "read",
+        help="read a line of handwriting",
+        description="Read a line of handwriting: strokes drawn on the page that `write` makes, or saved by it.",
+    )
+    command.add_reading_arguments(three)
     commands.add_parser("info", help="versions, threads and the cache of compiled kernels")
     return parser
 
@@ -233,6 +242,15 @@ def _write(given: argparse.Namespace) -> None:
     """Draw a line from the network, without a display."""
     with _told_of_compiling(), _one_thread():
         command.run(given)
+
+
+# ---- read
+
+
+def _read(given: argparse.Namespace) -> None:
+    """Print what a line says, without a display."""
+    with _told_of_compiling(), _one_thread():
+        command.read(given)
 
 
 # ---- info

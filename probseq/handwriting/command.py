@@ -1,4 +1,4 @@
-"""`python -m probseq write "some text" --out text.svg`: handwriting on the command line.
+"""Handwriting on the command line: `python -m probseq write "some text" --out text.svg`, and `read strokes.json`.
 
 The text is broken into lines that the network is used to; from the second on it goes on in the hand of the first.
 """
@@ -13,10 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from probseq.handwriting.page import replay_page
+from probseq.handwriting.page import read_drawn, replay_page
+from probseq.handwriting.reader import Reader
+from probseq.handwriting.reading_picture import plot_reading
 from probseq.handwriting.soft_window import WindowedStack
 from probseq.handwriting.strokes import Strokes
 from probseq.handwriting.synthesis import load_writer
+from probseq.handwriting.train_reader import as_trained, load_reader
 from probseq.handwriting.writing import write
 from probseq.models.rnn import RNN
 from probseq.randomness import spawn
@@ -76,6 +79,39 @@ def _as(line: Strokes, kind: str) -> str:
     if kind == ".json":
         return json.dumps({"text": line.text, "strokes": line.to_array().round(3).tolist()})
     return replay_page(line)
+
+
+# ---- read
+
+
+def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
+    """Of the command `read`."""
+    parser.add_argument("file", type=Path, metavar="FILE", help="strokes as JSON, saved by the page or by `write`")
+    parser.add_argument(
+        "--beam", type=int, metavar="N", help="search with so many prefixes; the best path unless given"
+    )
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw how it was read, such as reading.png")
+    parser.add_argument("--model", type=Path, metavar="FILE", help="another, from probseq.handwriting.train_reader")
+
+
+def read(given: argparse.Namespace) -> None:
+    """Print what is read. ValueError or OSError for whatever is wrong."""
+    if given.beam is not None and given.beam < 1:
+        raise ValueError(f"--beam must be at least 1, got {given.beam}")
+    reader, line = load_reader(given.model), as_trained(read_drawn(given.file))
+    print(reader.decode(line, beam=given.beam))
+    if given.plot is not None:
+        _save_reading(reader, line, given.plot)
+
+
+def _save_reading(reader: Reader, line: Strokes, path: Path) -> None:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ValueError('--plot needs matplotlib: pip install "probseq[plot]"') from error
+    figure = Figure(figsize=(9, 8), layout="constrained")
+    plot_reading(reader, line, axes=figure.subplots(4, 1))
+    figure.savefig(path, dpi=150)
 
 
 def _bias(text: str) -> float:

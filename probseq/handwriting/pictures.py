@@ -47,7 +47,7 @@ def plot_strokes(
             axes.plot(*np.stack([one[-1], other[0]]).T, ":", color=PALETTE[1], linewidth=0.7 * width)
         ends = line.points[line.lifts]
         axes.plot(*ends.T, "o", color=PALETTE[1], markersize=2.5 * width)
-    return _upside_down(axes)
+    return upside_down(axes)
 
 
 def plot_density(
@@ -73,7 +73,7 @@ def plot_density(
     )
     if strokes:
         plot_strokes(line.restore(), axes, color=PALETTE[0], width=0.8)
-    return _upside_down(axes)
+    return upside_down(axes)
 
 
 def _heat(
@@ -134,7 +134,7 @@ def plot_alignment(looks: NDArray[np.float64], text: str, axes: Axes | None = No
     return axes
 
 
-def _upside_down(axes: Axes) -> Axes:
+def upside_down(axes: Axes) -> Axes:
     axes.set_aspect("equal")
     if not axes.yaxis_inverted():
         axes.invert_yaxis()

@@ -31,9 +31,11 @@ def independent(
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Which fast paths served, by name."""
     served: list[str] = []
-    watched_for = (
-        (kalman_arrays, "run_sequential"), (kalman_backward, "run_small_adjoint"), (kalman_single, "value_and_gradient"),
-    )  # fmt: skip
+    watched_for = [
+        (kalman_arrays, "run_sequential"),
+        (kalman_backward, "run_small_adjoint"),
+        (kalman_single, "value_and_gradient"),
+    ]
     for module, name in watched_for:
         own = getattr(module, name)
 
