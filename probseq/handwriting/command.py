@@ -1,6 +1,6 @@
 """Handwriting on the command line: `python -m probseq write "some text" --out text.svg`, and `read strokes.json`.
 
-The text is broken into lines that the network is used to; from the second on it goes on in the hand of the first.
+The text is broken into short lines; from the second on the network goes on in the hand that began the first.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ from probseq.models.rnn import RNN
 from probseq.randomness import spawn
 
 #: characters in a line, and its height in heights of what is written on it
-WIDTH, SPACING = 30, 1.25
+WIDTH, SPACING = 26, 1.25
+#: of the first line, so many characters at most are shown to the network again, as it has learned from short lines
+SHOWN = 8
 #: what can be written
 KINDS = (".svg", ".html", ".htm", ".json")
 
@@ -58,17 +60,31 @@ def write_page(model: RNN, text: str, *, bias: float = 0.5, seed: int | None = N
     parts = textwrap.wrap(text, width) or [text]
     seeds = spawn(seed, len(parts))
     lines = [write(model, parts[0], bias=bias, seed=seeds[0]).strokes]
+    style = beginning(lines[0], SHOWN)
     for part, own in zip(parts[1:], seeds[1:], strict=True):
-        lines.append(write(model, part, bias=bias, style=lines[0], seed=own).strokes)
+        lines.append(write(model, part, bias=bias, style=style, seed=own).strokes)
     return _below(lines, text)
 
 
+def beginning(line: Strokes, most_characters: int) -> Strokes:
+    """The first words of a line whose alignment is known, or of a long word the first letters, in whole strokes."""
+    if line.text is None or line.characters is None or len(line.text) <= most_characters:
+        return line
+    space = line.text.rfind(" ", 0, most_characters + 1)
+    size = space if space > 0 else most_characters
+    ends = np.flatnonzero(line.lifts) + 1
+    strokes = np.split(line.characters, ends)  # at the end of a stroke the window may be at the next character already
+    inside = [int(end) for end, owners in zip(ends, strokes, strict=False) if np.median(owners) < size]
+    n_points = max(inside, default=len(line))
+    return Strokes(line.offsets[:n_points], line.lifts[:n_points], line.text[:size])
+
+
 def _below(lines: list[Strokes], text: str) -> Strokes:
-    """Lines under each other, all beginning at the left."""
+    """Lines under each other, all beginning at the left; the middle of what is written is the same height of each."""
     height = SPACING * max(float(np.ptp(line.points[:, 1])) for line in lines if len(line))
     traces: list[Any] = []
     for k, line in enumerate(line for line in lines if len(line)):
-        corner = np.array([line.points[:, 0].min(), line.points[0, 1] - k * height])
+        corner = np.array([line.points[:, 0].min(), np.median(line.points[:, 1]) - k * height])
         traces += [trace - corner for trace in line.traces]
     return Strokes.from_traces(traces, text)
 
