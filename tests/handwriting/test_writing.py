@@ -14,7 +14,8 @@ from torch import Tensor
 import probseq as ps
 from probseq.errors import ProbseqWarning
 from probseq.handwriting import Strokes, Written, alignment, load_writer, prediction_network, synthesis_network, write
-from probseq.handwriting.train import lines
+from probseq.handwriting.train import ALPHABET, hands, lines, random_text
+from probseq.handwriting.train import main as train_main
 from probseq.randomness import generator
 
 needs_fonts = pytest.mark.skipif("PROBSEQ_DATA" not in os.environ, reason="needs hersheytext.json in PROBSEQ_DATA")
@@ -152,17 +153,24 @@ def held_out(n_lines: int) -> list[Strokes]:
 
 @needs_fonts
 def test_it_looks_where_it_writes(capsys):
-    """Monotone, and within one character of the truth at nine points out of ten, three fonts."""
-    model, near, steps, forward, n_points = load_writer(), 0, 0, 0, 0
-    for line in held_out(60):
-        places = alignment(model, line)[:, :-1].argmax(1)
-        near += int((np.abs(places - line.characters) <= 1).sum())
-        forward += int((np.diff(places) >= 0).sum())
-        steps, n_points = steps + len(line) - 1, n_points + len(line)
+    """Monotone, and within one character of the truth at nine points out of ten, three fonts.
+
+    On short lines a window that moves on at an even pace is near the truth as well, so being right counts too.
+    """
+    model, data = load_writer(), held_out(60)
+    places = [alignment(model, line)[:, :-1].argmax(1) for line in data]
+    even = [np.arange(len(line)) * len(line.text) // len(line) for line in data]
+    truth = np.concatenate([line.characters for line in data])
+    off, off_even = (np.abs(np.concatenate(found) - truth) for found in (places, even))
+    forward = float(np.mean(np.concatenate([np.diff(found) for found in places]) >= 0))
     with capsys.disabled():
-        print(f"\nwithin one character at {near / n_points:.2%} of points; forward or still at {forward / steps:.2%}")
-    assert near / n_points > 0.9
-    assert forward / steps > 0.98
+        print(
+            f"\nwithin one character at {np.mean(off <= 1):.2%} of points (even pace {np.mean(off_even <= 1):.2%}), "
+            f"right at {np.mean(off == 0):.1%} (even pace {np.mean(off_even == 0):.1%}); never back at {forward:.2%}"
+        )
+    assert np.mean(off <= 1) > 0.9
+    assert np.mean(off == 0) > np.mean(off_even == 0) + 0.2
+    assert forward > 0.99
 
 
 @needs_fonts
@@ -175,33 +183,16 @@ def test_kappa_never_goes_back():
 
 @needs_fonts
 def test_it_stops_where_the_line_ends(capsys):
-    """It takes over in the last fifth of somebody's line, and ends within a tenth of its true length."""
-    model, close, errors = load_writer(), 0, []
-    data = held_out(60)
+    """Whole lines in the hand of each writer: within a tenth of the points that the writer takes for the text."""
+    model, people, data = load_writer(), hands(), held_out(60)
+    errors = []
     for k, line in enumerate(data):
-        n = finished(model, line, len(line) * 4 // 5, seed=k)
-        errors.append(n / len(line) - 1)
-        close += abs(errors[-1]) <= 0.1
+        style = people[k % len(people)].write("some", seed=1000 + k)
+        errors.append(len(write(model, line.text, bias=0.5, style=style, seed=k).strokes) / len(line) - 1)
+    close = float(np.mean(np.abs(errors) <= 0.1))
     with capsys.disabled():
-        print(
-            f"\nends within 10 % of the true length on {close / len(data):.1%} of lines, "
-            f"median {np.median(errors):+.1%}"
-        )
-    assert close / len(data) >= 0.9
-
-
-def finished(model: ps.RNN, line: Strokes, n_given: int, seed: int) -> int:
-    """Points of the line in all, where the network goes on after so many of it."""
-    from probseq.handwriting.writing import _run
-
-    rows = np.concatenate([np.zeros((1, 3)), line.to_array()[:n_given]])
-    pen = model.head.encode(torch.as_tensor(rows))
-    pen[0] = 0
-    codes = model.cell.encode(line.text)
-    with torch.no_grad():
-        inputs = torch.cat([pen, codes.to(pen).expand(len(pen), -1)], -1)
-        state = model.cell._whole(inputs.unsqueeze(0), model.cell.initial_state((1,)))[0, -1]
-    return n_given + len(_run(model, model.cell, codes.numpy(), state, 0.5, 400, seed)[0])
+        print(f"\nends within 10 % of the true length on {close:.1%} of lines, median {np.median(errors):+.1%}")
+    assert close >= 0.9
 
 
 def test_bias_makes_lines_alike(capsys):
@@ -219,3 +210,31 @@ def spread(written: list[Written]) -> float:
     """Variance of where the pen is halfway through each line, and of the width and height of lines."""
     features = [[*np.ptp(w.strokes.points, 0), *w.strokes.offsets.std(0), len(w.strokes)] for w in written]
     return float(np.var(np.log(features), 0).sum())
+
+
+# ---- how it was made
+
+
+@needs_fonts
+def test_the_command_that_trains_makes_a_network_that_writes(tmp_path):
+    out = tmp_path / "small.safetensors"
+    sizes = ["--layers", "4", "--bells", "2", "--components", "2", "--lines", "12", "--updates", "2"]
+    train_main([*sizes, "--output", str(out)])
+    model = load_writer(out)
+    assert [cell.hidden_size for cell in model.cell._cells] == [4]
+    assert len(write(model, "a", seed=0, bias=1.0, most_points=400).strokes) > 0
+
+
+def test_random_texts_can_be_written():
+    draws = np.random.default_rng(0)
+    texts = [random_text(draws) for _ in range(200)]
+    assert set("".join(texts)) <= set(ALPHABET)
+    assert min(map(len, texts)) >= 5
+    assert max(map(len, texts)) <= 14
+    assert set("abcdefghijklmnopqrstuvwxyz") <= set("".join(texts))
+
+
+def test_another_model_is_no_writer(tmp_path):
+    prediction_network([3], seed=0).save(tmp_path / "other.safetensors")
+    with pytest.raises(ps.errors.FileRefused, match="made by synthesis_network"):
+        load_writer(tmp_path / "other.safetensors")
