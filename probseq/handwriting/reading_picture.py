@@ -32,12 +32,12 @@ def plot_reading(
 ) -> list[Axes]:
     """Draw the four rows on four Axes, or on new ones, and return them.
 
-    `step` is the point whose answer is traced back; unless given, where the character in the middle of the text that is
+    `step` is the point whose answer is traced back; unless given, where the letter in the middle of the text that is
     read stands. ValueError for a step that is not on the line, or other than four Axes.
     """
     table = np.exp(reader.log_probs(line))
     if step is None:
-        step = _middle(table)
+        step = _middle(table, reader.alphabet)
     if not 0 <= step < len(line):
         raise ValueError(f"step must be a point 0 .. {len(line) - 1} of the line, got {step}")
     rows = _four(axes)
@@ -67,10 +67,11 @@ def _four(axes: Any) -> list[Axes]:
     return rows
 
 
-def _middle(table: np.ndarray) -> int:
-    """The surest point of the character in the middle of the best path; of the line where nothing is read."""
+def _middle(table: np.ndarray, alphabet: str) -> int:
+    """The surest point of the letter in the middle of the best path; of the line where nothing is read."""
     best = table.argmax(1)
-    begins = np.flatnonzero((best > 0) & (best != np.r_[0, best[:-1]]))
+    letters = (best > 0) & (best != 1 + alphabet.find(" "))
+    begins = np.flatnonzero(letters & (best != np.r_[0, best[:-1]]))
     if not len(begins):
         return len(table) // 2
     begin = begins[len(begins) // 2]
