@@ -2,6 +2,8 @@
 
     python -m probseq compare DATA [--column NAME] [--models ar,lds,hmm,gru] [--plot out.png]
                                       [--report report.html] [--save DIR]
+    python -m probseq write "some text" [--out text.svg | text.html] [--bias 0.5] [--model FILE]
+    python -m probseq read strokes.json [--beam 25] [--plot out.png] [--model FILE]
     python -m probseq info
 
 DATA is a CSV file or a built-in series; `probseq.evaluation.reading` says how a file is understood. Whatever is wrong
@@ -20,6 +22,7 @@ from typing import Any, NoReturn
 from probseq.evaluation.compare import compare, train_length
 from probseq.evaluation.defaults import MOST_LAGS, NAMES, default_model
 from probseq.evaluation.reading import read_column
+from probseq.handwriting import command
 
 PROGRAM = "python -m probseq"
 
@@ -38,6 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if given.command == "compare":
             _compare(given)
+        elif given.command == "write":
+            _write(given)
+        elif given.command == "read":
+            _read(given)
         elif given.command == "info":
             _info()
         else:
@@ -55,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = _OneLineParser(prog=PROGRAM, description="Sequence models with one belief-state contract.")
-    commands = parser.add_subparsers(dest="command", metavar="{compare,info}", parser_class=_OneLineParser)
+    commands = parser.add_subparsers(dest="command", metavar="{compare,write,read,info}", parser_class=_OneLineParser)
     one = commands.add_parser(
         "compare",
         help="fit several families on the first part of a series and score the rest",
@@ -70,6 +77,19 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--plot", type=Path, metavar="FILE", help="write a picture, such as out.png")
     one.add_argument("--report", type=Path, metavar="FILE", help="write a page with everything, such as report.html")
     one.add_argument("--save", type=Path, metavar="DIR", help="write the fitted models and table.csv there")
+    two = commands.add_parser(
+        "write",
+        help="write a text by hand",
+        description="Write a text by hand: a recurrent network moves the pen, no font is drawn.",
+    )
+    command.add_arguments(two)
+    two.add_argument("--seed", type=_seed, default=0, metavar="N", help="of every random number (0)")
+    three = commands.add_parser(
+        "read",
+        help="read a line of handwriting",
+        description="Read a line of handwriting: strokes drawn on the page that `write` makes, or saved by it.",
+    )
+    command.add_reading_arguments(three)
     commands.add_parser("info", help="versions, threads and the cache of compiled kernels")
     return parser
 
@@ -213,6 +233,24 @@ def _one_thread() -> Generator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+# ---- write
+
+
+def _write(given: argparse.Namespace) -> None:
+    """Draw a line from the network, without a display."""
+    with _told_of_compiling(), _one_thread():
+        command.run(given)
+
+
+# ---- read
+
+
+def _read(given: argparse.Namespace) -> None:
+    """Print what a line says, without a display."""
+    with _told_of_compiling(), _one_thread():
+        command.read(given)
 
 
 # ---- info

@@ -268,10 +268,9 @@ def _support(row: Row, says: Any) -> tuple[Tensor, Tensor]:
         return reference.heavy_grid(says.means, says.factor[..., 0])
     if row.kind == "mixed":
         numbers, symbols = _support_of_number(says.parts[0]), reference.symbols_grid(row.n_symbols)
-        pairs = [
-            torch.cartesian_prod(*(side.flatten() for side in both)) for both in zip(numbers, symbols, strict=True)
-        ]
-        return pairs[0], pairs[1].prod(-1)
+        place = torch.cartesian_prod(torch.arange(len(numbers[0])), torch.arange(len(symbols[0])))
+        nodes = torch.cat([numbers[0][place[:, 0]], symbols[0][place[:, 1]]], -1)
+        return nodes, numbers[1][place[:, 0]] * symbols[1][place[:, 1]]
     if row.kind == "real":
         return _support_of_number(says)
     if row.kind == "count":

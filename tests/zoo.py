@@ -20,6 +20,7 @@ from torch.distributions import Distribution
 import probseq as ps
 from probseq.beliefs import Point, Window
 from probseq.evaluation.stacking import Stacked
+from probseq.handwriting import synthesis_network
 from probseq.parameters import parametric_modules
 from tests import reference
 from tests.poisson_gamma import PoissonGamma
@@ -1102,6 +1103,44 @@ RNN_ROWS = [
     rnn_row("inputs", "gru", lambda: ps.heads.Gaussian(), "real", 1, input_dim=2),
     rnn_row("transducer", "lstm", lambda: ps.heads.Gaussian(), "real", 1, input_dim=2, feedback=False),
 ]
+
+
+@dataclass(frozen=True)
+class WritingRow(Row):
+    """Pens that write a text, which is given at every step."""
+
+    def data(self, seed: int, steps: int, batch: tuple[int, ...] = ()) -> Data:
+        rng = np.random.default_rng([seed, 17])
+        shape = (*batch, steps, 1)
+        y = np.concatenate([rng.normal(size=(*batch, steps, 2)) + 0.3, rng.integers(0, 2, size=shape)], -1)
+        text = rng.integers(1, 4, size=(*batch, 1, self.input_dim)).astype(float)
+        text[..., 2:] *= rng.integers(0, 2, size=(*batch, 1, 1))
+        return torch.as_tensor(y), torch.as_tensor(np.repeat(text, steps, axis=-2))
+
+
+def writer(seed: int) -> ps.RNN:
+    """Weights large enough that the window moves along the text and what it shows matters."""
+    model = synthesis_network("abc", [3, 2], 2, 2, most_characters=4, pace=0.5, dtype=torch.float64, seed=seed)
+    rng = np.random.default_rng([seed, 9])
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.as_tensor(0.3 * rng.normal(size=tuple(parameter.shape))))
+    model.started = True
+    return model
+
+
+RNN_ROWS.append(
+    WritingRow(
+        "rnn-soft-window",
+        writer,
+        "mixed",
+        3,
+        4,
+        2,
+        missing_rule=expected_input_rule,
+        fit_methods=("gradient",),
+    )
+)
 
 
 # ------------------------------------------------------------------------------------------- echo state networks

@@ -1,4 +1,5 @@
-"""Handwriting from files: InkML, and a user's own copy of IAM-OnDB (which must be asked for; nothing of it is here).
+"""Handwriting from files: InkML, a user's own copy of IAM-OnDB (which must be asked for; nothing of it is here), and
+drawings such as Omniglot's.
 
 IAM-OnDB is a folder with `lineStrokes/a01/a01-000/a01-000u-01.xml`, one file a line of writing, and
 `ascii/a01/a01-000/a01-000u.txt`, whose lines after "CSR:" are the texts (Liwicki & Bunke 2005, ICDAR, 956-961). Lists
@@ -48,6 +49,20 @@ def read_iam(folder: str | Path, forms: str | Path | None = None) -> list[Stroke
                 f"{len(missing)} of {len(wanted)} listed forms have no line in {folder}, first {missing[0]}"
             )
     return list(_lines(folder, files))
+
+
+def read_sketches(path: str | Path, part: str = "train") -> list[Strokes]:
+    """Drawings from an .npz file with `<part>_points` (n, 3), rows dx, dy, lifted one after another, and `_lengths`.
+
+    Such as Omniglot's (Lake, Salakhutdinov & Tenenbaum 2015, Science 350; hardmaru/sketch-rnn-datasets) re-packed
+    without pickled objects. ValueError where there is no such part.
+    """
+    with np.load(path, allow_pickle=False) as file:
+        parts = sorted(name.removesuffix("_points") for name in file.files if name.endswith("_points"))
+        if part not in parts:
+            raise ValueError(f"part must be one of {', '.join(parts)}, got {part!r}")
+        points, lengths = file[f"{part}_points"], file[f"{part}_lengths"]
+    return [Strokes.from_array(rows) for rows in np.split(points, lengths.cumsum()[:-1])]
 
 
 def _lines(folder: Path, files: list[Path]) -> Iterator[Strokes]:

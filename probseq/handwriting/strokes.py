@@ -180,7 +180,8 @@ class Strokes:
         if not len(self):
             return '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1 1"/>'
         low, high = self.points.min(0) - margin, self.points.max(0) + margin
-        path = " ".join("M" + " L".join(f"{x:.2f},{y:.2f}" for x, y in trace) for trace in self.traces)
+        dots = [np.repeat(trace, 2, 0) if len(trace) == 1 else trace for trace in self.traces]  # M alone draws nothing
+        path = " ".join("M" + " L".join(f"{x:.2f},{y:.2f}" for x, y in trace) for trace in dots)
         box = f"{low[0]:.2f} {low[1]:.2f} {high[0] - low[0]:.2f} {high[1] - low[1]:.2f}"
         return (
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{box}"><path d="{path}" fill="none" stroke="{color}" '

@@ -62,7 +62,8 @@ class Batches:
             yield torch.arange(n), self.data
             return
         for rows in order.split(self.batch_size):
-            yield rows, self.data.select(rows)
+            batch = self.data.select(rows)
+            yield rows, batch.steps(0, int(batch.lengths.max()))  # no further than the longest of these
 
     def a_pass(self) -> Iterator[Piece]:
         """Every piece once."""

@@ -44,6 +44,8 @@ from probseq.sequences import Sequences, step_input
 
 #: steps that are scored at once where no gradient is wanted
 PIECE = 1024
+#: steps of all sequences together, likewise
+TOGETHER = 65_536
 
 
 class RNN(StateSpaceModel[Point]):
@@ -210,8 +212,10 @@ class RNN(StateSpaceModel[Point]):
     # ---- whole sequences
 
     def _log_prob(self, sequences: Sequences) -> Tensor:
-        if self.feedback and not seen_first(sequences):
+        if not sequences.n_steps or (self.feedback and not seen_first(sequences)):
             return super()._log_prob(sequences)
+        if not torch.is_grad_enabled() and len(sequences.lengths) > max(1, TOGETHER // sequences.n_steps):
+            return self._log_prob_by_rows(sequences)
         if sequences.complete and sequences.n_steps > PIECE and not torch.is_grad_enabled():
             return self._log_prob_in_pieces(sequences)
         values = sequences.values
@@ -227,6 +231,12 @@ class RNN(StateSpaceModel[Point]):
             states = self.cell.unrolled(self._inputs(sequences), self._first(sequences))
         metric = torch.where(sequences.inside.unsqueeze(-1), self.cell.state_metric(states.detach()), 0.0)
         return Activities(self.cell.output(states), sequences.values, sequences.observed, states, metric)
+
+    def _log_prob_by_rows(self, sequences: Sequences) -> Tensor:
+        """The same a few sequences at a time, in memory that does not grow with their number; without gradients."""
+        rows = torch.arange(len(sequences.lengths)).split(max(1, TOGETHER // sequences.n_steps))
+        parts = [sequences.select(some) for some in rows]
+        return torch.cat([self._log_prob(part.steps(0, int(part.lengths.max()))) for part in parts])
 
     def _log_prob_in_pieces(self, sequences: Sequences) -> Tensor:
         """The same a piece at a time, in memory that does not grow with the length; without gradients."""

@@ -88,5 +88,12 @@ def whiten(factor: Tensor, residual: Tensor, observed: Tensor | None) -> tuple[T
         wide = torch.cat([torch.where(part, factors[rows], 0.0), torch.diag_embed((~seen[rows]).to(factor))], dim=-1)
         triangles = torch.linalg.qr(wide.mT).R.mT
         factor, residual = factors.index_copy(0, rows, triangles).reshape(*shape, shape[-1]), residual.expand(shape)
-    score = torch.linalg.solve_triangular(factor, residual.unsqueeze(-1), upper=False).squeeze(-1)
-    return score, factor.diagonal(dim1=-2, dim2=-1).abs().log()
+    return _substitute(factor, residual), factor.diagonal(dim1=-2, dim2=-1).abs().log()
+
+
+def _substitute(factor: Tensor, residual: Tensor) -> Tensor:
+    """factor^-1 residual; of two coordinates written out, as a library's call takes longer than so small a solve."""
+    if factor.shape[-1] != 2:
+        return torch.linalg.solve_triangular(factor, residual.unsqueeze(-1), upper=False).squeeze(-1)
+    first = residual[..., 0] / factor[..., 0, 0]
+    return torch.stack([first, (residual[..., 1] - factor[..., 1, 0] * first) / factor[..., 1, 1]], -1)
