@@ -136,9 +136,9 @@ for place, panel in enumerate(axes[0]):
     line = long[(7 * place) % len(long)]
     hand.plot_density(model, line, panel, n_pixels=40 if options.smoke else 260)
 axes[0, 0].set_title("where each point was expected", loc="left", fontsize="medium")
-line = long[0]
-ends = np.flatnonzero(line.lifts[:-1])
-moments = sorted({*ends[:2].tolist(), len(line) // 3, 2 * len(line) // 3})[:4]
+line = max(long, key=lambda line: (line.lifts[:-1].sum() == 2, len(line)))  # of three strokes
+ends = np.flatnonzero(line.lifts[:-1])[:2].tolist()
+moments = sorted({*ends, len(line) // 4, len(line) // 2, 3 * len(line) // 4})[:4]
 for panel, moment in zip(axes[1], moments, strict=False):
     seen = line.to_array()[: moment + 1]
     hand.plot_strokes(hand.Strokes.from_array(seen), panel)

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 #: Gaussians are drawn so many standard deviations far
 REACH = 6.0
+#: nats below the peak at which a picture is white
+SHOWN = 6.0
 
 
 def plot_strokes(
@@ -66,7 +68,7 @@ def plot_density(
     """
     axes = axes_or_new(axes)
     x, y, heat = _heat(model, line.restore(), inputs, n_pixels)
-    floor = np.log(heat.max()) - 9.0  # nine nats below the peak nothing can be seen
+    floor = np.log(heat.max()) - SHOWN
     image = np.log(np.maximum(heat, np.exp(floor)))
     axes.imshow(
         image, extent=(x[0], x[-1], y[-1], y[0]), cmap="magma_r", aspect="equal", interpolation="bilinear", zorder=0
