@@ -1,8 +1,23 @@
-"""Pyro: any model as a distribution inside a larger program.
+"""Bayesian inference on any model, and any model inside a Pyro program.
+
+    posterior = ps.bayes.nuts(model, y, priors={"level_var": D.InverseGamma(2.0, 500.0)})
+    posterior.summary(), posterior.predict(10).interval(0.9), posterior.states()
 
 The only package that imports Pyro; `import probseq` does not import this one, `ps.bayes` does.
 """
 
 from probseq.bayes.distribution import SeriesDistribution, as_distribution
+from probseq.bayes.nuts import nuts
+from probseq.bayes.posterior import Posterior
+from probseq.bayes.priors import HalfNormalRoot, InverseWishart
+from probseq.bayes.relabelling import ordered
 
-__all__ = ["SeriesDistribution", "as_distribution"]
+__all__ = [
+    "HalfNormalRoot",
+    "InverseWishart",
+    "Posterior",
+    "SeriesDistribution",
+    "as_distribution",
+    "nuts",
+    "ordered",
+]
