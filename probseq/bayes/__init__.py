@@ -7,6 +7,7 @@ The only package that imports Pyro; `import probseq` does not import this one, `
 """
 
 from probseq.bayes.distribution import SeriesDistribution, as_distribution
+from probseq.bayes.gibbs import gibbs
 from probseq.bayes.nuts import nuts
 from probseq.bayes.posterior import Posterior
 from probseq.bayes.priors import HalfNormalRoot, InverseWishart
@@ -18,6 +19,7 @@ __all__ = [
     "Posterior",
     "SeriesDistribution",
     "as_distribution",
+    "gibbs",
     "nuts",
     "ordered",
 ]

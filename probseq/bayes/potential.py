@@ -184,6 +184,7 @@ def prepare(
     priors: Mapping[str, Any] | None,
     fixed: Iterable[str],
     seed: int,
+    conjugate: bool = False,
 ) -> Potential:
     """A copy of the model that starts from its own values, or a fit where it has none, with its free blocks and priors."""
     if not isinstance(model, StateSpaceModel):
@@ -199,7 +200,7 @@ def prepare(
             warnings.simplefilter("ignore", ConvergenceWarning)
             warnings.simplefilter("ignore", DegenerateWarning)
             own.fit(data, seed=seed, fixed=fixed)
-    distributions = priors_of(own, data, blocks_of(own), priors)
+    distributions = priors_of(own, data, blocks_of(own), priors, conjugate)
     without_priors(own)
     return Potential(own, data, distributions)
 

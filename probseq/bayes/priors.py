@@ -12,7 +12,8 @@ Where none is given, and s and c are the standard deviation and the mean of the 
 |---------------------------------------------|-------------------------------------------------------------------|
 | rows of probabilities; shares; intervals    | Dirichlet(1); Beta(1, 1); uniform                                 |
 | stationary coefficients                     | uniform over the stationary ones                                  |
-| variances of y, of a state                  | the root is HalfNormal(s): `HalfNormalRoot`                       |
+| variances of y, of a state                  | the root is HalfNormal(s): `HalfNormalRoot`; for `gibbs`          |
+|                                             | InverseGamma(1, s^2 / 100)                                        |
 | covariances (n, n) of y, of a state         | InverseWishart(s^2 I / 100, n + 2)                                |
 | emission.means, offsets                     | Normal(c, 2 s)                                                    |
 | transition matrices; emission matrices      | Normal(0, 1); Normal(0, s)                                        |
@@ -86,7 +87,7 @@ class InverseWishart(D.Distribution):
         chi = D.Chi2(self.degrees_of_freedom - torch.arange(d, dtype=torch.float64)).sample(shape)
         lower = lower + torch.diag_embed(chi.sqrt())
         own = torch.linalg.cholesky(self.scale)
-        root = torch.linalg.solve_triangular(lower.mT, own.mT.expand(*shape, d, d), upper=True).mT
+        root = torch.linalg.solve_triangular(lower, own.mT.expand(*shape, d, d), upper=False).mT
         return root @ root.mT
 
 
@@ -109,15 +110,22 @@ class HalfNormalRoot(D.TransformedDistribution):
 
 
 def priors_of(
-    model: StateSpaceModel[Any], data: Sequences, blocks: list[Block], given: Mapping[str, Any] | None
+    model: StateSpaceModel[Any],
+    data: Sequences,
+    blocks: list[Block],
+    given: Mapping[str, Any] | None,
+    conjugate: bool = False,
 ) -> Priors:
-    """A distribution for every block, over exactly its public shape; None is uniform. Says by name what does not fit."""
+    """A distribution for every block, over exactly its public shape; None is uniform. Says by name what does not fit.
+
+    With `conjugate` single variances have inverse gamma priors where none is given.
+    """
     chosen = {**_attached(model), **dict(given or {})}
     unknown = sorted(set(chosen) - {block.name for block in blocks})
     if unknown and given and unknown[0] in given:
         free = ", ".join(block.name for block in blocks)
         raise ValueError(f"priors must name parameters that are free ({free}), got {unknown[0]!r}")
-    unit = Unit(model, data)
+    unit = Unit(model, data, conjugate)
     found: Priors = {}
     for block in blocks:
         prior = chosen[block.name] if block.name in chosen else default(block, unit)
@@ -213,7 +221,8 @@ def _misfit(block: Block, shape: tuple[int, ...], event: tuple[int, ...]) -> str
 class Unit:
     """The scale and place of the data, and of a model's states."""
 
-    def __init__(self, model: StateSpaceModel[Any], data: Sequences) -> None:
+    def __init__(self, model: StateSpaceModel[Any], data: Sequences, conjugate: bool = False) -> None:
+        self.conjugate = conjugate
         values, seen = data.values.detach().to(torch.float64), data.observed.to(torch.float64)
         count = seen.sum((0, 1)).clamp(min=1)
         self.centre = (values * seen).sum((0, 1)) / count
@@ -260,7 +269,7 @@ def _of_covariance(block: Block, leaf: str, unit: Unit) -> D.Distribution:
     if block.kind == "factor" and n > 1:
         return InverseWishart(torch.diag(scale.square()) / 100, n + 2)
     scale = scale.squeeze(0) if not shape else scale
-    return HalfNormalRoot(scale)
+    return D.InverseGamma(torch.ones_like(scale), scale.square() / 100) if unit.conjugate else HalfNormalRoot(scale)
 
 
 def _of_positive(block: Block, leaf: str, unit: Unit) -> D.Distribution:

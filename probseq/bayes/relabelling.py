@@ -37,7 +37,7 @@ def relabelled(posterior: Posterior, potential: Potential) -> Posterior:
     k = n_states_of(posterior.model)
     if k < 2 or not exchangeable(potential, posterior):
         return posterior
-    orders = stephens(state_probabilities(posterior), int(np.argmax(posterior.stats["lp"])))
+    orders = stephens(state_probabilities(posterior), int(np.argmax(posterior.stats["lp" if "lp" in posterior.stats else "log_likelihood"])))
     return renamed(posterior, orders)
 
 
