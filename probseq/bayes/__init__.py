@@ -12,6 +12,7 @@ from probseq.bayes.nuts import nuts
 from probseq.bayes.posterior import Posterior
 from probseq.bayes.priors import HalfNormalRoot, InverseWishart
 from probseq.bayes.relabelling import ordered
+from probseq.bayes.svi import svi
 
 __all__ = [
     "HalfNormalRoot",
@@ -22,4 +23,5 @@ __all__ = [
     "gibbs",
     "nuts",
     "ordered",
+    "svi",
 ]

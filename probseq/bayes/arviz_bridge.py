@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -15,10 +16,16 @@ if TYPE_CHECKING:
 
 @contextmanager
 def quietly() -> Generator[None]:
-    """Constant entries (a zero of a diagonal matrix) have no R-hat, and ArviZ divides by zero to say so."""
+    """Constant entries and single chains have no R-hat; ArviZ divides by zero, or logs, to say so."""
+    log = logging.getLogger("arviz")
+    level = log.level
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
-        yield
+        log.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            log.setLevel(level)
 
 
 def arviz() -> Any:

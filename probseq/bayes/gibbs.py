@@ -24,10 +24,12 @@ Chib (1996), J. Econometrics 75 (Markov chains); Frühwirth-Schnatter (2006), Fi
 
 from __future__ import annotations
 
+import copy
 import os
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -69,6 +71,7 @@ def gibbs(
     n_chains: int = 2,
     thin: int = 1,
     seed: int | None = None,
+    relabel: bool = True,
     n_jobs: int | None = None,
 ) -> Posterior:
     """Draws from p(parameters | y) of an HMM, LDS or Structural; every `thin`-th of n_samples * thin sweeps is kept.
@@ -78,6 +81,7 @@ def gibbs(
     """
     if not isinstance(model, (HMM, LDS, Structural)):
         raise TypeError(f"gibbs is for HMM, LDS and Structural, got a {type(model).__name__}; use nuts")
+    fixed = {fixed} if isinstance(fixed, str) else set(fixed)
     sizes = (whole_number("n_samples", n_samples, least=4), whole_number("n_warmup", n_warmup, least=0), whole_number("thin", thin))
     n_chains = whole_number("n_chains", n_chains)
     sequences = model._door(y, u, lengths, least=1)
@@ -97,9 +101,12 @@ def gibbs(
     }
     stats = {"log_likelihood": np.stack([chain.log_likelihood[:n] for chain in chains])}
     seconds = max(chain.seconds for chain in chains)
-    posterior = relabelled(
-        Posterior(potential.model, sequences, draws, stats, method="Gibbs", seconds=seconds), potential
-    )
+    posterior = Posterior(potential.model, sequences, draws, stats, method="Gibbs", seconds=seconds)
+    posterior.again = partial(
+        _again, copy.deepcopy(model), priors=priors, fixed=fixed, n_samples=n_samples, n_warmup=n_warmup,
+        n_chains=n_chains, thin=thin, seed=seed, relabel=relabel, n_jobs=n_jobs,
+    )  # fmt: skip
+    posterior = relabelled(posterior, potential) if relabel else posterior
     worst = posterior.worst_r_hat()
     if worst is not None and worst[1] > 1.01:
         warnings.warn(
@@ -107,6 +114,10 @@ def gibbs(
             ConvergenceWarning,
         )
     return posterior
+
+
+def _again(model: StateSpaceModel[Any], data: Any, **options: Any) -> Posterior:
+    return gibbs(model, data, **options)
 
 
 def _chain(task: tuple[Potential, tuple[int, int, int], int]) -> Sweeps:

@@ -11,10 +11,12 @@ References: Hoffman and Gelman (2014), JMLR 15; Betancourt (2017), arXiv:1701.02
 
 from __future__ import annotations
 
+import copy
 import os
 import time
 import warnings
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -53,12 +55,13 @@ class Settings(NamedTuple):
     dense: bool
 
 
-class _LogDensity(torch.autograd.Function):
+class LogDensity(torch.autograd.Function):
     """-log p(theta, y) with the gradient that comes with it."""
 
     @staticmethod
-    def forward(ctx: Any, eta: Tensor, sampler: _Sampler) -> Tensor:
-        value, ctx.slope = sampler.energy(eta.detach().numpy())
+    def forward(ctx: Any, eta: Tensor, target: Rescaled) -> Tensor:
+        value, slope = target.energy(eta.detach().numpy().astype(np.float64, copy=False))
+        ctx.slope = slope.to(eta.dtype)
         return eta.new_tensor(value)
 
     @staticmethod
@@ -66,8 +69,8 @@ class _LogDensity(torch.autograd.Function):
         return gradients[0] * ctx.slope, None
 
 
-class _Sampler:
-    """One chain in units of its own."""
+class Rescaled:
+    """The posterior in units of its own, theta = centre + unit * eta."""
 
     def __init__(self, potential: Potential, centre: Array, unit: Array) -> None:
         self.potential, self.centre, self.unit = potential, centre, unit
@@ -76,55 +79,56 @@ class _Sampler:
         value, slope = self.potential(self.centre + self.unit * eta)
         return -value, torch.from_numpy(-slope * self.unit)
 
-    def run(self, start: Array, settings: Settings, seed: int) -> Chain:
-        """Warm-up and draws; Ctrl-C keeps the draws there are."""
-        from pyro.infer import MCMC, NUTS
 
-        kernel = NUTS(
-            potential_fn=lambda at: _LogDensity.apply(at["theta"], self),
-            target_accept_prob=settings.target_accept,
-            max_tree_depth=settings.max_tree_depth,
-            full_mass=settings.dense,
-        )
-        kept: list[tuple[Array, float, int]] = []
-        clock, calls = [time.perf_counter()], [0]
+def run_chain(target: Rescaled, start: Array, settings: Settings, seed: int) -> Chain:
+    """Warm-up and draws; Ctrl-C keeps the draws there are."""
+    from pyro.infer import MCMC, NUTS
 
-        def after(kernel: Any, params: Any, stage: str, i: int) -> None:
-            if stage.lower().startswith("sample"):
-                used = self.potential.n_calls - calls[-1]
-                kept.append((params["theta"].numpy().copy(), -float(kernel._potential_energy_last), used))
-            else:
-                clock[1:] = [time.perf_counter()]
-            calls.append(self.potential.n_calls)
+    kernel = NUTS(
+        potential_fn=lambda at: LogDensity.apply(at["theta"], target),
+        target_accept_prob=settings.target_accept,
+        max_tree_depth=settings.max_tree_depth,
+        full_mass=settings.dense,
+    )
+    kept: list[tuple[Array, float, int]] = []
+    clock, calls = [time.perf_counter()], [0]
 
-        diverging: set[int] = set()
-        with seeded(seed), one_thread():
-            sampler: Any = MCMC(
-                kernel, settings.n_samples, settings.n_warmup, initial_params={"theta": torch.from_numpy(start)},
-                hook_fn=after, disable_progbar=True, disable_validation=True,
-            )  # fmt: skip
-            try:
-                sampler.run()
-            except KeyboardInterrupt:
-                if len(kept) < 2:
-                    raise
-            diverging.update(kernel._divergences)
-        eta, values, steps = zip(*kept, strict=True)
-        warm = clock[-1] if len(clock) > 1 else clock[0]
-        return Chain(
-            theta=self.centre + self.unit * np.array(eta),
-            log_density=np.array(values),
-            n_steps=np.array(steps),
-            diverging=np.isin(np.arange(len(kept)), list(diverging)),
-            step_size=float(kernel.step_size),
-            seconds=(warm - clock[0], time.perf_counter() - warm),
-        )
+    def after(kernel: Any, params: Any, stage: str, i: int) -> None:
+        if stage.lower().startswith("sample"):
+            used = target.potential.n_calls - calls[-1]
+            kept.append((params["theta"].numpy().copy(), -float(kernel._potential_energy_last), used))
+        else:
+            clock[1:] = [time.perf_counter()]
+        calls.append(target.potential.n_calls)
+        diverging.update(kernel._divergences)
+
+    diverging: set[int] = set()
+    with seeded(seed), one_thread():
+        sampler: Any = MCMC(
+            kernel, settings.n_samples, settings.n_warmup, initial_params={"theta": torch.from_numpy(start)},
+            hook_fn=after, disable_progbar=True, disable_validation=True,
+        )  # fmt: skip
+        try:
+            sampler.run()
+        except KeyboardInterrupt:
+            if len(kept) < 2:
+                raise
+    eta, values, steps = zip(*kept, strict=True)
+    warm = clock[-1] if len(clock) > 1 else clock[0]
+    return Chain(
+        theta=target.centre + target.unit * np.array(eta),
+        log_density=np.array(values),
+        n_steps=np.array(steps),
+        diverging=np.isin(np.arange(len(kept)), list(diverging)),
+        step_size=float(kernel.step_size),
+        seconds=(warm - clock[0], time.perf_counter() - warm),
+    )
 
 
 def _chain(task: tuple[Potential, Array, Array, Settings, int]) -> Chain:
     potential, centre, unit, settings, seed = task
     start = _start(potential, centre, unit, seed)
-    return _Sampler(potential, centre, unit).run(start, settings, seed)
+    return run_chain(Rescaled(potential, centre, unit), start, settings, seed)
 
 
 def _start(potential: Potential, centre: Array, unit: Array, seed: int) -> Array:
@@ -152,6 +156,7 @@ def nuts(
     target_accept: float = 0.8,
     max_tree_depth: int = 10,
     mass_matrix: Literal["diagonal", "dense"] = "diagonal",
+    relabel: bool = True,
     n_jobs: int | None = None,
 ) -> Posterior:
     """Draws from p(parameters | y) as a `Posterior`; the model itself stays as it is.
@@ -160,8 +165,9 @@ def nuts(
     `fixed` names parameters held at their values. A model without values is fitted first. `n_jobs` processes, as many
     as chains and cores allow unless given; the draws do not depend on it. Warns of divergences and of an R-hat above
     1.01. The states of a hidden Markov model are relabelled where its prior does not tell them apart
-    (`probseq.bayes.relabelling`). Raises ValueError for names and shapes that do not fit.
+    (`probseq.bayes.relabelling`), unless `relabel` is False. Raises ValueError for names and shapes that do not fit.
     """
+    fixed = {fixed} if isinstance(fixed, str) else set(fixed)
     settings = Settings(
         whole_number("n_samples", n_samples, least=4), whole_number("n_warmup", n_warmup), float(target_accept),
         whole_number("max_tree_depth", max_tree_depth), _is_dense(mass_matrix),
@@ -180,9 +186,19 @@ def nuts(
     found, _ = run_tasks(_chain, tasks, n_jobs=n_jobs, description="NUTS")
     if not found:
         raise KeyboardInterrupt
-    posterior = relabelled(_gathered(potential, sequences, [found[i] for i in sorted(found)]), potential)
+    posterior = _gathered(potential, sequences, [found[i] for i in sorted(found)])
+    posterior.again = partial(
+        _again, copy.deepcopy(model), priors=priors, fixed=fixed, n_samples=n_samples, n_warmup=n_warmup,
+        n_chains=n_chains, seed=seed, target_accept=target_accept, max_tree_depth=max_tree_depth,
+        mass_matrix=mass_matrix, relabel=relabel, n_jobs=n_jobs,
+    )  # fmt: skip
+    posterior = relabelled(posterior, potential) if relabel else posterior
     _complain(posterior)
     return posterior
+
+
+def _again(model: StateSpaceModel[Any], data: Any, **options: Any) -> Posterior:
+    return nuts(model, data, **options)
 
 
 def _is_dense(mass_matrix: str) -> bool:

@@ -13,7 +13,7 @@ the mixture's first two moments (Gaussian) or averaged (probabilities); others s
 from __future__ import annotations
 
 import copy
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -47,10 +47,16 @@ class Posterior:
         method: str = "",
         seconds: float = float("nan"),
         relabelled: int | None = None,
+        pareto_k: float | None = None,
+        again: Callable[[Any], Posterior] | None = None,
     ) -> None:
         self.model, self.sequences, self.draws = copy.deepcopy(model), sequences, dict(draws)
         self.stats = {name: np.asarray(values) for name, values in (stats or {}).items()}
         self.method, self.seconds, self.relabelled = method, seconds, relabelled
+        #: of draws from a guide: how far that is from the posterior, above 0.7 too far
+        self.pareto_k = pareto_k
+        #: draws the posterior given other data in the same way
+        self.again = again
 
     @property
     def n_chains(self) -> int:

@@ -51,7 +51,8 @@ def renamed(posterior: Posterior, orders: Array) -> Posterior:
     }
     return Posterior(
         posterior.model, posterior.sequences, draws, posterior.stats,
-        method=posterior.method, seconds=posterior.seconds, relabelled=moved,
+        method=posterior.method, seconds=posterior.seconds, relabelled=moved, pareto_k=posterior.pareto_k,
+        again=posterior.again,
     )  # fmt: skip
 
 

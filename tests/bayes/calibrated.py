@@ -16,8 +16,8 @@ from probseq.bayes.calibration import simulated_ranks
 from probseq.errors import ConvergenceWarning
 
 N_RANKS = 63
-#: draws between those whose rank is taken
-THIN = {"nuts": 3, "gibbs": 20}
+#: draws between those whose rank is taken, so that these are as good as independent
+THIN = {("level", "nuts"): 3, ("states", "nuts"): 2, ("level", "gibbs"): 15, ("states", "gibbs"): 8}
 
 
 def number(*values: float) -> Tensor:
@@ -74,17 +74,16 @@ CASES: dict[str, tuple[Any, Any, Any]] = {
 
 def infer(case: str, sampler: str) -> Callable[..., ps.bayes.Posterior]:
     """The sampler on a model that starts at values which do not know the truth."""
-    make, _, priors = CASES[case]
-    n = N_RANKS * THIN[sampler]
+    (make, _, priors), thin = CASES[case], THIN[case, sampler]
 
     def run(_: Any, y: Tensor, seed: int) -> ps.bayes.Posterior:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
-            common = {"priors": priors, "fixed": FIXED[case], "n_chains": 1, "seed": seed, "n_jobs": 1}
+            common = {"priors": priors, "fixed": FIXED[case], "n_chains": 1, "seed": seed, "n_jobs": 1, "relabel": False}
             if sampler == "nuts":
-                posterior = ps.bayes.nuts(make(), y, n_samples=n, n_warmup=150, **common)
+                posterior = ps.bayes.nuts(make(), y, n_samples=N_RANKS * thin, n_warmup=100, **common)
             else:
-                posterior = ps.bayes.gibbs(make(), y, n_samples=N_RANKS, n_warmup=200, thin=THIN["gibbs"], **common)
+                posterior = ps.bayes.gibbs(make(), y, n_samples=N_RANKS, n_warmup=100, thin=thin, **common)
         return ps.bayes.ordered(posterior, "emission.means") if case == "states" else posterior
 
     return run
