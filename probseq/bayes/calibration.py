@@ -5,8 +5,8 @@
         draws ~ the sampler, given y
         rank of q(parameters) among q(draws), for every quantity q
 
-If the sampler is right, and its draws are independent, each rank is uniform on 0 .. L. Quantities are all entries of the
-parameters and log p(y | parameters), which sees errors that single parameters hide (Modrak et al.). Uniformity is
+If the sampler is right, and its draws are independent, each rank is uniform on 0 .. L. Quantities are all entries of
+the parameters and log p(y | parameters), which sees errors that single parameters hide (Modrak et al.). Uniformity is
 judged by the ranks' distribution function: `ecdf_band` is the narrowest band of equally unlikely edges that holds the
 whole function of N uniform ranks with probability `level`, exactly, by a recursion over counts.
 

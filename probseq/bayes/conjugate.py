@@ -1,13 +1,13 @@
 """Draws from the full conditionals that have a closed form, on arrays.
 
-| what                        | prior                            | given                    | conditional                                |
-|-----------------------------|----------------------------------|--------------------------|--------------------------------------------|
-| B (m, p) in Y = X B' + E    | entries Normal(mean, deviation)  | rows of E ~ N(0, S)      | vec B ~ N, precision S^-1 x X'X + prior's  |
-| S (m, m) of rows of E       | InverseWishart(scale, v)         | E (N, m)                 | InverseWishart(scale + E'E, v + N)         |
-| variances of columns of E   | InverseGamma(a, b)               | E (N, m)                 | InverseGamma(a + N / 2, b + sum E^2 / 2)   |
-| rows of probabilities       | Dirichlet(a)                     | counts                   | Dirichlet(a + counts)                      |
-| Poisson rates               | Gamma(a, rate)                   | sums over N steps        | Gamma(a + sums, rate + N)                  |
-| probabilities               | Beta(a, b)                       | ones, zeros              | Beta(a + ones, b + zeros)                  |
+| what                      | prior                           | given     | conditional                              |
+|---------------------------|---------------------------------|-----------|------------------------------------------|
+| B (m, p) in Y = X B' + E  | entries Normal(mean, deviation) | S of E    | normal, precision S^-1 x X'X + prior's   |
+| S (m, m) of rows of E     | InverseWishart(scale, v)        | E (N, m)  | InverseWishart(scale + E'E, v + N)       |
+| variances of columns of E | InverseGamma(a, b)              | E (N, m)  | InverseGamma(a + N / 2, b + sum E^2 / 2) |
+| rows of probabilities     | Dirichlet(a)                    | counts    | Dirichlet(a + counts)                    |
+| Poisson rates             | Gamma(a, rate)                  | sums of N | Gamma(a + sums, rate + N)                |
+| probabilities             | Beta(a, b)                      | bits      | Beta(a + ones, b + zeros)                |
 
 Reference: Gelman et al., Bayesian Data Analysis, 3rd ed. (2013), ch. 3, 14 and appendix A.
 """

@@ -1,23 +1,24 @@
 """The coordinates of a posterior: unconstrained numbers theta, one to one with what is free in a model.
 
-    theta  ->  stored numbers  ->  public values,      log p(theta, y) = log p(y) + log prior(public) + log |d public / d theta|
+    theta  ->  stored numbers  ->  public values x
+    log p(theta, y) = log p(y) + log prior(x) + log |dx / d theta|
 
-A `Block` is one parameter. What it is a density over ("public") are the numbers that are free:
+A `Block` is one parameter. What it is a density over ("x") are the numbers that are free:
 
-| stored as              | theta                              | density over           | log |d public / d theta|             |
-|------------------------|------------------------------------|------------------------|--------------------------------------|
-| real x                 | x                                  | x                      | 0                                    |
-| log x                  | log x                              | x (variances)          | sum theta                            |
-| log-odds               | log-odds                           | p                      | sum log p (1 - p)                    |
-| Interval (log-odds)    | log-odds                           | x                      | sum log width share (1 - share)      |
-| logits of K            | K - 1 coordinates of centred logits| p_1 .. p_{K-1}         | sum log p_k + 1/2 log K              |
-| factor L of S (n, n)   | below the diagonal; logs on it     | lower triangle of S    | n log 2 + sum (n - i + 2) log L_ii   |
-| stationary (AR)        | atanh partial correlations         | coefficients           | Monahan's, and sum log (1 - r_k^2)   |
-| any other of one size  | as stored                          | the value              | log |det| by autograd                |
+| stored as            | theta                            | density over       | log |dx / d theta|                 |
+|----------------------|----------------------------------|--------------------|------------------------------------|
+| real x               | x                                | x                  | 0                                  |
+| log x                | log x                            | x (variances)      | sum theta                          |
+| log-odds             | log-odds                         | p                  | sum log p (1 - p)                  |
+| Interval (log-odds)  | log-odds                         | x                  | sum log width share (1 - share)    |
+| logits of K          | K - 1 coordinates, centred       | p_1 .. p_{K-1}     | sum log p_k + 1/2 log K            |
+| factor L of S (n, n) | below the diagonal; logs on it   | lower triangle     | n log 2 + sum (n - i + 2) log L_ii |
+| stationary (AR)      | atanh partial correlations r     | coefficients       | of r, and sum log (1 - r_k^2)      |
+| any other, one size  | as stored                        | the value          | log |det| by autograd              |
 
-with i = 1 .. n. Structural zeros, held entries and parameters that are not learned are no coordinates. Logits are stored
-with one number too many; the basis of the centred ones is orthonormal (isometric log-ratios: Egozcue et al. 2003,
-Mathematical Geology 35). The factor's determinant: Muirhead, Aspects of Multivariate Statistical Theory (1982), thm
+with i = 1 .. n. Structural zeros, held entries and parameters that are not learned are no coordinates. Logits are
+stored with one number too many; the basis of the centred ones is orthonormal (isometric log-ratios: Egozcue et al.
+2003, Mathematical Geology 35). The factor's determinant: Muirhead, Aspects of Multivariate Statistical Theory (1982), thm
 2.1.9. That of the partial correlations: Jones (1987), Applied Statistics 36, p. 38.
 """
 
@@ -43,8 +44,8 @@ class Block:
     """One free parameter of a model: its name, its owner, and where its coordinates stand in theta."""
 
     name: str
-    owner: Parametric | None
-    param: Param | None
+    owner: Any  # a Parametric, None for a plain tensor
+    param: Any  # a Param, or None
     stored: nn.Parameter
     kind: Kind
     free: Tensor
@@ -123,7 +124,7 @@ class Block:
         if self.kind == "simplex":
             rows = self.free.sum(-1)
             log_probs = torch.where(self.free, raw.log_softmax(-1), 0.0)
-            return log_probs.sum() + 0.5 * float(rows.log().sum())
+            return log_probs.sum() + 0.5 * float(rows.to(raw.dtype).log().sum())
         if self.kind == "factor":
             return _factor_volume(self, raw)
         if self.kind == "stationary":

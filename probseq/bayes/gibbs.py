@@ -82,7 +82,11 @@ def gibbs(
     if not isinstance(model, (HMM, LDS, Structural)):
         raise TypeError(f"gibbs is for HMM, LDS and Structural, got a {type(model).__name__}; use nuts")
     fixed = {fixed} if isinstance(fixed, str) else set(fixed)
-    sizes = (whole_number("n_samples", n_samples, least=4), whole_number("n_warmup", n_warmup, least=0), whole_number("thin", thin))
+    sizes = (
+        whole_number("n_samples", n_samples, least=4),
+        whole_number("n_warmup", n_warmup, least=0),
+        whole_number("thin", thin),
+    )
     n_chains = whole_number("n_chains", n_chains)
     sequences = model._door(y, u, lengths, least=1)
     seed = fresh_seed(seed)
@@ -96,9 +100,7 @@ def gibbs(
         raise KeyboardInterrupt
     chains = [found[i] for i in sorted(found)]
     n = min(len(chain.log_likelihood) for chain in chains)
-    draws = {
-        name: torch.from_numpy(np.stack([chain.draws[name][:n] for chain in chains])) for name in chains[0].draws
-    }
+    draws = {name: torch.from_numpy(np.stack([chain.draws[name][:n] for chain in chains])) for name in chains[0].draws}
     stats = {"log_likelihood": np.stack([chain.log_likelihood[:n] for chain in chains])}
     seconds = max(chain.seconds for chain in chains)
     posterior = Posterior(potential.model, sequences, draws, stats, method="Gibbs", seconds=seconds)

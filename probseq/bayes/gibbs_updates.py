@@ -1,12 +1,13 @@
 """One update per parameter: (paths, rng) -> the parameter drawn given the paths and all others, put into the model.
 
-Paths are those of a flat batch: states (B, T) of an HMM, (B, T, n) of a linear Gaussian model; steps beyond a sequence's
-end and rows of y that are missing do not count.
+Paths are those of a flat batch: states (B, T) of an HMM, (B, T, n) of a linear Gaussian model; steps beyond the end of
+a sequence and rows of y that are missing do not count.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,9 @@ def updates_of(potential: Potential) -> list[Update]:
 
 def _refuse(block: Block, prior: Any, wanted: str = "") -> ValueError:
     if wanted:
-        return ValueError(f"the prior on {block.name} must be {wanted} for gibbs, got {type(prior).__name__}; or use nuts")
+        return ValueError(
+            f"the prior on {block.name} must be {wanted} for gibbs, got {type(prior).__name__}; or use nuts"
+        )
     return ValueError(f"gibbs has no closed conditional for {block.name}: hold it with fixed=, or use nuts")
 
 
@@ -67,7 +70,6 @@ class _Family:
 
 def put(block: Block, value: Array) -> None:
     """Store a public value; the draw is legal by construction."""
-    assert block.param is not None and block.owner is not None
     block.place_raw(block.param.inverse(block.owner, torch.tensor(value, dtype=torch.float64)))
 
 
@@ -179,7 +181,9 @@ class _HMM(_Family):
         def update(states: Array, rng: np.random.Generator) -> None:
             covs = self.emission.covs.numpy()
             drawn = [
-                conjugate.regression(rng, rows, np.ones((len(rows), 1)), covs[j], mean[j][:, None], deviation[j][:, None])
+                conjugate.regression(
+                    rng, rows, np.ones((len(rows), 1)), covs[j], mean[j][:, None], deviation[j][:, None]
+                )
                 for j, rows in enumerate(self.groups(states))
             ]
             put(block, np.stack(drawn)[..., 0])
@@ -322,7 +326,7 @@ class _Structural(_Family):
         spans, widths = self.model.layout.spans, self.model.layout.widths
         if name == "fourier_var":
             ends = np.cumsum([spans["fourier"].start, *widths])
-            parts = [slice(i, j) for i, j in zip(ends[:-1], ends[1:], strict=True)]
+            parts = [slice(i, j) for i, j in pairwise(ends)]
         else:
             first = {"level_var": 0, "trend_var": 1}.get(name)
             first = spans["seasonal"].start if first is None else first

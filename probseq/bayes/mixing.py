@@ -21,7 +21,9 @@ def stacked(parts: list[Any], n_batch: int) -> Any:
         return D.MixtureSameFamily(weights, components, validate_args=False)
     if isinstance(first, D.MultivariateNormal):
         factors = _along([part.scale_tril for part in parts], n_batch)
-        return D.MultivariateNormal(_along([part.loc for part in parts], n_batch), scale_tril=factors, validate_args=False)
+        return D.MultivariateNormal(
+            _along([part.loc for part in parts], n_batch), scale_tril=factors, validate_args=False
+        )
     names = [name for name in type(first).arg_constraints if name in vars(first)]
     if "probs" in names and "logits" in names:
         names.remove("probs")

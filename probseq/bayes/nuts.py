@@ -132,7 +132,7 @@ def _chain(task: tuple[Potential, Array, Array, Settings, int]) -> Chain:
 
 
 def _start(potential: Potential, centre: Array, unit: Array, seed: int) -> Array:
-    """Where a chain starts in eta: drawn from Laplace's approximation, or nearer to the mode where that has no density."""
+    """Where a chain starts in eta: drawn from Laplace's approximation, nearer to the mode where that has no density."""
     draw = np.random.default_rng(seed).standard_normal(len(centre))
     for _ in range(20):
         if np.isfinite(potential(centre + unit * draw)[0]):

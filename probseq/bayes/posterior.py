@@ -34,8 +34,10 @@ from probseq.sequences import Sequences
 
 
 class Posterior:
-    """Draws of a model's parameters given data. `stats` by draw: lp, diverging, ...; `relabelled` says how many draws had
-    their states renamed (None: states are told apart by the prior, or there are none)."""
+    """Draws of a model's parameters given data, with `stats` by draw: lp, diverging, ...
+
+    `relabelled` says how many draws had their states renamed; None where none could be.
+    """
 
     def __init__(
         self,

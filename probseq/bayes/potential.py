@@ -165,7 +165,9 @@ def _density(block: Block, prior: Any, raw: Tensor) -> Tensor:
         if not isinstance(prior, Dirichlet):
             raise ValueError(f"the prior on {block.name} must be a Dirichlet, since some outcomes are impossible")
         width = value.shape[-1]
-        rows = zip(value.reshape(-1, width), prior.concentration.reshape(-1, width), block.free.reshape(-1, width), strict=True)
+        rows = zip(
+            value.reshape(-1, width), prior.concentration.reshape(-1, width), block.free.reshape(-1, width), strict=True
+        )
         terms = [
             Dirichlet(concentration[free], validate_args=False).log_prob(row[free])
             for row, concentration, free in rows
@@ -186,7 +188,7 @@ def prepare(
     seed: int,
     conjugate: bool = False,
 ) -> Potential:
-    """A copy of the model that starts from its own values, or a fit where it has none, with its free blocks and priors."""
+    """A copy of the model at its own values, or those of a fit where it has none, with its free blocks and priors."""
     if not isinstance(model, StateSpaceModel):
         raise TypeError(f"model must be a StateSpaceModel, got {type(model).__name__}")
     own = copy.deepcopy(model)

@@ -31,7 +31,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,17 +44,17 @@ from probseq import priors as conjugate
 from probseq.base import StateSpaceModel
 from probseq.bayes.coordinates import Block
 from probseq.sequences import Sequences
+from probseq.transitions import mean_of_groups
 
 Priors = dict[str, D.Distribution | None]
 
 
 class InverseWishart(D.Distribution):
-    """On covariances (d, d): density |S|^-((v + d + 1) / 2) exp(-tr(scale S^-1) / 2), normalised; scale (*batch, d, d)."""
+    """On covariances (d, d): |S|^-((v + d + 1) / 2) exp(-tr(scale S^-1) / 2), normalised; scale (*batch, d, d)."""
 
-    arg_constraints: ClassVar[dict[str, Any]] = {
-        "scale": constraints.positive_definite,
-        "degrees_of_freedom": constraints.real,
-    }
+    arg_constraints = MappingProxyType(  # pyright: ignore[reportAssignmentType, reportIncompatibleMethodOverride]
+        {"scale": constraints.positive_definite, "degrees_of_freedom": constraints.real}
+    )
     support = constraints.positive_definite  # pyright: ignore[reportAssignmentType, reportIncompatibleMethodOverride]
 
     def __init__(self, scale: Any, degrees_of_freedom: float, validate_args: bool | None = None) -> None:
@@ -94,12 +95,13 @@ class InverseWishart(D.Distribution):
 class HalfNormalRoot(D.TransformedDistribution):
     """On variances: the root, a standard deviation, is HalfNormal(scale)."""
 
-    arg_constraints: ClassVar[dict[str, Any]] = {"scale": constraints.positive}
+    arg_constraints: Any = MappingProxyType({"scale": constraints.positive})  # pyright: ignore
 
     def __init__(self, scale: Any, validate_args: bool | None = None) -> None:
         self.scale = torch.as_tensor(scale, dtype=torch.float64)
         root = D.HalfNormal(self.scale, validate_args=False)
-        super().__init__(root, [D.PowerTransform(2.0)], validate_args=validate_args)
+        square: Any = D.PowerTransform(torch.tensor(2.0, dtype=torch.float64))
+        super().__init__(root, [square], validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> HalfNormalRoot:
         return HalfNormalRoot(self.scale.expand(batch_shape), validate_args=False)
@@ -139,7 +141,8 @@ def _attached(model: StateSpaceModel[Any]) -> dict[str, Any]:
     for name, key in (("initial_prior", "initial_probs"), ("transition_prior", "transition_matrix")):
         concentration = vars(model).get(name)
         if concentration is not None:
-            found[key] = D.Dirichlet(concentration)
+            ties = None if key == "initial_probs" else vars(model)["tied_rows"]
+            found[key] = D.Dirichlet(mean_of_groups(concentration, ties))
     emission = model._modules.get("emission")
     prior = None if emission is None else vars(emission).get("prior")
     if isinstance(prior, (conjugate.NormalInverseWishart, conjugate.NormalInverseGamma)):
@@ -169,7 +172,8 @@ def without_priors(model: StateSpaceModel[Any]) -> None:
 def as_distribution_of_torch(prior: Any, shape: tuple[int, ...]) -> Any:
     """Priors of `probseq.priors` as distributions of torch; those as they are."""
     if isinstance(prior, matrix_priors.Normal):
-        return D.Normal(*(torch.as_tensor(x, dtype=torch.float64) for x in (prior.mean, prior.standard_deviation)))
+        mean, deviation = (torch.as_tensor(x, dtype=torch.float64) for x in (prior.mean, prior.standard_deviation))
+        return D.Normal(mean, deviation)
     if isinstance(prior, matrix_priors.InverseWishart):
         scale = torch.as_tensor(prior.scale, dtype=torch.float64)
         d = shape[-1] if shape else 1
@@ -179,7 +183,7 @@ def as_distribution_of_torch(prior: Any, shape: tuple[int, ...]) -> Any:
     if isinstance(prior, conjugate.Beta):
         return D.Beta(prior.ones, prior.zeros)
     if isinstance(prior, conjugate.Gamma):
-        return D.Gamma(prior.shape, prior.rate)
+        return D.Gamma(prior.shape, rate=prior.rate)
     return prior
 
 
@@ -272,9 +276,15 @@ def _of_covariance(block: Block, leaf: str, unit: Unit) -> D.Distribution:
     return D.InverseGamma(torch.ones_like(scale), scale.square() / 100) if unit.conjugate else HalfNormalRoot(scale)
 
 
+def _over_last(values: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Numbers by coordinate of the data where the last axis runs over these, else their mean."""
+    return values if shape and shape[-1] == len(values) else values.mean()
+
+
 def _of_positive(block: Block, leaf: str, unit: Unit) -> D.Distribution:
     if leaf == "rates" and block.name.startswith("emission"):
-        return D.Gamma(torch.ones_like(unit.centre), 1 / unit.centre.clamp(min=1e-6))
+        rate = 1 / _over_last(unit.centre, block.template.shape).clamp(min=1e-6)
+        return D.Gamma(torch.ones_like(rate), rate=rate)
     start = torch.where(torch.isfinite(block.template), block.template, 0.0)
     return D.LogNormal(start, torch.full_like(start, 2.0))
 
@@ -282,11 +292,12 @@ def _of_positive(block: Block, leaf: str, unit: Unit) -> D.Distribution:
 def _of_real(block: Block, leaf: str, unit: Unit) -> D.Distribution:
     zero, one = torch.zeros((), dtype=torch.float64), torch.ones((), dtype=torch.float64)
     if leaf in ("means", "emission_offset", "locations"):
-        return D.Normal(unit.centre, 2 * unit.scale)
+        centre, scale = (_over_last(part, block.template.shape) for part in (unit.centre, unit.scale))
+        return D.Normal(centre, 2 * scale)
     if leaf == "initial_mean":
         return D.Normal(zero, 10 * unit.level * unit.state * one)
     if leaf == "transition_offset":
         return D.Normal(zero, 2 * unit.state_size * one)
     if leaf in ("emission_matrix", "emission_input_matrix"):
-        return D.Normal(zero, unit.scale.unsqueeze(-1).expand(block.template.shape))
+        return D.Normal(zero, _over_last(unit.scale, block.template.shape[:-1]).unsqueeze(-1))
     return D.Normal(zero, one)

@@ -37,7 +37,10 @@ def relabelled(posterior: Posterior, potential: Potential) -> Posterior:
     k = n_states_of(posterior.model)
     if k < 2 or not exchangeable(potential, posterior):
         return posterior
-    orders = stephens(state_probabilities(posterior), int(np.argmax(posterior.stats["lp" if "lp" in posterior.stats else "log_likelihood"])))
+    orders = stephens(
+        state_probabilities(posterior),
+        int(np.argmax(posterior.stats["lp" if "lp" in posterior.stats else "log_likelihood"])),
+    )
     return renamed(posterior, orders)
 
 
@@ -133,7 +136,9 @@ def stephens(probs: Array, reference: int) -> Array:
     floor = np.finfo(float).tiny
     target, orders = probs[reference], np.tile(np.arange(probs.shape[-1]), (len(probs), 1))
     for _ in range(MOST_ROUNDS):
-        score = np.einsum("stj,tk->sjk", probs, np.log(target + floor))  # the entropy of p_s does not depend on the order
+        score = np.einsum(
+            "stj,tk->sjk", probs, np.log(target + floor)
+        )  # the entropy of p_s does not depend on the order
         new = np.stack([_columns(*linear_sum_assignment(one, maximize=True)) for one in score])
         settled, orders = bool((new == orders).all()), new
         target = np.take_along_axis(probs, orders[:, None, :], -1).mean(0)

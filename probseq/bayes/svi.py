@@ -81,7 +81,9 @@ def svi(
     posterior = Posterior(
         potential.model, sequences, draws_of(potential, theta), {"lp": log_p[None]}, method=f"SVI ({guide})",
         seconds=time.perf_counter() - start, pareto_k=k,
-        again=partial(_again, given, priors=priors, fixed=fixed, guide=guide, n_steps=n_steps, n_samples=n_samples, seed=seed),
+        again=partial(
+            _again, given, priors=priors, fixed=fixed, guide=guide, n_steps=n_steps, n_samples=n_samples, seed=seed,
+        ),
     )  # fmt: skip
     if k > UNRELIABLE:
         warnings.warn(

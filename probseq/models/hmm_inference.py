@@ -72,7 +72,7 @@ def derived(model: HMM, sequences: Sequences) -> Tensor | None:
 def value_and_gradient(
     model: HMM, sequences: Sequences, parameters: list[nn.Parameter]
 ) -> tuple[Tensor, tuple[Tensor | None, ...]] | None:
-    """log p(y) and its gradient in one call of the kernels, where nothing but stored numbers enters and no prior does."""
+    """log p(y) and its gradient in one call of the kernels; None where more enters than stored numbers, or a prior."""
     emission = model.emission
     priors = (model.initial_prior, model.transition_prior, emission.prior)
     if any(prior is not None for prior in priors) or model.initial != "free" or model.tied_rows is not None:

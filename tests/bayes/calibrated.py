@@ -72,14 +72,22 @@ CASES: dict[str, tuple[Any, Any, Any]] = {
 }
 
 
-def infer(case: str, sampler: str) -> Callable[..., ps.bayes.Posterior]:
+def infer(case: str, sampler: str, thin: int | None = None) -> Callable[..., ps.bayes.Posterior]:
     """The sampler on a model that starts at values which do not know the truth."""
-    (make, _, priors), thin = CASES[case], THIN[case, sampler]
+    make, _, priors = CASES[case]
+    thin = THIN[case, sampler] if thin is None else thin
 
     def run(_: Any, y: Tensor, seed: int) -> ps.bayes.Posterior:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
-            common = {"priors": priors, "fixed": FIXED[case], "n_chains": 1, "seed": seed, "n_jobs": 1, "relabel": False}
+            common = {
+                "priors": priors,
+                "fixed": FIXED[case],
+                "n_chains": 1,
+                "seed": seed,
+                "n_jobs": 1,
+                "relabel": False,
+            }
             if sampler == "nuts":
                 posterior = ps.bayes.nuts(make(), y, n_samples=N_RANKS * thin, n_warmup=100, **common)
             else:
@@ -89,9 +97,11 @@ def infer(case: str, sampler: str) -> Callable[..., ps.bayes.Posterior]:
     return run
 
 
-def ranks(case: str, sampler: str, n_data: int, seed: int = 0, progress: Any = lambda _: None) -> dict[str, np.ndarray]:
+def ranks(
+    case: str, sampler: str, n_data: int, seed: int = 0, progress: Any = lambda _: None, thin: int | None = None
+) -> dict[str, np.ndarray]:
     make, draw, _ = CASES[case]
     return simulated_ranks(
-        make(), draw, infer(case, sampler), length=LENGTHS[case], n_data=n_data, n_ranks=N_RANKS, seed=seed,
+        make(), draw, infer(case, sampler, thin), length=LENGTHS[case], n_data=n_data, n_ranks=N_RANKS, seed=seed,
         progress=progress,
     )  # fmt: skip
