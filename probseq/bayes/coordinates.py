@@ -18,8 +18,8 @@ A `Block` is one parameter. What it is a density over ("x") are the numbers that
 
 with i = 1 .. n. Structural zeros, held entries and parameters that are not learned are no coordinates. Logits are
 stored with one number too many; the basis of the centred ones is orthonormal (isometric log-ratios: Egozcue et al.
-2003, Mathematical Geology 35). The factor's determinant: Muirhead, Aspects of Multivariate Statistical Theory (1982), thm
-2.1.9. That of the partial correlations: Jones (1987), Applied Statistics 36, p. 38.
+2003, Mathematical Geology 35). The factor's determinant: Muirhead, Aspects of Multivariate Statistical Theory (1982),
+thm 2.1.9. That of the partial correlations: Jones (1987), Applied Statistics 36, p. 38.
 """
 
 from __future__ import annotations

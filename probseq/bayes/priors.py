@@ -123,16 +123,26 @@ def priors_of(
     With `conjugate` single variances have inverse gamma priors where none is given.
     """
     chosen = {**_attached(model), **dict(given or {})}
-    unknown = sorted(set(chosen) - {block.name for block in blocks})
-    if unknown and given and unknown[0] in given:
-        free = ", ".join(block.name for block in blocks)
-        raise ValueError(f"priors must name parameters that are free ({free}), got {unknown[0]!r}")
+    _refuse_unknown(model, blocks, dict(given or {}))
     unit = Unit(model, data, conjugate)
     found: Priors = {}
     for block in blocks:
         prior = chosen[block.name] if block.name in chosen else default(block, unit)
         found[block.name] = _fitted(block, prior)
     return found
+
+
+def _refuse_unknown(model: StateSpaceModel[Any], blocks: list[Block], given: dict[str, Any]) -> None:
+    """ValueError for a name that is no parameter, or a held one; one without freedom (a row of one) needs no prior."""
+    names = {block.name for block in blocks}
+    learned = {name for name, raw in _stored(model).items() if raw.requires_grad}
+    wrong = sorted(set(given) - names - learned)
+    if wrong:
+        raise ValueError(f"priors must name parameters that are free ({', '.join(sorted(names))}), got {wrong[0]!r}")
+
+
+def _stored(model: StateSpaceModel[Any]) -> dict[str, Tensor]:
+    return {name.replace("raw_", ""): raw for name, raw in model.named_parameters()}
 
 
 def _attached(model: StateSpaceModel[Any]) -> dict[str, Any]:

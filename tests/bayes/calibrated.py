@@ -15,7 +15,7 @@ import probseq as ps
 from probseq.bayes.calibration import simulated_ranks
 from probseq.errors import ConvergenceWarning
 
-N_RANKS = 63
+N_RANKS = 31
 #: draws between those whose rank is taken, so that these are as good as independent
 THIN = {("level", "nuts"): 3, ("states", "nuts"): 2, ("level", "gibbs"): 15, ("states", "gibbs"): 8}
 

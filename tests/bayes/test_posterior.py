@@ -46,7 +46,7 @@ def around(model: ps.StateSpaceModel, y: Tensor, n: int = 6, spread: float = 0.1
 
 @pytest.mark.parametrize("model", [nile_level(), gaussian_hmm()], ids=["LDS", "HMM"])
 def test_forecasts_are_mixtures_over_the_draws(model):
-    y = torch.as_tensor(ps.datasets.nile().to_numpy()[:30])
+    y = torch.tensor(ps.datasets.nile().to_numpy()[:30])
     y = y if isinstance(model, ps.LDS) else model.sample(30, seed=0)
     posterior = around(model, y)
     forecast = posterior.predict(4, n_draws=None, n_paths=3, seed=0)
@@ -67,7 +67,7 @@ def test_forecasts_are_mixtures_over_the_draws(model):
 
 
 def test_forecasts_carry_the_uncertainty_of_parameters():
-    y = torch.as_tensor(ps.datasets.nile().to_numpy())
+    y = torch.tensor(ps.datasets.nile().to_numpy())
     model = nile_level()
     plain = model.forecast(y, 10)
     wide = around(model, y, n=40, spread=0.8).predict(10, n_draws=None, seed=0)
@@ -75,7 +75,7 @@ def test_forecasts_carry_the_uncertainty_of_parameters():
 
 
 def test_states_are_averages_over_the_draws():
-    y = torch.as_tensor(ps.datasets.nile().to_numpy())
+    y = torch.tensor(ps.datasets.nile().to_numpy())
     posterior = around(nile_level(), y)
     belief, means, squares = posterior.states(None), [], []
     for one in posterior.models():
@@ -95,7 +95,7 @@ def test_states_are_averages_over_the_draws():
 
 
 def test_arviz_gets_everything():
-    y = torch.as_tensor(ps.datasets.nile().to_numpy())
+    y = torch.tensor(ps.datasets.nile().to_numpy())
     posterior = around(nile_level(), y, n=20)
     data = posterior.to_arviz(log_likelihood=True)
     assert set(data.groups()) == {"posterior", "sample_stats", "observed_data", "log_likelihood"}
