@@ -1,11 +1,10 @@
-"""Bayesian sampling against Pyro's own: `python -m benchmarks.bench_bayes [--quick] [--rows 200,2000]`.
+"""Bayesian sampling against Pyro's own: `python -m benchmarks.bench_bayes [--draws 300] [--warmup 200]`.
 
-Both sides run Pyro's no-U-turn sampler with the same priors, warm-up, diagonal mass matrix, tree depth and start. What
+Both sides run Pyro's no-U-turn sampler with the same priors, warm-up, adapted diagonal mass matrix and tree depth. What
 differs is what a step asks: Pyro's model with `GaussianHMM` or `DiscreteHMM` (parallel-in-time scans, autograd), or
 ours with the compiled adjoint. The log joint densities are asserted equal first. The figure is the smallest bulk
-effective sample size over all
-parameters, per second of warm-up and sampling together; ours includes finding the mode and Laplace's unit that it
-starts from.
+effective sample size over all parameters, per second of warm-up and sampling together; ours includes finding the mode
+and Laplace's approximation, in whose coordinates it samples.
 """
 
 from __future__ import annotations
@@ -152,7 +151,7 @@ class Case:
             tilted = self.point["rows"] * torch.linspace(1.0, 1.3, K, dtype=torch.float64)
             moved["rows"] = tilted / tilted.sum(-1, keepdim=True)
         for point in (self.point, moved):
-            np.testing.assert_allclose(self.joint_of_ours(point), self.joint_of_pyro(point), rtol=1e-8)
+            np.testing.assert_allclose(self.joint_of_ours(point), self.joint_of_pyro(point), rtol=1e-7)  # its scan
 
     def run_ours(self, n_samples: int, n_warmup: int, seed: int) -> tuple[Draws, float]:
         start = time.perf_counter()
@@ -204,15 +203,16 @@ def everything(lengths: list[int], n_samples: int, n_warmup: int) -> None:
     print("| model | T | probseq, effective draws a second | | Pyro | | times faster |\n|---|---|---|---|---|---|---|")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        for name in ("local linear trend", f"hidden Markov model, {K} states"):
-            for length in lengths:
+        for length in lengths:
+            for name in ("local linear trend", f"hidden Markov model, {K} states"):
                 print(row(name, length, n_samples, n_warmup), flush=True)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer draws")
+    parser.add_argument("--draws", type=int, default=300)
+    parser.add_argument("--warmup", type=int, default=200)
     parser.add_argument("--rows", default="200,2000", help="lengths")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    everything([int(length) for length in options.rows.split(",")], *((100, 100) if options.quick else (300, 200)))
+    everything([int(length) for length in options.rows.split(",")], options.draws, options.warmup)

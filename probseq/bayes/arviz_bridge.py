@@ -17,15 +17,14 @@ if TYPE_CHECKING:
 @contextmanager
 def quietly() -> Generator[None]:
     """Constant entries and single chains have no R-hat; ArviZ divides by zero, or logs, to say so."""
-    log = logging.getLogger("arviz")
-    level = log.level
+    disabled = logging.root.manager.disable
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
-        log.setLevel(logging.ERROR)
+        logging.disable(logging.WARNING)
         try:
             yield
         finally:
-            log.setLevel(level)
+            logging.disable(disabled)
 
 
 def arviz() -> Any:

@@ -85,27 +85,32 @@ def ecdf_band(n: int, n_ranks: int, level: float = 0.95) -> tuple[Array, Array]:
     from scipy.stats import binom
 
     at = np.arange(1, n_ranks + 1) / (n_ranks + 1)
+    moves = _moves(n, at)
     low, high = 0.0, 1.0 - level  # the edges' own tail probability: no larger than for a single point
-    for _ in range(40):
+    for _ in range(30):
         middle = (low + high) / 2
         edges = binom.ppf(middle / 2, n, at), binom.ppf(1 - middle / 2, n, at)
-        low, high = (middle, high) if _inside(n, at, *edges) >= level else (low, middle)
+        low, high = (middle, high) if _inside(moves, *edges) >= level else (low, middle)
     return binom.ppf(low / 2, n, at).astype(int), binom.ppf(1 - low / 2, n, at).astype(int)
 
 
-def _inside(n: int, at: Array, low: Array, high: Array) -> float:
-    """P(low_i <= #{u < at_i} <= high_i for all i) of n uniform numbers, by the chain of counts."""
+def _moves(n: int, at: Array) -> list[Array]:
+    """p(#{u < at_i} = b given #{u < at_{i-1}} = a), (n + 1, n + 1), for every i."""
     from scipy.stats import binom
 
     counts = np.arange(n + 1)
-    mass, before = (counts == 0).astype(float), 0.0
-    for edge, least, most in zip(at, low, high, strict=True):
-        share = (edge - before) / (1 - before)
-        came = counts[None] - counts[:, None]
-        moves = binom.pmf(came, (n - counts)[:, None], share)
-        mass = mass @ np.where(came >= 0, moves, 0.0)
+    left, came = (n - counts)[:, None], counts[None] - counts[:, None]
+    shares = np.diff(at, prepend=0.0) / (1 - np.concatenate([[0.0], at[:-1]]))
+    return [np.where(came >= 0, binom.pmf(came, left, share), 0.0) for share in shares]
+
+
+def _inside(moves: list[Array], low: Array, high: Array) -> float:
+    """P(low_i <= #{u < at_i} <= high_i for all i), by the chain of counts."""
+    counts = np.arange(len(moves[0]))
+    mass = (counts == 0).astype(float)
+    for move, least, most in zip(moves, low, high, strict=True):
+        mass = mass @ move
         mass = np.where((counts >= least) & (counts <= most), mass, 0.0)
-        before = edge
     return float(mass.sum())
 
 

@@ -1,6 +1,6 @@
 """The no-U-turn sampler on any model whose log_prob has a gradient.
 
-    theta = mode + spread * eta                   # Laplace's approximation gives place and unit
+    theta = mode + root eta                       # Laplace's approximation: eta is nearly standard normal
     eta_1, eta_2, ... ~ NUTS(-log p(theta, y))    # Pyro's kernel on our potential: no trace, no tape of the likelihood
 
 Parameters are drawn in the unconstrained coordinates of `probseq.bayes.coordinates`; priors are densities of the public
@@ -70,14 +70,17 @@ class LogDensity(torch.autograd.Function):
 
 
 class Rescaled:
-    """The posterior in units of its own, theta = centre + unit * eta."""
+    """The posterior in coordinates of its own, theta = centre + unit eta; eta (size,) or (draws, size)."""
 
     def __init__(self, potential: Potential, centre: Array, unit: Array) -> None:
         self.potential, self.centre, self.unit = potential, centre, unit
 
+    def theta(self, eta: Array) -> Array:
+        return self.centre + eta @ self.unit  # it is symmetric
+
     def energy(self, eta: Array) -> tuple[float, Tensor]:
-        value, slope = self.potential(self.centre + self.unit * eta)
-        return -value, torch.from_numpy(-slope * self.unit)
+        value, slope = self.potential(self.theta(eta))
+        return -value, torch.from_numpy(self.unit @ -slope)
 
 
 def run_chain(target: Rescaled, start: Array, settings: Settings, seed: int) -> Chain:
@@ -116,7 +119,7 @@ def run_chain(target: Rescaled, start: Array, settings: Settings, seed: int) -> 
     eta, values, steps = zip(*kept, strict=True)
     warm = clock[-1] if len(clock) > 1 else clock[0]
     return Chain(
-        theta=target.centre + target.unit * np.array(eta),
+        theta=target.theta(np.array(eta)),
         log_density=np.array(values),
         n_steps=np.array(steps),
         diverging=np.isin(np.arange(len(kept)), list(diverging)),
@@ -135,7 +138,7 @@ def _start(potential: Potential, centre: Array, unit: Array, seed: int) -> Array
     """Where a chain starts in eta: drawn from Laplace's approximation, nearer to the mode where that has no density."""
     draw = np.random.default_rng(seed).standard_normal(len(centre))
     for _ in range(20):
-        if np.isfinite(potential(centre + unit * draw)[0]):
+        if np.isfinite(potential(centre + unit @ draw)[0]):
             return draw
         draw = draw / 2
     return np.zeros_like(centre)

@@ -121,21 +121,15 @@ class Posterior:
         families without exact forecasts use the same paths for theirs.
         """
         places = self._places(n_draws)
-        forecasts = [
-            self._at(place).forecast(self.sequences, steps, future_u=future_u, n_samples=n_paths, seed=own)
+        forecasts = [  # each with a model of its own: distributions may share its memory, and samples are drawn later
+            copy.deepcopy(self._at(place)).forecast(
+                self.sequences, steps, future_u=future_u, n_samples=n_paths, seed=own
+            )
             for place, own in zip(places, spawn(fresh_seed(seed), len(places)), strict=True)
         ]
         parts = [forecast.distribution for forecast in forecasts]
         mixture = mixture_of_paths(stacked(parts, len(parts[0].batch_shape)))
-
-        def draw() -> Tensor:
-            paths: list[Tensor] = []
-            for place, forecast in zip(places, forecasts, strict=True):
-                self._at(place)  # a forecast draws with its model as it then is
-                paths.append(forecast.samples)
-            return torch.cat(paths)
-
-        return Forecast(mixture, draw, self.sequences)
+        return Forecast(mixture, lambda: torch.cat([one.samples for one in forecasts]), self.sequences)
 
     @torch.no_grad()
     def states(self, n_draws: int | None = 200) -> Any:

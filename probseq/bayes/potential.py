@@ -131,9 +131,12 @@ class Potential:
         return found.x if self(found.x)[0] >= first else start
 
     def spread(self, theta: Array) -> Array:
-        """Standard deviations of Laplace's approximation around a mode; rough where that has none, (size,)."""
+        """A root of Laplace's covariance around a mode, (size, size); of large problems a tenth of the identity.
+
+        Where the density does not curve as at a mode, curvatures count by their size.
+        """
         if self.size > MOST_CURVED:
-            return np.full(self.size, 0.1)
+            return 0.1 * np.eye(self.size)
         columns: list[Array] = []
         for i in range(self.size):
             step = np.zeros(self.size)
@@ -142,8 +145,7 @@ class Potential:
         information = np.array(columns)
         values, vectors = np.linalg.eigh((information + information.T) / 2)
         least = 1e-6 * max(float(np.abs(values).max()), 1e-300)
-        variance = (vectors**2) @ (1 / np.maximum(np.abs(values), least))
-        return np.sqrt(variance)
+        return vectors / np.sqrt(np.maximum(np.abs(values), least)) @ vectors.T
 
 
 def _pulled(part: Tensor, value: Tensor, raw: Tensor, gradient: Tensor | None) -> Array:

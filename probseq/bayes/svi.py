@@ -1,11 +1,11 @@
 """Variational inference: the nearest member of a family of densities, for models too large or too slow to sample.
 
-    theta = mode + spread * eta,    eta ~ q
+    theta = mode + root eta,    eta ~ q                 # root of Laplace's covariance
     q climbs  E_q[log p(theta, y) - log q(eta)],  the evidence lower bound, by Adam on draws of q
 
 | guide      | q                                                                        |
 |------------|--------------------------------------------------------------------------|
-| "normal"   | independent normal coordinates                                           |
+| "normal"   | independent normal eta                                                   |
 | "low_rank" | a normal of covariance diagonal + low rank (rank about sqrt(size))       |
 | "flow"     | a normal through two affine autoregressive maps                          |
 
@@ -76,7 +76,7 @@ def svi(
         target = Rescaled(potential, centre, potential.spread(centre))
         eta, log_q = _fitted(target, guide, n_steps, n_samples, learning_rate, n_particles)
         log_p = np.array([-target.energy(one)[0] for one in eta])
-    theta = (target.centre + target.unit * eta)[None]
+    theta = target.theta(eta)[None]
     k = bridge.psis(np.where(np.isfinite(log_p), log_p - log_q, -1e300))[1]
     posterior = Posterior(
         potential.model, sequences, draws_of(potential, theta), {"lp": log_p[None]}, method=f"SVI ({guide})",

@@ -72,7 +72,9 @@ CASES: dict[str, tuple[Any, Any, Any]] = {
 }
 
 
-def infer(case: str, sampler: str, thin: int | None = None) -> Callable[..., ps.bayes.Posterior]:
+def infer(
+    case: str, sampler: str, thin: int | None = None, n_ranks: int = N_RANKS
+) -> Callable[..., ps.bayes.Posterior]:
     """The sampler on a model that starts at values which do not know the truth."""
     make, _, priors = CASES[case]
     thin = THIN[case, sampler] if thin is None else thin
@@ -89,19 +91,24 @@ def infer(case: str, sampler: str, thin: int | None = None) -> Callable[..., ps.
                 "relabel": False,
             }
             if sampler == "nuts":
-                posterior = ps.bayes.nuts(make(), y, n_samples=N_RANKS * thin, n_warmup=100, **common)
+                posterior = ps.bayes.nuts(make(), y, n_samples=n_ranks * thin, n_warmup=100, **common)
             else:
-                posterior = ps.bayes.gibbs(make(), y, n_samples=N_RANKS, n_warmup=100, thin=thin, **common)
+                posterior = ps.bayes.gibbs(make(), y, n_samples=n_ranks, n_warmup=100, thin=thin, **common)
         return ps.bayes.ordered(posterior, "emission.means") if case == "states" else posterior
 
     return run
 
 
 def ranks(
-    case: str, sampler: str, n_data: int, seed: int = 0, progress: Any = lambda _: None, thin: int | None = None
+    case: str,
+    sampler: str,
+    n_data: int,
+    seed: int = 0,
+    progress: Any = lambda _: None,
+    thin: int | None = None,
+    n_ranks: int = N_RANKS,
 ) -> dict[str, np.ndarray]:
     make, draw, _ = CASES[case]
-    return simulated_ranks(
-        make(), draw, infer(case, sampler, thin), length=LENGTHS[case], n_data=n_data, n_ranks=N_RANKS, seed=seed,
-        progress=progress,
-    )  # fmt: skip
+    sampler_of = infer(case, sampler, thin, n_ranks)
+    sizes = {"length": LENGTHS[case], "n_data": n_data, "n_ranks": n_ranks}
+    return simulated_ranks(make(), draw, sampler_of, seed=seed, progress=progress, **sizes)
