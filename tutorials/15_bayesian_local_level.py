@@ -74,7 +74,8 @@ truth = torch.tensor(later.to_numpy())[:, None]
 scores = {name: float(f.distribution.log_prob(truth).mean()) for name, f in (("posterior", bayes), ("fit", plug_in))}
 for name, score in scores.items():
     print(f"{name:10s} {score:.3f} nats a year over the twenty years that came")
-print(f"fitted variances: level {float(fitted.transition_cov):.0f}, noise {float(fitted.emission_cov):.0f}")
+level_var, noise_var = float(fitted.transition_cov.detach()), float(fitted.emission_cov.detach())
+print(f"fitted variances: level {level_var:.0f}, noise {noise_var:.0f}")
 
 # %% [markdown]
 # ## The same by Gibbs sampling
@@ -97,7 +98,7 @@ for name in priors:
 fig, (left, middle, right) = plt.subplots(1, 3, figsize=(15, 4.2), layout="constrained", width_ratios=[1, 1, 1.5])
 roots = {name: values.flatten().sqrt() for name, values in posterior.draws.items()}
 left.plot(roots["transition_cov"], roots["emission_cov"], ".", ms=3, alpha=0.4, color="tab:blue")
-left.plot(float(fitted.transition_cov) ** 0.5, float(fitted.emission_cov) ** 0.5, "x", ms=10, mew=3, color="tab:red")
+left.plot(level_var**0.5, noise_var**0.5, "x", ms=10, mew=3, color="tab:red")
 left.set(xlabel="sd of the level's step", ylabel="sd of the noise", title="Posterior draws, and the fit (cross)")
 grid = np.linspace(0.0, 2 * scale, 200)[1:]
 prior_density = 2 * np.exp(-0.5 * (grid / (scale / 2)) ** 2) / (scale / 2 * np.sqrt(2 * np.pi))
