@@ -66,12 +66,13 @@ def agrees(posterior: ps.bayes.Posterior, grid: dict[str, tuple[float, float]], 
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::probseq.errors.ConvergenceWarning")
 def test_nuts_gibbs_guides_and_a_grid_agree_on_the_nile():
     grid, y = grid_posterior(), ps.datasets.nile()
     common = {"priors": PRIORS, "fixed": FIXED, "seed": 0}
-    agrees(ps.bayes.nuts(nile_level(), y, n_samples=1500, n_warmup=500, n_jobs=1, **common), grid)
-    agrees(ps.bayes.gibbs(nile_level(), y, n_samples=2000, n_warmup=500, thin=10, n_jobs=1, **common), grid)
-    agrees(ps.bayes.svi(nile_level(), y, guide="flow", **common), grid, widest=10.0)
+    agrees(ps.bayes.nuts(nile_level(), y, n_samples=800, n_warmup=300, n_jobs=1, **common), grid)
+    agrees(ps.bayes.gibbs(nile_level(), y, n_samples=1000, n_warmup=200, thin=8, n_jobs=1, **common), grid)
+    agrees(ps.bayes.svi(nile_level(), y, guide="flow", n_steps=800, n_particles=2, **common), grid, widest=10.0)
 
 
 @pytest.fixture(scope="module")
