@@ -61,8 +61,8 @@ print(posterior.summary())
 # ## Forecasts
 #
 # `posterior.predict` averages the forecasts of the draws. The fitted model's own forecast has one pair of variances.
-# Just after these thirty years the level fell by a quarter. The posterior holds it possible that the level does not move
-# at all, and pays for that here; the fit, sure of a moving level, was lucky. A normal without a level pays most.
+# Just after these thirty years the level fell by a quarter. The posterior holds it possible that the level stays
+# where it is, and pays for that here; the fit, sure of a moving level, was lucky. A normal without a level pays most.
 
 # %%
 fitted = ps.LDS(
