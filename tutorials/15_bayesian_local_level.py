@@ -94,7 +94,7 @@ by_gibbs = ps.bayes.gibbs(
     model, known, priors=same, fixed=held, seed=0, n_jobs=1, n_samples=sizes["n_samples"],
     thin=1 if options.smoke else 5,
 )  # fmt: skip
-by_nuts = ps.bayes.nuts(model, known, priors=same, fixed=held, seed=1, n_jobs=1, **sizes)
+by_nuts = ps.bayes.nuts(model, known, priors=same, fixed=held, seed=1, n_jobs=1, target_accept=0.95, **sizes)
 for name in priors:
     print(f"{name:15s} mean {float(by_gibbs.mean(name)):7.0f} by Gibbs, {float(by_nuts.mean(name)):7.0f} by NUTS")
 
