@@ -84,8 +84,8 @@ with torch.no_grad():
 # %% [markdown]
 # ## Alone
 #
-# The trivial alternative fits every series on its own. Forty steps are few: some fits find no drift at all, others far
-# too much.
+# The trivial alternative fits every series on its own. Forty steps are few: some fits find far too little drift,
+# others too much.
 
 # %%
 held = {"transition_matrix", "emission_matrix", "initial_mean", "initial_cov"}
@@ -114,7 +114,7 @@ axes.plot(places, roots["together"][order], "o", color="tab:blue", label="togeth
 axes.plot(places, roots["alone"][order], "x", color="tab:red", ms=9, mew=2, label="alone: fit")
 axes.plot(places, truth.sqrt()[order], "_", color="black", ms=22, mew=2, label="truth")
 axes.set(xlabel="series, by true size", ylabel="sd of the level's step", title="What neighbours are worth")
-axes.legend(frameon=False)
+axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=4)
 figure.savefig(options.output, dpi=50 if options.smoke else 110)
 
 # %%
