@@ -23,14 +23,26 @@ from typing import Any
 
 import torch
 from pyro.distributions import TorchDistribution
+from pyro.ops.integrator import register_exception_handler
 from torch import Tensor
 from torch.distributions import constraints
 
 from probseq.base import StateSpaceModel
 from probseq.checks import whole_number
+from probseq.errors import SingularInnovation, StateOverflow
 from probseq.models.linear_gaussian import LinearGaussianModel
 from probseq.parameters import overriding, psd_factor
 from probseq.sequences import future_inputs
+
+
+def _without_density(error: Exception) -> bool:
+    """Whether a sampler met parameters that admit no density; Pyro hands on such errors as the cause of its own."""
+    kinds = (StateOverflow, SingularInnovation)
+    return isinstance(error, kinds) or isinstance(error.__cause__, kinds)
+
+
+# a step of Pyro's samplers into such parameters is then a divergence, not the end
+register_exception_handler("probseq", _without_density, warn_on_overwrite=False)
 
 
 def as_distribution(

@@ -33,7 +33,7 @@ from typing import Any, ClassVar, Literal, Self, cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from probseq import dirichlet
@@ -45,7 +45,7 @@ from probseq.emissions.autoregressive import Autoregressive
 from probseq.emissions.base import Emission, Says, shared_inputs
 from probseq.models import hmm_learning as learning
 from probseq.models.ancestral import draw_rows
-from probseq.models.hmm_inference import derived, path_log_prob, stored_of
+from probseq.models.hmm_inference import derived, path_log_prob, stored_of, value_and_gradient
 from probseq.models.hmmlearn_bridge import arguments_from, to_hmmlearn
 from probseq.models.states import count_states, refuse_impossible
 from probseq.models.windows import rising_step, windows_of
@@ -225,6 +225,12 @@ class HMM(LatentStateModel[Categorical]):
         stored = stored_of(self, sequences)
         result = derived(self, sequences) if stored is None else compiled.log_prob(stored)
         return hmm.log_prob(*self._arguments(sequences)) if result is None else result
+
+    def _value_and_gradient(
+        self, sequences: Sequences, parameters: list[nn.Parameter]
+    ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+        found = value_and_gradient(self, sequences, parameters)
+        return super()._value_and_gradient(sequences, parameters) if found is None else found
 
     def _windows(self, sequences: Sequences, initial: Categorical | None = None) -> Tensor | None:
         """The rows that an AR-HMM reads at every step, and after the last, (B, T + 1, order, D)."""

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from probseq.ops import hmm
 from probseq.ops import hmm_stored as compiled
@@ -66,6 +67,32 @@ def derived(model: HMM, sequences: Sequences) -> Tensor | None:
         return hmm.log_prob(*model._arguments(sequences, table=None if compact else leaves[2]))
 
     return compiled.differentiable(stored, leaves, pull, otherwise)
+
+
+def value_and_gradient(
+    model: HMM, sequences: Sequences, parameters: list[nn.Parameter]
+) -> tuple[Tensor, tuple[Tensor | None, ...]] | None:
+    """log p(y) and its gradient in one call of the kernels; None where more enters than stored numbers, or a prior."""
+    emission = model.emission
+    priors = (model.initial_prior, model.transition_prior, emission.prior)
+    if any(prior is not None for prior in priors) or model.initial != "free" or model.tied_rows is not None:
+        return None
+    if not (is_plain(model, sequences) and sequences.complete) or sequences.values.requires_grad:
+        return None
+    chain = model.stored("initial_probs", "transition_matrix", watched=True)
+    compact = emission.compact(watched=True)
+    if chain is None or compact is None:
+        return None
+    stored = compiled.Stored(chain[0], chain[1], compact, array_of(sequences.values), array_of(sequences.lengths))
+    found = compiled.expectations(stored, np.ones(len(sequences.lengths)))
+    if found is None:
+        return None
+    pulled = (*compiled.pull_chain(stored, found), *emission.pull_sums(found.sums))
+    leaves = [model._parameters["raw_initial_probs"], model._parameters["raw_transition_matrix"]]
+    by_parameter = dict(zip(map(id, [*leaves, *emission._parameters.values()]), pulled, strict=True))
+    gradients = (by_parameter.get(id(one)) for one in parameters)
+    own = tuple(None if array is None else torch.from_numpy(array) for array in gradients)
+    return torch.from_numpy(found.log_probs).sum(), own
 
 
 def path_log_prob(model: HMM, states: Tensor, sequences: Sequences) -> Tensor:

@@ -271,6 +271,13 @@ def differentiable(stored: Stored, leaves: list[Tensor], pull: Pull, otherwise: 
     return None if value is None else _LogProb.apply(_Question(stored, begun, pull, otherwise), value, *leaves)
 
 
+def pull_chain(stored: Stored, found: Expectations) -> tuple[Array, Array]:
+    """The gradient in the stored logits of start (K,) and transitions (K, K)."""
+    pulled = np.empty_like(stored.log_initial), np.empty_like(stored.log_transition)
+    simplex.pull_chain(found.first, found.xi, stored.log_initial, stored.log_transition, *pulled)
+    return pulled
+
+
 Pull = Callable[[Expectations], tuple[Array, ...]]
 
 
@@ -290,9 +297,7 @@ class _Question:
                 wanted = [leaf for leaf in leaves if leaf.requires_grad]
                 made = iter(torch.autograd.grad(self.otherwise(), wanted, gradient))
             return tuple(next(made) if leaf.requires_grad else torch.zeros_like(leaf) for leaf in leaves)
-        pulled = np.empty_like(self.stored.log_initial), np.empty_like(self.stored.log_transition)
-        simplex.pull_chain(found.first, found.xi, self.stored.log_initial, self.stored.log_transition, *pulled)
-        return tuple(map(torch.from_numpy, (*pulled, *self.pull(found))))
+        return tuple(map(torch.from_numpy, (*pull_chain(self.stored, found), *self.pull(found))))
 
 
 class _LogProb(torch.autograd.Function):

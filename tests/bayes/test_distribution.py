@@ -10,6 +10,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer import Trace_ELBO
+from pyro.ops.integrator import potential_grad
 from torch import Tensor
 
 import probseq as ps
@@ -163,6 +164,21 @@ def test_a_panel_inside_a_larger_program():
     guide = pyro.infer.autoguide.AutoNormal(program)
     assert torch.isfinite(torch.tensor(Trace_ELBO().loss_and_grads(program, guide, y)))
     pyro.clear_param_store()
+
+
+def test_samplers_turn_back_from_parameters_without_a_density():
+    """A step to infinite variance is a divergence to Pyro's integrator, with no slope."""
+    model = lds(n=1, m=1)
+    y = model.sample(8, seed=0)
+
+    def energy(at: dict[str, Tensor]) -> Tensor:
+        covs = at["log_var"].exp().reshape(1, 1)
+        return -as_distribution(model, 8, parameters={"transition_cov": covs}).log_prob(y)
+
+    place = {"log_var": torch.tensor([1e4], dtype=torch.float64)}
+    slopes, value = potential_grad(energy, place)
+    assert torch.isnan(value)
+    assert float(slopes["log_var"]) == 0
 
 
 def test_what_does_not_fit_is_refused():

@@ -490,3 +490,22 @@ def test_a_fit_in_threads_gives_the_same_digits(monkeypatch):
     finally:
         torch.set_num_threads(before)
     assert torch.equal(*means)
+
+
+@pytest.mark.parametrize("covariance", ["full", "tied", None])
+def test_value_and_gradient_at_once_are_those_of_autograd(covariance):
+    """Kernels alone, without a tape, for sequences that are seen whole."""
+    if covariance is None:
+        emission: Any = ps.emissions.Categorical(probs=[[0.2, 0.5, 0.3], [0.6, 0.3, 0.1]])
+    else:
+        covs = np.stack([[[2.0, 0.3], [0.3, 1.0]]] * 2)
+        emission = ps.emissions.Gaussian(means=[[0.0, 1.0], [2.0, -1.0]], covs=covs, covariance=covariance)
+    model = ps.HMM(initial_probs=[0.3, 0.7], transition_matrix=[[0.9, 0.1], [0.2, 0.8]], emission=emission)
+    sequences = model._door(model.sample(25, (3,), seed=0)).flat()
+    learned = [p for p in model.parameters() if p.numel()]
+    value, gradients = model._value_and_gradient(sequences, learned)
+    wanted = model._log_prob(sequences).sum()
+    expected = torch.autograd.grad(wanted, learned)
+    torch.testing.assert_close(value, wanted.detach(), rtol=1e-12, atol=0)
+    for own, other in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-10, atol=1e-12)
