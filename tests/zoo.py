@@ -62,6 +62,8 @@ class Row:
     diffuse_in_unit: int = 0
     #: another row's likelihood under a prior of its own: only the laws of learning and of files concern it
     prior_only: bool = False
+    #: exp log_prob sums to one over all data; an approximate evidence need not
+    normalised: bool = True
     #: log_prob has a gradient
     differentiable: bool = True
     #: the log-likelihood is one of the compiled ops: no second derivative, no forward mode
@@ -932,6 +934,14 @@ def switching_recurrent(seed: int) -> ps.SwitchingLDS:
     return switching(seed, 2, 2, 1, recurrent_weights=weights)
 
 
+def switching_counts(seed: int, k: int = 2, n: int = 2, m: int = 2, **options: Any) -> ps.SwitchingLDS:
+    """Counts; the log-rates move by about one."""
+    parts = switching_parts(seed, k, n, m)
+    del parts["emission_covs"]
+    parts |= {"emission_matrices": 0.4 * parts["emission_matrices"]}
+    return ps.SwitchingLDS(**parts, emission="poisson", **options)
+
+
 def components_rule(model: Any, belief: Any, y: Tensor, observed: Tensor) -> Any:
     """Every component by the textbook's update on the observed coordinates, then pairs of the same end together."""
     k, seen = model.n_regimes, observed.numpy()
@@ -986,6 +996,9 @@ SWITCHING_ROWS = [
     switching_row("gpb2", lambda s: switching(s, filtering="gpb2"), 2, fit_methods=()),
     switching_row("sensors", switching_sensors, 1),
     switching_row("recurrent", switching_recurrent, 1, missing_rule=None, fit_methods=()),
+    replace(
+        switching_row("poisson", switching_counts, 2, missing_rule=None, fit_methods=(), normalised=False), kind="count"
+    ),
     switching_row("one-regime", lambda s: switching(s, 1), 2, fit_methods=("gradient",)),
 ]
 

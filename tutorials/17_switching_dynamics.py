@@ -30,7 +30,7 @@ parser.add_argument("--output", default="switching_dynamics.png", help="where th
 parser.add_argument("--smoke", action="store_true", help="a short voyage and a few iterations, to see that it runs")
 options, _ = parser.parse_known_args()
 
-n_steps, n_iterations, n_samples = (150, 6, 3) if options.smoke else (1500, 200, 20)
+n_steps, n_iterations, n_samples = (40, 1, 2) if options.smoke else (1500, 200, 20)
 names = ["straight", "port", "starboard"]
 
 

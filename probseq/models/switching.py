@@ -24,6 +24,9 @@ The exact posterior has K^t Gaussians at step t. The belief is a `Mixture` of as
 |           | they move                      |                                                                      |
 | "gpb2"    | K^2: every pair moves          | collapsed to K; generalised pseudo-Bayes of order 2 (Bar-Shalom 1978)|
 
+With `emission="poisson"` the observations are counts, y_t ~ Poisson(exp(C_k z_t + d_k)) coordinate by coordinate, and
+every Gaussian is updated by Laplace's method (`probseq.models.switching_counts`).
+
 Collapsing keeps weight, mean and covariance, so log_prob is approximate; it is exact with one regime, with equal
 ones, and where y_t tells z_t. `estimate_log_prob` is unbiased (Rao-Blackwellised particles) or, for short sequences,
 exact (`kind="enumeration"`). Smoothing is Barber's or Kim's, decoding an approximate Viterbi recursion.
@@ -50,6 +53,7 @@ from probseq.models import switching_learning as learning
 from probseq.models import switching_paths as paths
 from probseq.models.normal import symmetric
 from probseq.models.particle_filter import Estimate
+from probseq.models.switching_counts import CountMixture
 from probseq.models.switching_estimates import estimated
 from probseq.models.switching_parameters import EmissionParam, size_of
 from probseq.models.switching_smoother import Smoothing, smooth, viterbi
@@ -63,6 +67,7 @@ from probseq.randomness import seeded
 from probseq.sequences import Sequences
 
 Filtering = Literal["imm", "gpb2"]
+Emitted = Literal["gaussian", "poisson"]
 
 
 class SwitchingPath(NamedTuple):
@@ -80,6 +85,7 @@ class SwitchingLDS(LatentStateModel[Mixture]):
     - `recurrent=True`: the moves between regimes depend on the state, through `recurrent_weights`.
     - `filtering` says how the exact mixture is collapsed, "imm" or "gpb2"; `smoothing` how it is smoothed,
       "expectation_correction" or "kim" (`probseq.models.switching_smoother`).
+    - `emission="poisson"`: counts with log-rates C z + d, and no `emission_covs`.
 
     Offsets that are left out are zero where the matrices are given, and then not learned.
     """
@@ -99,7 +105,7 @@ class SwitchingLDS(LatentStateModel[Mixture]):
     transition_covs = Param(P.semidefinite, "n_regimes", "state_dim", "state_dim")
     emission_matrices = EmissionParam(P.real, "n_regimes", "obs_dim", "state_dim")
     emission_offsets = EmissionParam(P.real, "n_regimes", "obs_dim")
-    emission_covs = EmissionParam(P.semidefinite, "n_regimes", "obs_dim", "obs_dim")
+    emission_covs = EmissionParam(P.semidefinite, "n_regimes", "noise_dim", "noise_dim")
 
     def __init__(
         self,
@@ -111,6 +117,7 @@ class SwitchingLDS(LatentStateModel[Mixture]):
         recurrent: bool = False,
         filtering: Filtering = "imm",
         smoothing: Smoothing = "expectation_correction",
+        emission: Emitted = "gaussian",
         **values: Any,
     ) -> None:
         super().__init__()
@@ -122,6 +129,12 @@ class SwitchingLDS(LatentStateModel[Mixture]):
             raise ValueError(f'filtering must be "imm" or "gpb2", got {filtering!r}')
         if smoothing not in get_args(Smoothing):
             raise ValueError(f"smoothing must be one of {get_args(Smoothing)}, got {smoothing!r}")
+        if emission not in get_args(Emitted):
+            raise ValueError(f"emission must be one of {get_args(Emitted)}, got {emission!r}")
+        if emission == "poisson" and values.get("emission_covs") is not None:
+            raise ValueError('emission_covs must be left out where emission="poisson", whose variance is its mean')
+        self.emission: Emitted = emission
+        self.real_valued = emission == "gaussian"
         given = {name: P.as_parameter(name, value) for name, value in values.items() if value is not None}
         self.filtering: Filtering = filtering
         self.smoothing: Smoothing = smoothing
@@ -130,6 +143,7 @@ class SwitchingLDS(LatentStateModel[Mixture]):
             size_of(name, size, given)
             for name, size in (("n_regimes", n_regimes), ("state_dim", state_dim), ("obs_dim", obs_dim))
         )
+        self.noise_dim = self.obs_dim if self.real_valued else 0
         self.n_drivers = self.state_dim if self.recurrent else 0
         self.event_shape = torch.Size([self.obs_dim])
         self.declare(**given)
@@ -146,6 +160,7 @@ class SwitchingLDS(LatentStateModel[Mixture]):
             "recurrent": self.recurrent,
             "filtering": self.filtering,
             "smoothing": self.smoothing,
+            "emission": self.emission,
         }
 
     def degrees_of_freedom(self) -> int:
@@ -168,6 +183,7 @@ class SwitchingLDS(LatentStateModel[Mixture]):
             self.emission_matrices,
             self.emission_offsets,
             self.emission_covs,
+            not self.real_valued,
         )
 
     # ---- the four steps
@@ -203,8 +219,10 @@ class SwitchingLDS(LatentStateModel[Mixture]):
         return (_merged(updated, self.n_regimes) if self.filtering == "gpb2" else updated), log_prob
 
     def emit(self, belief: Mixture, u: Tensor | None = None) -> Distribution:
-        """The mixture of N(C m + d, C P C' + R) over the components."""
+        """The mixture of N(C m + d, C P C' + R) over the components; of counts a `CountMixture`."""
         parts, regimes = self.regimes(), self._regime_of(belief)
+        if parts.counts:
+            return CountMixture(parts, belief, regimes)
         matrix = parts.emission_matrix[regimes]
         mean = (matrix @ belief.components.mean.unsqueeze(-1)).squeeze(-1) + parts.emission_offset[regimes]
         cov = symmetric(matrix @ belief.components.cov @ matrix.mT) + parts.emission_cov[regimes]
@@ -216,10 +234,15 @@ class SwitchingLDS(LatentStateModel[Mixture]):
         """The regime of every component: pairs (i, j) stand in the order i K + j."""
         return torch.arange(belief.log_weights.shape[-1]) % self.n_regimes
 
+    def _outside(self, values: Tensor) -> tuple[Tensor, str] | None:
+        if self.real_valued:
+            return None
+        return (values < 0) | (values != values.round()), "counts 0, 1, 2, ..."
+
     # ---- whole sequences
 
     def _filter(self, sequences: Sequences, initial: Mixture | None) -> Filtered[Mixture]:
-        if torch.is_grad_enabled() or self.recurrent or sequences.n_steps == 0:
+        if torch.is_grad_enabled() or self.recurrent or not self.real_valued or sequences.n_steps == 0:
             return super()._filter(sequences, initial)
         start = self.initial_belief((len(sequences.lengths),)) if initial is None else initial
         return compiled.filtered(self.regimes(), self.filtering == "gpb2", start, sequences)

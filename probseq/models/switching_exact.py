@@ -18,10 +18,12 @@ MOST_PATHS = 2**20
 
 
 def enumerated_log_prob(parts: Regimes, sequences: Sequences) -> Tensor:
-    """log p(y) of a flat batch, (B,), exactly. ValueError for too many paths, and with recurrent weights."""
+    """log p(y) of a flat batch, (B,), exactly. ValueError for too many paths, recurrent weights, counts."""
     k, steps = parts.n_regimes, int(sequences.lengths.max()) if len(sequences.lengths) else 0
     if parts.recurrent is not None:
         raise ValueError('kind="enumeration" is for regimes that do not depend on the state; use kind="particle"')
+    if parts.counts:
+        raise ValueError('kind="enumeration" is for emission="gaussian"; use kind="particle"')
     if k**steps > MOST_PATHS:
         raise ValueError(f"y must have at most {MOST_PATHS} regime paths to enumerate, got {k} ** {steps}")
     totals = [_one(parts, sequences, b) for b in range(len(sequences.lengths))]

@@ -5,6 +5,7 @@
     M-step   initial_probs ~ g_0,  regime_transition_matrix ~ expected moves,  and with weights g_t(k)
              z_t on (z_{t-1}, 1)  [transition_matrices_k | transition_offsets_k]   transition_covs_k
              y_t on (z_t, 1)      [emission_matrices_k | emission_offsets_k]       emission_covs_k
+             (of counts, by Newton: `probseq.models.switching_regression`; they start as log(y + 1/2))
 
 weighted regressions with expected moments; a shared emission adds up over the regimes. A missing coordinate of y_t
 enters through its conditional mean and covariance given the state and what was observed.
@@ -12,6 +13,7 @@ enters through its conditional mean and covariance given the state and what was 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -24,6 +26,7 @@ from probseq.models.lds import LDS
 from probseq.models.normal import symmetric
 from probseq.models.states import EMPTY_STATE, NO_MASS
 from probseq.models.switching_recurrent import infer_recurrent, maximise_moves
+from probseq.models.switching_regression import maximise_counts
 from probseq.models.switching_variational import Posterior, infer
 from probseq.ops import semidefinite
 from probseq.parameters import freeze
@@ -61,7 +64,7 @@ def variational_step(
     parts, found = model.regimes(), list[tuple[int, Posterior]]()
     first = enumerate(responsibilities(model, sequences)) if before is None else before
     for b, q in first:
-        if parts.recurrent is not None and (isinstance(q, Posterior) or len(q)):
+        if (parts.recurrent is not None or parts.counts) and (isinstance(q, Posterior) or len(q)):
             found.append((b, infer_recurrent(parts, sequences, b, q, PASSES)))
         elif isinstance(q, Posterior) or len(q):
             known = q.responsibilities if isinstance(q, Posterior) else q
@@ -122,6 +125,9 @@ def _maximise_emission(
     means, covs = torch.cat([one.states.mean for _, one in found]), torch.cat([one.states.cov for _, one in found])
     ends = sequences.lengths.tolist()
     y, seen = (torch.cat([data[b, : ends[b]] for b, _ in found]) for data in (sequences.values, sequences.observed))
+    if model.emission == "poisson":
+        maximise_counts(model, y, seen, means, covs, weights)
+        return
     shown = seen.any(-1)
     values = [getattr(model, name).clone() for name in names]
     groups = [list(range(model.n_regimes))] if model.shared_emission else [[k] for k in range(model.n_regimes)]
@@ -193,6 +199,8 @@ def _floored(cov: Tensor, least: Tensor) -> Tensor:
 @torch.no_grad()
 def start(model: SwitchingLDS, sequences: Sequences, seed: int) -> None:
     """Set the free parameters: emission from an LDS, regimes from an AR-HMM of its smoothed states."""
+    if model.emission == "poisson":
+        sequences = replace(sequences, values=(sequences.values + 0.5).log())
     lds = _linear(model, sequences, seed)
     states = lds._smooth(sequences).mean
     inside = sequences.inside
@@ -206,7 +214,7 @@ def start(model: SwitchingLDS, sequences: Sequences, seed: int) -> None:
     model.assign(
         emission_matrices=(lds.emission_matrix / factor).expand(k, -1, -1),
         emission_offsets=lds.emission_offset.expand(k, -1),
-        emission_covs=lds.emission_cov.expand(k, -1, -1),
+        emission_covs=lds.emission_cov[: model.noise_dim, : model.noise_dim].expand(k, -1, -1),
         initial_mean=factor * lds.initial_mean,
         initial_cov=column * lds.initial_cov * factor,
         recurrent_weights=torch.zeros(k, k, model.n_drivers, dtype=torch.float64),
@@ -232,7 +240,7 @@ def _linear(model: SwitchingLDS, sequences: Sequences, seed: int) -> LDS:
         ("emission_offsets", "emission_offset"),
         ("emission_covs", "emission_cov"),
     ):
-        if own not in model.unset and model.is_frozen(own):
+        if own not in model.unset and model.is_frozen(own) and getattr(model, own).numel():
             lds.assign(**{other: getattr(model, own).mean(0)})
             held.add(other)
     with freeze(lds, held):

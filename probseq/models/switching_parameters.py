@@ -14,7 +14,7 @@ from probseq.parameters import Param
 SOURCES = {
     "n_regimes": {"regime_transition_matrix": -1, "initial_probs": -1, "transition_matrices": -3},
     "state_dim": {"transition_matrices": -1, "initial_mean": -1, "emission_matrices": -1, "transition_covs": -1},
-    "obs_dim": {"emission_covs": -1, "emission_matrices": -2, "emission_offsets": -1},
+    "obs_dim": {"emission_matrices": -2, "emission_covs": -1, "emission_offsets": -1},
 }
 
 

@@ -9,7 +9,8 @@
 
 The states are integrated out, so that only regimes are drawn, from their optimal proposal. The product of the sums has
 the mean p(y) for every N (Del Moral 2004, sec. 7.4). Where regimes depend on the state (recurrent weights) the state is
-drawn too, from its Gaussian after y_t, which becomes a point; the estimate stays unbiased.
+drawn too, from its Gaussian after y_t, which becomes a point; the estimate stays unbiased. So it is of counts, where
+that Gaussian is Laplace's and the ratio of the joint density to it corrects the weights.
 
 References: Doucet, Godsill and Andrieu (2000), Statistics and Computing 10, sec. IV; Doucet, Gordon and Krishnamurthy
 (2001), Particle filters for state estimation of jump Markov linear systems, IEEE Trans. Signal Processing 49.
@@ -24,6 +25,7 @@ import torch
 from torch import Tensor
 
 from probseq.beliefs import Gaussian, Particles
+from probseq.models.switching_counts import Laplace
 from probseq.models.switching_steps import Regimes, condition, move
 from probseq.ops import semidefinite
 from probseq.ops.log_space import safe_logsumexp
@@ -71,6 +73,9 @@ def clouds(
         total = total + torch.where(sequences.inside[:, t], step, 0.0)
         first = n_particles if cloud is None else 1
         cloud = _choose(parts, joint - step.unsqueeze(-1), terms, after, first, randomness)
+        if parts.counts:
+            cloud, step = _corrected(parts, cloud, densities, ahead, y[:, t], seen[:, t], randomness)
+            total = total + torch.where(sequences.inside[:, t], step, 0.0)
         found = [*found, cloud] if keep else [cloud]
     return found, total
 
@@ -85,15 +90,39 @@ def _choose(
     uniforms = torch.rand(terms.shape[:2], dtype=torch.float64, generator=randomness)
     shares = (terms - terms.amax(-1, keepdim=True)).exp().cumsum(-1)
     regimes = (shares < uniforms.unsqueeze(-1) * shares[..., -1:]).sum(-1).clamp(max=terms.shape[-1] - 1)
-    mean, cov = (x.expand(-1, terms.shape[1], *x.shape[2:]) for x in (after.mean, after.cov))
-    n = mean.shape[-1]
-    mean = mean.gather(2, regimes[..., None, None].expand(*regimes.shape, 1, n)).squeeze(2)
-    cov = cov.gather(2, regimes[..., None, None, None].expand(*regimes.shape, 1, n, n)).squeeze(2)
-    if parts.recurrent is not None:
+    mean, cov = _of(after, regimes)
+    if parts.recurrent is not None and not parts.counts:
         noise = torch.randn(mean.shape, dtype=torch.float64, generator=randomness)
         mean = mean + (semidefinite.cholesky(cov) @ noise.unsqueeze(-1)).squeeze(-1)
         cov = torch.zeros_like(cov)
     return Cloud(regimes, log_weights, Gaussian(mean, cov))
+
+
+def _of(components: Gaussian, regimes: Tensor) -> tuple[Tensor, Tensor]:
+    """Moments of the component (B, N or 1, K) of each particle's regime (B, N)."""
+    mean, cov = (x.expand(-1, regimes.shape[1], *x.shape[2:]) for x in (components.mean, components.cov))
+    n = mean.shape[-1]
+    mean = mean.gather(2, regimes[..., None, None].expand(*regimes.shape, 1, n)).squeeze(2)
+    return mean, cov.gather(2, regimes[..., None, None, None].expand(*regimes.shape, 1, n, n)).squeeze(2)
+
+
+def _corrected(
+    parts: Regimes,
+    cloud: Cloud,
+    evidence: Tensor,
+    ahead: Gaussian,
+    y: Tensor,
+    seen: Tensor,
+    randomness: torch.Generator,
+) -> tuple[Cloud, Tensor]:
+    """Particles of counts become points, with weights for their `evidence` (B, N or 1, K) not being exact."""
+    regimes = cloud.regimes
+    state, ratio = Laplace(parts, Gaussian(*_of(ahead, regimes)), regimes, y, seen).draw(randomness)
+    claimed = evidence.expand(-1, regimes.shape[1], -1).gather(-1, regimes.unsqueeze(-1)).squeeze(-1)
+    weights = cloud.log_weights + ratio - claimed
+    step = safe_logsumexp(weights, -1)
+    point = Gaussian(state, state.new_zeros(*state.shape, state.shape[-1]))
+    return Cloud(regimes, weights - step.unsqueeze(-1), point), step
 
 
 def resample(cloud: Cloud, randomness: torch.Generator) -> Cloud:

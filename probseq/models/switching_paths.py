@@ -18,6 +18,7 @@ from torch import Tensor
 
 from probseq.beliefs import Gaussian
 from probseq.models.normal import LOG_2PI, log_normal, whitener
+from probseq.models.switching_counts import draw_counts, joint_of_counts
 from probseq.models.switching_particles import Cloud, clouds
 from probseq.models.switching_smoother import regress
 from probseq.models.switching_steps import Regimes, condition, move
@@ -30,11 +31,15 @@ PARTICLES = 300
 
 def simulate(parts: Regimes, regime: Tensor, state: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:
     """Regimes (*batch, steps), states and observations drawn on from s_0 and z_0, by torch's global generator."""
-    process, sensor = semidefinite.cholesky(parts.transition_cov), semidefinite.cholesky(parts.emission_cov)
+    process = semidefinite.cholesky(parts.transition_cov)
+    sensor = process if parts.counts else semidefinite.cholesky(parts.emission_cov)
     regimes, states, values = [regime], [state], list[Tensor]()
     for t in range(steps):
         k, z = regimes[-1], states[-1]
-        values.append(_affine(parts.emission_matrix[k], z, parts.emission_offset[k], sensor[k]))
+        if parts.counts:
+            values.append(draw_counts(parts, k, z))
+        else:
+            values.append(_affine(parts.emission_matrix[k], z, parts.emission_offset[k], sensor[k]))
         if t + 1 < steps:
             moves = parts.rows_at(k, z)
             k = torch.distributions.Categorical(logits=moves).sample()
@@ -118,8 +123,9 @@ def path_log_prob(parts: Regimes, states: Tensor, sequences: Sequences) -> Tenso
 
 
 def _marginal(parts: Regimes, regimes: Tensor, sequences: Sequences) -> Tensor:
-    if parts.recurrent is not None:
-        raise ValueError("states must hold the continuous state too (1 + state_dim numbers) where regimes depend on it")
+    if parts.recurrent is not None or parts.counts:
+        why = "regimes depend on it" if parts.recurrent is not None else "the emission is not Gaussian"
+        raise ValueError(f"states must hold the continuous state too (1 + state_dim numbers) where {why}")
     inside = sequences.inside
     total = torch.where(inside[:, 0], parts.log_initial[regimes[:, 0]], 0.0)
     size, n = len(regimes), len(parts.initial_mean)
@@ -141,8 +147,11 @@ def _joint(parts: Regimes, regimes: Tensor, z: Tensor, sequences: Sequences) -> 
     moved = (parts.transition_matrix[into] @ z[:, :-1].unsqueeze(-1)).squeeze(-1) + parts.transition_offset[into]
     steps = log_normal(z[:, 1:] - moved, parts.transition_cov[into], "transition_covs")
     steps = steps + parts.rows_at(regimes[:, :-1], z[:, :-1]).gather(-1, into.unsqueeze(-1)).squeeze(-1)
-    expected = (parts.emission_matrix[regimes] @ z.unsqueeze(-1)).squeeze(-1) + parts.emission_offset[regimes]
-    noise = parts.emission_cov[regimes]
-    emitted = log_normal(sequences.values - expected, noise, "emission_covs", sequences.observed)
+    if parts.counts:
+        emitted = joint_of_counts(parts, regimes, z, sequences.values, sequences.observed)
+    else:
+        expected = (parts.emission_matrix[regimes] @ z.unsqueeze(-1)).squeeze(-1) + parts.emission_offset[regimes]
+        away, noise = sequences.values - expected, parts.emission_cov[regimes]
+        emitted = log_normal(away, noise, "emission_covs", sequences.observed)
     start = torch.where(inside[:, 0], parts.log_initial[regimes[:, 0]] + begun, 0.0)
     return start + torch.where(inside[:, 1:], steps, 0.0).sum(-1) + torch.where(inside, emitted, 0.0).sum(-1)

@@ -5,6 +5,12 @@ The softmax has no conjugate form, so q(z) gets readings in its place: those of 
 
     sqrt(g_i p_ij) (W_ij - sum_l p_il W_il) z_t ~ N(the same times m_t + (x_ij - g_i p_ij) / sqrt(g_i p_ij), 1).
 
+Counts, too, have no conjugate form. Where `parts.counts`, with the expected rates r = E exp(C_k z + d_k), the readings
+
+    sqrt(g_k r_i) C_ki z_t ~ N(the same times m_t + g_k (y_i - r_i) / sqrt(g_k r_i), 1)
+
+are those whose fixed point is the best Gaussian q(z), and l_t(k) has the expected Poisson term in closed form.
+
 The bound itself is that of the softmax: with H the entropy of a Gaussian chain q(z) and l of
 `probseq.models.switching_variational`,
 
@@ -27,6 +33,7 @@ import torch
 from torch import Tensor
 
 from probseq.models.normal import LOG_2PI, whitener
+from probseq.models.switching_counts import expected_log_poisson, expected_rates
 from probseq.models.switching_steps import Regimes
 from probseq.models.switching_variational import (
     Posterior,
@@ -70,10 +77,13 @@ def infer_recurrent(parts: Regimes, sequences: Sequences, b: int, before: Tensor
         assert isinstance(old, Chain)
         now = _given(parts, roots, y, old.states, old.entropy, old.readings)
     else:
-        none = y.new_zeros(length, 1, len(parts.initial_mean) + 1)
-        now = _updated(parts, roots, y, before, none)
+        begin = y.new_zeros(length, 1, len(parts.initial_mean) + 1)
+        if parts.counts:  # log-rates near log y
+            near = (y + 0.5).unsqueeze(-2)
+            begin = _readings_of_counts(parts, roots, before, near, near.log() - parts.emission_offset)
+        now = _updated(parts, roots, y, before, begin)
     for _ in range(passes):
-        fresh, found = _expanded(parts, now), now
+        fresh, found = _expanded(parts, roots, y, now), now
         for share in SHARES:
             mixed = torch.cat([math.sqrt(share) * fresh, math.sqrt(1 - share) * now.readings], 1)
             tried = _updated(parts, roots, y, now.responsibilities, _compressed(mixed))
@@ -99,6 +109,8 @@ def _updated(parts: Regimes, roots: Whitened, y: Tensor, g: Tensor, readings: Te
 def _given(parts: Regimes, roots: Whitened, y: Tensor, states: States, entropy: Tensor, readings: Tensor) -> Chain:
     """q(s) and the bound, given q(z)."""
     table = expected_log_densities(parts, roots, y, states)
+    if parts.counts:
+        table = table + expected_log_poisson(parts, states.mean, states.cov, y, roots.seen)
     moves = expected_log_moves(parts, states)
     ends = torch.tensor([len(y)])
     found = hmm.expectations(parts.log_initial.unsqueeze(0), moves.unsqueeze(0), table.unsqueeze(0), ends)
@@ -127,13 +139,37 @@ def points_of(states: States) -> Tensor:
 
 def expected_log_moves(parts: Regimes, states: States) -> Tensor:
     """E log p(s_t = j given s_{t-1} = i, z_{t-1}), (T, K, K); 0 at t = 0, which no move enters."""
-    assert parts.recurrent is not None
+    if parts.recurrent is None:
+        inside = parts.log_moves.expand(len(states.mean) - 1, -1, -1)
+        return torch.nn.functional.pad(inside, (0, 0, 0, 0, 1, 0))
     inside = driven(parts.log_moves, parts.recurrent, points_of(states)).mean(0)
     return torch.nn.functional.pad(inside, (0, 0, 0, 0, 1, 0))
 
 
-def _expanded(parts: Regimes, now: Chain) -> Tensor:
-    """The readings of z_0 .. z_{T-1} at the mean, (T, K^2, n + 1): rows a, c of a z + c ~ N(0, 1)."""
+def _expanded(parts: Regimes, roots: Whitened, y: Tensor, now: Chain) -> Tensor:
+    """New readings of z_0 .. z_{T-1}, (T, r, n + 1): rows a, c of a z + c ~ N(0, 1)."""
+    found = list[Tensor]()
+    if parts.recurrent is not None:
+        found.append(_readings_of_moves(parts, now))
+    if parts.counts:
+        level, rates = expected_rates(parts, now.states.mean, now.states.cov)
+        rates = rates.clamp(min=TINY)
+        goal = level - parts.emission_offset + (y.unsqueeze(-2) - rates) / rates
+        found.append(_readings_of_counts(parts, roots, now.responsibilities, rates, goal))
+    return _compressed(torch.cat(found, 1))
+
+
+def _readings_of_counts(parts: Regimes, roots: Whitened, g: Tensor, rates: Tensor, goal: Tensor) -> Tensor:
+    """C z_t ~ N(goal, 1 / (g rates)), for goals (T, K, m)."""
+    weight = g.unsqueeze(-1) * rates
+    if roots.seen is not None:
+        weight = weight * roots.seen.unsqueeze(-2)
+    matrix = parts.emission_matrix.expand(len(g), -1, -1, -1)
+    rows = torch.cat([matrix, -goal.unsqueeze(-1)], -1) * weight.sqrt().unsqueeze(-1)
+    return _compressed(rows.flatten(1, 2))
+
+
+def _readings_of_moves(parts: Regimes, now: Chain) -> Tensor:
     assert parts.recurrent is not None
     mean, pairs = now.states.mean[:-1], now.moves[1:]
     probs = driven(parts.log_moves, parts.recurrent, mean).exp().clamp(min=TINY)  # (T - 1, K, K)

@@ -29,6 +29,7 @@ from torch import Tensor
 
 from probseq.beliefs import Gaussian, Mixture
 from probseq.models.normal import LOG_2PI, symmetric, whitener
+from probseq.models.switching_counts import condition_on_counts
 from probseq.ops import semidefinite
 from probseq.ops.log_space import safe_logsumexp
 from probseq.transitions import driven
@@ -50,7 +51,9 @@ class Regimes(NamedTuple):
     transition_cov: Tensor  # (K, n, n)
     emission_matrix: Tensor  # (K, m, n)
     emission_offset: Tensor  # (K, m)
-    emission_cov: Tensor  # (K, m, m)
+    emission_cov: Tensor  # (K, m, m), (K, 0, 0) of counts
+    #: y_t ~ Poisson(exp(C z_t + d)) (`probseq.models.switching_counts`)
+    counts: bool = False
 
     @property
     def n_regimes(self) -> int:
@@ -127,7 +130,12 @@ def move(parts: Regimes, components: Gaussian, regimes: Tensor) -> Gaussian:
 def condition(
     parts: Regimes, components: Gaussian, regimes: Tensor, y: Tensor, observed: Tensor | None
 ) -> tuple[Gaussian, Tensor]:
-    """Condition every component on y (*batch, m), and log p(y given it), (*batch, M): Kalman's step (Joseph's form)."""
+    """Condition every component on y (*batch, m), and log p(y given it), (*batch, M): Kalman's step (Joseph's form).
+
+    Of counts by Laplace's method.
+    """
+    if parts.counts:
+        return condition_on_counts(parts, components, regimes, y, observed)
     seen = torch.ones_like(y) if observed is None else observed.to(y.dtype)
     seen, y = seen.unsqueeze(-2), torch.where(seen > 0, y, 0.0).unsqueeze(-2)
     emission = seen.unsqueeze(-1) * parts.emission_matrix[regimes]

@@ -45,6 +45,7 @@ class Whitened(NamedTuple):
     transition_log_det: Tensor  # (K,)
     emission: Tensor  # (T or 1, K, m, m), zero rows and columns where not seen
     emission_log_det: Tensor  # (T or 1, K)
+    seen: Tensor | None = None  # (T, m), where something is missing
 
 
 class States(NamedTuple):
@@ -89,10 +90,13 @@ def infer(parts: Regimes, sequences: Sequences, b: int, responsibilities: Tensor
 def whitened(parts: Regimes, seen: Tensor | None) -> Whitened:
     """The roots at the parameters; ValueError for singular covariances (the bound needs densities)."""
     transition = _inverse_root(parts.transition_cov, torch.ones_like(parts.transition_offset))
+    if parts.counts:  # no Gaussian factor
+        k, m = parts.emission_offset.shape
+        return Whitened(*transition, torch.zeros(1, k, m, m).double(), torch.zeros(1, k).double(), seen)
     marks = torch.ones_like(parts.emission_offset).unsqueeze(0) if seen is None else seen.double().unsqueeze(1)
     marks = marks.expand(-1, parts.n_regimes, -1)
     noise = marks.unsqueeze(-1) * parts.emission_cov * marks.unsqueeze(-2)
-    return Whitened(*transition, *_inverse_root(noise, marks))
+    return Whitened(*transition, *_inverse_root(noise, marks), seen)
 
 
 def _inverse_root(cov: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
@@ -142,7 +146,7 @@ def _away(parts: Regimes, y: Tensor) -> Tensor:
 
 
 def expected_log_densities(parts: Regimes, roots: Whitened, y: Tensor, states: States) -> Tensor:
-    """l_t(k), (T, K)."""
+    """l_t(k), (T, K); of counts its Gaussian part, the transition."""
     m, p = states.mean, states.cov
     off = (parts.emission_matrix @ m[:, None, :, None]).squeeze(-1) + _away(parts, y)
     white = (roots.emission @ off.unsqueeze(-1)).squeeze(-1)
