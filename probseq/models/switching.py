@@ -322,6 +322,8 @@ class SwitchingLDS(LatentStateModel[Mixture]):
         return {"initial_mean", "initial_cov"} if few else set()
 
     def _rescale(self, scale: Tensor, shift: Tensor) -> None:
+        if not self.real_valued:
+            raise ValueError('SwitchingLDS with emission="poisson" has no unit to rescale: y are counts')
         rescale(self, scale, shift)
 
     @torch.no_grad()

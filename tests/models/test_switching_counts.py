@@ -150,6 +150,8 @@ def test_refusals() -> None:
         model.log_prob(torch.tensor([[1.0, 0.5]]))
     with pytest.raises(ValueError, match=r"counts 0, 1, 2"):
         model.log_prob(torch.tensor([[1.0, -1.0]]))
+    with pytest.raises(ValueError, match="no unit to rescale"):
+        model.rescale(2.0)
     with pytest.raises(ValueError, match="emission must be one of"):
         zoo.switching(1, emission="binomial")
     with pytest.raises(ValueError, match="emission_covs must be left out"):
