@@ -19,4 +19,5 @@ def test_bounds_on_chorales(name: str) -> None:
     if not os.path.exists(os.path.join(os.environ.get("PROBSEQ_DATA", ""), "JSB_Chorales.mat")):
         pytest.skip("PROBSEQ_DATA does not name a folder with JSB_Chorales.mat")
     found: Any = bench_music.ROWS[name](bench_music.chorales(), 0)
+    print(name, found)
     assert found["importance"] < found["bound"] < MOST[name]
