@@ -25,7 +25,7 @@ def value_and_gradient(inputs: Inputs) -> tuple[Any, Any] | None:
     parameters, (y, pattern, lengths) = inputs.parameters, inputs.data
     n, m = parameters[2].shape[-1], y.shape[-1]
     _, _, a, q, d, c, r = parameters
-    if max(n, m) > KNOWN_STATES or max(len(a), len(q), d.shape[1], len(c), len(r)) > 1:
+    if max(n, m) > KNOWN_STATES or {len(a), len(q), d.shape[1], len(c), len(r)} != {1}:
         return None
     begin, diffuse = 0, _PROPER[n]
     if inputs.diffuse is not None:
