@@ -210,7 +210,7 @@ def quantile(distribution: D.Distribution, q: float) -> Tensor:
         return base.icdf(torch.tensor(q, dtype=base.mean.dtype))
     if isinstance(base, D.Normal):
         return _bisect(weights, base, q)
-    if getattr(base.support, "is_discrete", False):
+    if not base.event_shape and getattr(base.support, "is_discrete", False):
         return _sum_until(weights, base, q)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
