@@ -99,7 +99,7 @@ print(f"{time.perf_counter() - start:.0f} s")
 # The character error rate counts insertions, deletions and substitutions for each character written. Its trivial
 # baseline is to read nothing at all, or always the commonest character: nearly one error a character. Words that the
 # network never saw are harder, since it has come to expect words; a search over many readings at once, with counts of
-# the characters that follow each other in the language, wins some of it back.
+# the characters that follow each other in the language, can win some of it back.
 
 # %%
 read = reader.decode(held)
