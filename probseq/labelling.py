@@ -7,9 +7,11 @@ models share log_prob, decode and fit with the other families and nothing else.
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self, cast
 
+import torch
 from torch import Tensor
 
 from probseq.parameters import Parametric
@@ -46,6 +48,23 @@ class SequenceLabeller(Parametric, abc.ABC):
         from probseq.io import save
 
         save(self, path)
+
+    # ---- what a fit asks, but for `_log_prob` and `_start`
+
+    @property
+    def is_started(self) -> bool:
+        """Whether the parameters have values to start from."""
+        return self.started
+
+    def log_prior(self) -> Tensor:
+        """None: 0."""
+        return torch.zeros((), dtype=torch.float64)
+
+    def _unidentified(self, sequences: Sequences) -> set[str]:
+        return set()
+
+    def _balance(self) -> Callable[[], None]:
+        return lambda: None
 
     def _objective(self, sequences: Sequences) -> Tensor:
         """What a fit climbs and scores, (B,): `_log_prob` of the labels."""

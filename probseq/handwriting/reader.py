@@ -210,19 +210,6 @@ class Reader(SequenceLabeller):
 
     # ---------------------------------------------------------------- what a fit asks
 
-    @property
-    def is_started(self) -> bool:
-        return self.started
-
-    def log_prior(self) -> Tensor:
-        return torch.zeros((), dtype=torch.float64)
-
-    def _unidentified(self, sequences: Sequences) -> set[str]:
-        return set()
-
-    def _balance(self) -> Callable[[], None]:
-        return lambda: None
-
     def _start(self, sequences: Sequences, seed: int) -> None:
         """Draw the weights and standardise the inputs."""
         reader_seed, head_seed = spawn(seed, 2)

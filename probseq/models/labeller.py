@@ -12,7 +12,6 @@ Graves, A. & Schmidhuber, J. (2005). Framewise phoneme classification with bidir
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, ClassVar, Literal, Self
 
@@ -206,19 +205,6 @@ class Labeller(SequenceLabeller):
         return log_prob, B.detach(B.where(sequences.lengths > 0, Point(state, before.previous), before))
 
     # ---------------------------------------------------------------- what a fit asks
-
-    @property
-    def is_started(self) -> bool:
-        return self.started
-
-    def log_prior(self) -> Tensor:
-        return torch.zeros((), dtype=torch.float64)
-
-    def _unidentified(self, sequences: Sequences) -> set[str]:
-        return set()
-
-    def _balance(self) -> Callable[[], None]:
-        return lambda: None
 
     def _start(self, sequences: Sequences, seed: int) -> None:
         """Draw the weights; the head starts at the labels' shares, inputs are standardised."""
