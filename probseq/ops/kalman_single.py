@@ -13,29 +13,25 @@ import numpy as np
 from probseq.ops.kalman_arrays import HEAD, KNOWN_STATES
 from probseq.ops.kalman_workspace import Inputs, kernels
 
-_PROPER: dict[int, Any] = {n: np.empty((1, n, 0)) for n in range(1, KNOWN_STATES + 1)}
-
 
 def value_and_gradient(inputs: Inputs) -> tuple[Any, Any] | None:
     """log p(y) (1,), and its gradient in the parameters and y, one after another (see `part`).
 
-    None where it does not serve: more states or sensors, correlated ones, parameters that vary in time, a diffuse
+    None where it does not serve: a proper start, for which the kernels are called one by one (this one takes long to
+    compile, and saves less there), more states or sensors, correlated ones, parameters that vary in time, a diffuse
     start that is not over soon, or an update that may lose digits.
     """
     parameters, (y, pattern, lengths) = inputs.parameters, inputs.data
     n, m = parameters[2].shape[-1], y.shape[-1]
     _, _, a, q, d, c, r = parameters
-    if max(n, m) > KNOWN_STATES or {len(a), len(q), d.shape[1], len(c), len(r)} != {1}:
+    if inputs.diffuse is None or max(n, m) > KNOWN_STATES or {len(a), len(q), d.shape[1], len(c), len(r)} != {1}:
         return None
-    begin, diffuse = 0, _PROPER[n]
-    if inputs.diffuse is not None:
-        # complete readings resolve n elements in n steps
-        begin, diffuse = HEAD if pattern.shape[1] else min(HEAD, n + 1), inputs.diffuse
-        if lengths[0] <= begin + 1:
-            return None
+    begin = HEAD if pattern.shape[1] else min(HEAD, n + 1)  # complete readings resolve n elements in n steps
+    if lengths[0] <= begin + 1:
+        return None
     log_prob, gradient = np.zeros(1), np.zeros(n * (2 + 3 * n + m) + m * (m + y.shape[1]))
     served = kernels("kalman_single").value_and_gradient(
-        (0,) * n, (0,) * m, begin, *parameters, y, pattern, lengths, diffuse, log_prob, gradient
+        (0,) * n, (0,) * m, begin, *parameters, y, pattern, lengths, inputs.diffuse, log_prob, gradient
     )
     return (log_prob, gradient) if served else None
 
