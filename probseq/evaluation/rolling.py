@@ -16,7 +16,7 @@ standard errors run over target steps. What is scored is in `probseq.evaluation.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -54,6 +54,15 @@ class Rolling:
 
 #: per horizon every score at the target steps, (B, T) each, NaN where there is none
 RollingScores = dict[int, dict[str, np.ndarray[Any, Any]]]
+
+
+def check_horizons(horizons: Iterable[int]) -> tuple[int, ...]:
+    """Horizons in order, each once. ValueError where one is no positive integer."""
+    found = tuple(horizons)
+    good = all(isinstance(h, (int, np.integer)) and not isinstance(h, bool) and h >= 1 for h in found)
+    if not found or not good:
+        raise ValueError(f"horizons must be positive integers, got {found!r}")
+    return tuple(sorted({int(h) for h in found}))
 
 
 @torch.no_grad()
