@@ -28,7 +28,7 @@ from torch.distributions import Bernoulli, Categorical, Distribution, Independen
 from probseq import beliefs as B
 from probseq.base import StateSpaceModel
 from probseq.evaluation.judging import SCORES, judge
-from probseq.forecasting import _coordinates, _is_symbolic
+from probseq.marginals import coordinates_of, is_symbolic
 from probseq.randomness import seeded
 from probseq.sequences import Sequences
 
@@ -156,9 +156,9 @@ def _select(belief: Any, keep: Tensor) -> Any:
 
 def _dressed(draws: Tensor, like: Distribution) -> Distribution | Tensor:
     """Draws of discrete data as relative frequencies, in the form of the distribution they came from."""
-    if _is_symbolic(like):
-        shares = torch.nn.functional.one_hot(draws.long(), _coordinates(like)[1].probs.shape[-1]).to(torch.float64)
+    if is_symbolic(like):
+        shares = torch.nn.functional.one_hot(draws.long(), coordinates_of(like)[1].probs.shape[-1]).to(torch.float64)
         return Independent(Categorical(probs=shares.mean(-2), validate_args=False), 1, validate_args=False)
-    if isinstance(_coordinates(like)[1], Bernoulli):
+    if isinstance(coordinates_of(like)[1], Bernoulli):
         return Independent(Bernoulli(probs=draws.mean(-1)), 1)
     return draws
