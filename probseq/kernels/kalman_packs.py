@@ -72,7 +72,7 @@ class _Steps(_Writer):
             total = self.builder.fsub(total, product, flags=("contract",))
         return total
 
-    def place_of(self, table: Any, slot: Any, t: Any, n: int, m: int) -> Any:
+    def place_of(self, slot: Any, t: Any, n: int, m: int) -> Any:
         """Where the row of step t begins in the table."""
         row = self.builder.load(self.builder.gep(slot, [t]))
         return self.builder.mul(row, _constant(2 * n * n + n * m + m * m))
@@ -96,7 +96,7 @@ def _forwards(typing_context, states, sensors, keep, table, slot, emission, star
 
         def body(t: Any, carried: list[Any]) -> list[Any]:
             mean, total = carried[:n], carried[n]
-            at = writer.place_of(table, slot, t, n, m)
+            at = writer.place_of(slot, t, n, m)
             closed = writer.numbers(table, at, n * n)
             gain = writer.numbers(table, builder.add(at, _constant(n * n)), n * m)
             inverse = writer.numbers(table, builder.add(at, _constant(n * n + n * m)), m * m)
@@ -144,7 +144,7 @@ def _backwards(typing_context, states, sensors, keep, table, slot, emission, n_s
         def body(back: Any, carried: list[Any]) -> list[Any]:
             t = builder.sub(last, back)
             later, totals = carried[:n], carried[n:]
-            at = writer.place_of(table, slot, t, n, m)
+            at = writer.place_of(slot, t, n, m)
             closed = writer.numbers(table, at, n * n)
             cov = writer.numbers(table, builder.add(at, _constant(n * n + n * m + m * m)), n * n)
             first, of_data = builder.mul(t, _constant(n)), builder.mul(t, _constant(m))
