@@ -66,7 +66,7 @@ def forward(x, w, u, v, r, peep, places, flags, outputs, gates, memory, squashed
                 if narrow:
                     product(flat_x, t * rows * n_inputs, n_inputs, width, w, q, q + 1, flat_gates, to, rows, False)
                 product(flat_hidden, t * hidden.shape[1], width, panel, u, q, q + 1, flat_gates, to, rows, True)
-                if v.size:
+                if q < v.shape[0]:  # g has none
                     product(flat_gates, t * step, width, panel, v, q, q + 1, flat_gates, to, rows, True)
             if whole:
                 hold_peephole_step(gates[t + 1], memory[t], peep, now, squashed[t], out, k, k + 1, parts, rows)

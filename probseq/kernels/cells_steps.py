@@ -117,7 +117,9 @@ class _Numbers(_Writer):
         es = self.expm1(xs)
         below = [builder.fadd(two, e) for e in es]
         above = [one] * len(gates) + es[len(gates) :]
-        found = [builder.fdiv(*pair, flags=("arcp", "afn", "ninf", "contract")) for pair in zip(above, below, strict=True)]
+        found = [
+            builder.fdiv(*pair, flags=("arcp", "afn", "ninf", "contract")) for pair in zip(above, below, strict=True)
+        ]
         return found[: len(gates)], found[len(gates) :]
 
     def each_panel(self, start: Any, stop: Any, rows: Any, body: Any) -> None:

@@ -81,7 +81,9 @@ def _make_tile(rows: int, turned: bool = False) -> Any:
                 here = builder.gep(left, [builder.mul(a_row, constant(k)) if turned else constant(k)])
                 totals = []
                 for i in range(rows):
-                    scalar = builder.load(builder.gep(here, [constant(i) if turned else builder.mul(a_row, constant(i))]))
+                    scalar = builder.load(
+                        builder.gep(here, [constant(i) if turned else builder.mul(a_row, constant(i))])
+                    )
                     one = builder.insert_element(nothing, scalar, ir.Constant(ir.IntType(32), 0))
                     spread = builder.shuffle_vector(one, nothing, ir.Constant(zeros, [0] * lanes))
                     for v in range(VECTORS):

@@ -130,14 +130,6 @@ class _Plan(NamedTuple):
         else:
             panels.copy_(self.panels(matrix).flatten(-3))
 
-    def read(self, panels: Tensor, matrix: Tensor) -> None:
-        """The inverse of `write`: matrix = the rows of these panels."""
-        if self.padded(matrix.shape[-1]) == matrix.shape[-1]:
-            apart = panels.unflatten(-1, (-1, self.batch, self.width)).transpose(-3, -2)
-            matrix.unflatten(-1, (-1, self.width)).copy_(apart)
-        else:
-            matrix.copy_(self.rows(panels, matrix.shape[-1]))
-
     def inside(self, weights: Tensor) -> Tensor:
         """Rows of weights by block i, f, g, o -> i, f, o, g, each block padded."""
         blocks = self._swapped(weights, self.hidden).unflatten(0, (-1, self.hidden))
