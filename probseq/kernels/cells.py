@@ -34,42 +34,89 @@ import numpy as np
 from numba import njit
 
 from probseq.kernels.activations import logistic_, peephole_logistic_, tanh_, tanh_to
-from probseq.kernels.cells_adjoint import pull_peephole_step
+from probseq.kernels.cells_steps import hold_peephole_step, pull_peephole_step
 from probseq.kernels.tiles import DEPTH, outer, product
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def forward(x, w, u, v, r, peep, places, flags, gates, memory, squashed, read, hidden):
-    """Fill gates, memory, squashed, read, hidden from the inputs and the starts in gates[0], memory[0], hidden[0]."""
+def forward(x, w, u, v, r, peep, places, flags, outputs, gates, memory, squashed, read, hidden):
+    """Fill gates, memory, squashed, read, hidden from the inputs and the starts in gates[0], memory[0], hidden[0].
+
+    outputs (B, T, P) are the rows of hidden after the start.
+    """
     n_steps, rows, n_inputs = x.shape
     width, length = w.shape[2], memory.shape[1]
     step = gates.shape[1] * length
     flat_x, flat_gates, flat_hidden, flat_read = x.reshape(-1), gates.reshape(-1), hidden.reshape(-1), read.reshape(-1)
     panel = rows * width
     ones, scratch = np.ones_like(memory[0]), np.empty_like(memory[0])
-    block = max(1, DEPTH // max(rows, 1))  # enough rows to reuse the weights, few enough to stay in the cache
+    whole, parts = _is_whole(gates, peep, flags), length // panel
+    block = steps_at_once(rows)
+    narrow = n_inputs <= width
     for t in range(n_steps):
-        if t % block == 0:
+        now, out, at = memory[t + 1], read[t] if r.size else hidden[t + 1], (t + 1) * step
+        if t % block == 0 and not narrow:
             for q in range(w.shape[0]):
                 for s in range(t, min(t + block, n_steps)):
-                    at = (s + 1) * step + q * panel
-                    product(flat_x, s * rows * n_inputs, n_inputs, width, w, q, q + 1, flat_gates, at, rows, False)
-        product(
-            flat_hidden, t * hidden.shape[1], width, panel, u, 0, u.shape[0], flat_gates, (t + 1) * step, rows, True
-        )
-        if v.size:
-            product(flat_gates, t * step, width, panel, v, 0, v.shape[0], flat_gates, (t + 1) * step, rows, True)
-        now = memory[t + 1]
-        _write(gates[t + 1], memory[t], peep, places, flags, ones, scratch, now)
-        shown = now
-        if flags[2]:
-            shown = squashed[t]
-            tanh_to(now, shown)
-        out = read[t] if r.size else hidden[t + 1]
-        _read(gates[t + 1], now, shown, peep, places, ones, out)
+                    to = (s + 1) * step + q * panel
+                    product(flat_x, s * rows * n_inputs, n_inputs, width, w, q, q + 1, flat_gates, to, rows, False)
+        for k in range(parts):
+            for q in range(k, w.shape[0], parts):
+                to = at + q * panel
+                if narrow:
+                    product(flat_x, t * rows * n_inputs, n_inputs, width, w, q, q + 1, flat_gates, to, rows, False)
+                product(flat_hidden, t * hidden.shape[1], width, panel, u, q, q + 1, flat_gates, to, rows, True)
+                if q < v.shape[0]:  # g has none
+                    product(flat_gates, t * step, width, panel, v, q, q + 1, flat_gates, to, rows, True)
+            if whole:
+                hold_peephole_step(gates[t + 1], memory[t], peep, now, squashed[t], out, k, k + 1, parts, rows)
+        if not whole:
+            _write(gates[t + 1], memory[t], peep, places, flags, ones, scratch, now)
+            shown = now
+            if flags[2]:
+                shown = squashed[t]
+                tanh_to(now, shown)
+            _read(gates[t + 1], now, shown, peep, places, ones, out)
         if r.size:
             to = (t + 1) * hidden.shape[1]
             product(flat_read, t * length, width, panel, r, 0, r.shape[0], flat_hidden, to, rows, False)
+        to_rows(hidden[t + 1], width, outputs, t)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def steps_at_once(rows):
+    """Steps of so many sequences in one product: enough to reuse the weights, few enough to stay in the cache."""
+    return max(1, DEPTH // rows)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _is_whole(gates, peep, flags):
+    """Whether this is the cell with every part, whose elementwise steps are in `cells_steps`."""
+    return peep.size > 0 and gates.shape[1] == 4 and not flags[0] and flags[1] and flags[2]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def to_rows(panels, width, matrix, t):
+    """matrix[:, t] = the rows in these panels, without what is beyond the last column."""
+    rows, _, columns = matrix.shape
+    for q in range((columns + width - 1) // width):
+        for b in range(rows):
+            at = (q * rows + b) * width
+            for j in range(min(width, columns - q * width)):
+                matrix[b, t, q * width + j] = panels[at + j]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def from_rows(matrix, t, width, panels):
+    """The inverse of `to_rows`, zeros beyond the last column."""
+    rows, _, columns = matrix.shape
+    for q in range((columns + width - 1) // width):
+        for b in range(rows):
+            at, there = (q * rows + b) * width, min(width, columns - q * width)
+            for j in range(there):
+                panels[at + j] = matrix[b, t, q * width + j]
+            for j in range(there, width):
+                panels[at + j] = 0
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -117,27 +164,28 @@ def _read(gates, memory, shown, peep, places, ones, out):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def backward(
-    x, w, u, v, r, peep, places, flags, gates, memory, squashed, read, hidden,
-    d_x, d_w, d_u, d_v, d_r, d_peep, d_before, d_memory, d_hidden,
+    x, w, u, v, r, peep, places, flags, d_outputs, gates, memory, squashed, read, hidden,
+    d_x, d_w, d_u, d_v, d_r, d_peep, d_before, d_memory, d_hidden, d_gates,
 ):  # fmt: skip
-    """The adjoint. w, u, v, r are the panels of W, U, V, R; d_hidden (T + 1, Lr) comes with the derivative in r alone.
+    """The adjoint. w, u, v, r are the panels of W, U, V, R; d_outputs (B, T, P) is the derivative in r alone.
 
-    Completes d_hidden, whose first row is the start's; fills the panels d_x (T, ., B, .) and d_memory and d_before, of
-    the start; d_w, d_u, d_v, d_r, the derivatives in W', U', V', R' with gates padded; adds to d_peep. The derivatives
-    in the gates' arguments are kept for as many steps as one product takes.
+    Fills d_hidden (T + 1, Lr), all that reaches r, the start's first; the panels d_x (T, ., B, .) and d_memory and
+    d_before, of the start; d_w, d_u, d_v, d_r, the derivatives in W', U', V', R' with gates padded; adds to d_peep.
+    d_gates (steps, blocks * panels, B, width) has room for the derivatives in the gates' arguments of as many steps as
+    one product takes, `steps_at_once`.
     """
     n_steps, _, rows, _ = x.shape
     n_blocks, length, width = gates.shape[1], gates.shape[2], u.shape[2]
     panels, shown = length // (rows * width), hidden.shape[1] // (rows * width)
-    block = max(1, DEPTH // rows)
-    d_gates = np.empty((block, n_blocks * panels, rows, width), x.dtype)
+    block = d_gates.shape[0]
     extra = np.zeros((n_blocks, length), x.dtype)
     d_memory[:] = 0
+    d_hidden[0] = 0
     end = n_steps
     while end > 0:
         start = max(0, end - block)
         _pull_steps(
-            start, end, rows, u, v, r, peep, places, flags, gates, memory, squashed,
+            start, end, rows, u, v, r, peep, places, flags, d_outputs, gates, memory, squashed,
             d_gates.reshape(block, n_blocks, length), d_hidden, d_memory, extra, d_peep,
         )  # fmt: skip
         here, keep, n_gates = d_gates[: end - start], end < n_steps, n_blocks * panels
@@ -164,8 +212,9 @@ def backward(
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _pull_steps(
-    start, end, rows, u, v, r, peep, places, flags, gates, memory, squashed, d_gates, d_hidden, d_memory, extra, d_peep
-):
+    start, end, rows, u, v, r, peep, places, flags, d_outputs, gates, memory, squashed,
+    d_gates, d_hidden, d_memory, extra, d_peep,
+):  # fmt: skip
     """Steps end - 1 down to start: d_gates[t - start], d_hidden[t + 1] and, for the step before them, d_memory.
 
     d_gates[0] comes with the derivatives of step `end`, unless that is the last.
@@ -175,9 +224,10 @@ def _pull_steps(
     flat, flat_hidden, flat_extra = d_gates.reshape(-1), d_hidden.reshape(-1), extra.reshape(-1)
     ones, scratch, keep = np.ones_like(d_memory), np.empty_like(d_memory), np.empty_like(d_memory)
     d_read = np.zeros_like(d_memory)
-    usual = peep.size > 0 and n_blocks == 4 and v.size == 0 and not flags[0] and flags[1] and flags[2]
+    whole = _is_whole(gates, peep, flags) and v.size == 0
     for t in range(end - 1, start - 1, -1):
         at = (t + 1) * d_hidden.shape[1]
+        from_rows(d_outputs, t, width, d_hidden[t + 1])
         if t + 1 < n_steps:
             later = (t + 1 - start) * step if t + 1 < end else 0
             product(flat, later, width, panel, u, 0, u.shape[0], flat_hidden, at, rows, True)
@@ -188,8 +238,10 @@ def _pull_steps(
             product(flat_hidden, at, width, panel, r, 0, r.shape[0], d_read, 0, rows, False)
             d_out = d_read
         shown = squashed[t] if flags[2] else memory[t + 1]
-        if usual:
-            pull_peephole_step(now, memory[t], memory[t + 1], shown, peep, d_out, d_memory, d_now, d_peep, length)
+        if whole:
+            pull_peephole_step(
+                now, memory[t], memory[t + 1], shown, peep, d_out, d_memory, d_now, d_peep, length // panel, rows
+            )
             continue
         gate = now[places[2]] if places[2] >= 0 else ones
         _pull(d_out, gate, shown, flags[2], d_memory)

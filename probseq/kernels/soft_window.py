@@ -27,14 +27,14 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from probseq.kernels.activations import tanh_to
-from probseq.kernels.cells import _pull, _pull_gate, _pull_peephole, _pull_write, _read, _write
-from probseq.kernels.tiles import DEPTH, outer, product
+from probseq.kernels.cells import steps_at_once
+from probseq.kernels.cells_steps import hold_peephole_step, pull_peephole_step
+from probseq.kernels.tiles import outer, product
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def forward(
-    x, codes, n_read, w, u, v, p, push, peep, places, flags,
+    x, codes, n_read, w, u, v, p, push, peep,
     gates, memory, squashed, hidden, window, shape, kappa,
 ):  # fmt: skip
     """Fill gates, memory, squashed, hidden, window, shape, kappa from the inputs and the starts in their first rows."""
@@ -43,8 +43,8 @@ def forward(
     step, panel = 4 * length, rows * width
     flat_x, flat_gates = x.reshape(-1), gates.reshape(-1)
     flat_hidden, flat_window = hidden.reshape(-1), window.reshape(-1)
-    ones, scratch, said = np.ones_like(memory[0]), np.empty_like(memory[0]), np.empty(push.size, x.dtype)
-    block = max(1, DEPTH // max(rows, 1))
+    said, panels = np.empty(push.size, x.dtype), length // panel
+    block = steps_at_once(rows)
     for t in range(n_steps):
         if t % block == 0:
             for q in range(w.shape[0]):
@@ -54,9 +54,9 @@ def forward(
         at = (t + 1) * step
         product(flat_hidden, t * length, width, panel, u, 0, u.shape[0], flat_gates, at, rows, True)
         product(flat_window, t * window.shape[1], width, panel, v, 0, v.shape[0], flat_gates, at, rows, True)
-        _write(gates[t + 1], memory[t], peep, places, flags, ones, scratch, memory[t + 1])
-        tanh_to(memory[t + 1], squashed[t])
-        _read(gates[t + 1], memory[t + 1], squashed[t], peep, places, ones, hidden[t + 1])
+        hold_peephole_step(
+            gates[t + 1], memory[t], peep, memory[t + 1], squashed[t], hidden[t + 1], 0, panels, panels, rows
+        )
         said[:] = push.reshape(-1)
         product(flat_hidden, (t + 1) * length, width, panel, p, 0, p.shape[0], said, 0, rows, True)
         _shape(said, kappa[t], shape[t], kappa[t + 1], width)
@@ -97,7 +97,7 @@ def _look(codes, n_read, t, shape, kappa, window, width):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def backward(
-    x, codes, n_read, w, u, v, p, peep, places, flags, gates, memory, squashed, hidden, window, shape, kappa,
+    x, codes, n_read, w, u, v, p, peep, gates, memory, squashed, hidden, window, shape, kappa,
     d_x, d_w, d_u, d_v, d_p, d_push, d_peep, d_memory, d_kappa, d_hidden, d_window,
 ):  # fmt: skip
     """The adjoint. x is (T, 1, B, X); d_hidden (T + 1, L) and d_window (T + 1, La) come with what is asked of h and w.
@@ -108,18 +108,17 @@ def backward(
     n_steps, _, rows, _ = x.shape
     length, width = gates.shape[2], u.shape[2]
     panels, shown, said = length // (rows * width), window.shape[1] // (rows * width), p.shape[1]
-    block = max(1, DEPTH // rows)
+    block = steps_at_once(rows)
     d_gates = np.empty((block, 4 * panels, rows, width), x.dtype)
     d_said = np.zeros((block, said // width, rows, width), x.dtype)
-    extra = np.zeros((4, length), x.dtype)
     d_memory[:] = 0
     d_kappa[:] = 0
     end = n_steps
     while end > 0:
         start = max(0, end - block)
         _pull_steps(
-            start, end, rows, codes, n_read, u, v, p, peep, places, flags, gates, memory, squashed, shape, kappa,
-            d_gates.reshape(block, 4, length), d_said, d_hidden, d_window, d_memory, d_kappa, extra, d_peep,
+            start, end, rows, codes, n_read, u, v, p, peep, gates, memory, squashed, shape, kappa,
+            d_gates.reshape(block, 4, length), d_said, d_hidden, d_window, d_memory, d_kappa, d_peep,
         )  # fmt: skip
         here, keep = d_gates[: end - start], end < n_steps
         outer(x[start:end], here, 4 * panels, d_w, keep)
@@ -142,14 +141,13 @@ def backward(
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _pull_steps(
-    start, end, rows, codes, n_read, u, v, p, peep, places, flags, gates, memory, squashed, shape, kappa,
-    d_gates, d_said, d_hidden, d_window, d_memory, d_kappa, extra, d_peep,
+    start, end, rows, codes, n_read, u, v, p, peep, gates, memory, squashed, shape, kappa,
+    d_gates, d_said, d_hidden, d_window, d_memory, d_kappa, d_peep,
 ):  # fmt: skip
     """Steps end - 1 down to start; d_gates[0] comes with the derivatives of step `end`, unless that is the last."""
     n_steps, length, width = gates.shape[0] - 1, gates.shape[2], u.shape[2]
     step, panel = 4 * length, rows * u.shape[2]
     flat, flat_hidden, flat_window = d_gates.reshape(-1), d_hidden.reshape(-1), d_window.reshape(-1)
-    ones, scratch, keep = np.ones_like(d_memory), np.empty_like(d_memory), np.empty_like(d_memory)
     for t in range(end - 1, start - 1, -1):
         if t + 1 < n_steps:
             later = (t + 1 - start) * step if t + 1 < end else 0
@@ -161,12 +159,9 @@ def _pull_steps(
         _pull_look(codes, n_read, t, shape[t], kappa[t + 1], d_window[t + 1], d_kappa, d_said[s])
         at = (t + 1) * d_hidden.shape[1]
         product(d_said[s].reshape(-1), 0, width, panel, p, 0, p.shape[0], flat_hidden, at, rows, True)
-        _pull(d_out, now[2], squashed[t], True, d_memory)
-        _pull_gate(d_out, squashed[t], extra[2], now[2], d_now[2])
-        _pull_peephole(d_now[2], peep[2], memory[t + 1], d_memory, d_peep[2])
-        _pull_write(now, memory[t], extra, places, flags, ones, scratch, keep, d_memory, d_now)
-        for k in range(2):
-            _pull_peephole(d_now[k], peep[k], memory[t], d_memory, d_peep[k])
+        pull_peephole_step(
+            now, memory[t], memory[t + 1], squashed[t], peep, d_out, d_memory, d_now, d_peep, length // panel, rows
+        )
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

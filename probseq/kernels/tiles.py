@@ -26,34 +26,37 @@ from numba.extending import intrinsic
 
 _FEATURES = binding.get_host_cpu_features()
 BYTES = 64 if _FEATURES.get("avx512f") else 32 if _FEATURES.get("avx") else 16
-_VECTORS = 2
+VECTORS = 2
 ROWS = 8 if BYTES == 64 else 4  # accumulators, factors and one broadcast fill the registers without spilling
+UNROLLED = 4  # terms between two jumps: the instructions around the products then cost nothing
 DEPTH = 256  # terms summed before moving on: a panel of b this deep stays in the first cache
 
 
 def width_of(dtype: Any) -> int:
     """Columns of a tile of this floating type."""
-    return _VECTORS * BYTES // np.dtype(dtype).itemsize
+    return VECTORS * BYTES // np.dtype(dtype).itemsize
 
 
 def _make_tile(rows: int, turned: bool = False) -> Any:
-    """An intrinsic: c[i, :] (+)= sum_{k < n} a[i, k] b[k, :] for `rows` rows and two vectors of columns.
+    """An intrinsic: c[i, :] (+)= sum_{s < n_parts} sum_{k < n} a[s, i, k] b[s, k, :] for `rows` rows, a tile's columns.
 
-    Entry (i, k) of a is where the module's table says, or, `turned`, at i * a_row + k * a_panel.
+    Entry (s, i, k) of a is at s * a_part + i * a_row + k or, `turned`, at s * a_part + i + k * a_row; line (s, k) of b
+    at s * b_part + k * width.
     """
 
     @intrinsic
-    def tile(typing_context, a, a_at, a_row, a_panel, b, b_at, b_row, c, c_at, c_row, n, keep):
+    def tile(typing_context, a, a_at, a_row, a_part, b, b_at, b_part, c, c_at, c_row, n_parts, n, keep):
         signature = types.void(
-            a, *[types.intp] * 3, b, *[types.intp] * 2, c, *[types.intp] * 2, types.intp, types.boolean
-        )
+            a, *[types.intp] * 3, b, *[types.intp] * 2, c, *[types.intp] * 4, types.boolean
+        )  # fmt: skip
 
         def generate(context, builder, signature, arguments):
             word = context.get_value_type(signature.args[0].dtype)
-            lanes = BYTES // np.dtype(str(signature.args[0].dtype)).itemsize
-            shift = (_VECTORS * lanes).bit_length() - 1
+            size = np.dtype(str(signature.args[0].dtype)).itemsize
+            lanes = BYTES // size
+            width = VECTORS * lanes
             vector, integer = ir.VectorType(word, lanes), ir.IntType(64)
-            (a, a_at, a_row, a_panel, b, b_at, b_row, c, c_at, c_row, n, keep) = arguments
+            (a, a_at, a_row, a_part, b, b_at, b_part, c, c_at, c_row, n_parts, n, keep) = arguments
 
             def constant(value: int) -> Any:
                 return ir.Constant(integer, value)
@@ -62,64 +65,83 @@ def _make_tile(rows: int, turned: bool = False) -> Any:
                 array = context.make_array(signature.args[place])(context, builder, argument)
                 return builder.gep(array.data, [at])
 
-            def vectors(pointer: Any, offset: Any) -> list[Any]:
-                places = [builder.add(offset, constant(v * lanes)) for v in range(_VECTORS)]
-                return [builder.bitcast(builder.gep(pointer, [p]), vector.as_pointer()) for p in places]
+            def vectors(pointer: Any, offset: int) -> list[Any]:
+                places = [builder.gep(pointer, [constant(offset + v * lanes)]) for v in range(VECTORS)]
+                return [builder.bitcast(p, vector.as_pointer()) for p in places]
 
             def load(pointers: list[Any]) -> list[Any]:
                 values = [builder.load(p) for p in pointers]
                 for value in values:
-                    value.align = 4
+                    value.align = size
                 return values
 
-            left, right, result = start(0, a, a_at), start(4, b, b_at), start(7, c, c_at)
-            places = [p for i in range(rows) for p in vectors(result, builder.mul(c_row, constant(i)))]
-            offsets = [builder.mul(a_row, constant(i)) for i in range(rows)]
-            entry = builder.block
-            held, loop, end = (builder.append_basic_block(name) for name in ("held", "loop", "end"))
-            first = builder.append_basic_block("first")
-            builder.cbranch(keep, held, first)
-            builder.position_at_end(held)
+            def add_term(left: Any, right: Any, k: int, sums: list[Any]) -> list[Any]:
+                columns = load(vectors(right, k * width))
+                nothing, zeros = ir.Constant(vector, ir.Undefined), ir.VectorType(ir.IntType(32), lanes)
+                here = builder.gep(left, [builder.mul(a_row, constant(k)) if turned else constant(k)])
+                totals = []
+                for i in range(rows):
+                    scalar = builder.load(
+                        builder.gep(here, [constant(i) if turned else builder.mul(a_row, constant(i))])
+                    )
+                    one = builder.insert_element(nothing, scalar, ir.Constant(ir.IntType(32), 0))
+                    spread = builder.shuffle_vector(one, nothing, ir.Constant(zeros, [0] * lanes))
+                    for v in range(VECTORS):
+                        term = builder.fmul(spread, columns[v], flags=("contract",))
+                        totals.append(builder.fadd(term, sums[i * VECTORS + v], flags=("contract",)))
+                return totals
+
+            def loop(count: Any, steps: tuple[Any, Any], begun: list[Any], body: Any) -> list[Any]:
+                """begun = [left, right, *sums]; `count` times: sums = body(*begun), left and right move by `steps`."""
+                before = builder.block
+                head, inside, end = (builder.append_basic_block(name) for name in ("head", "inside", "end"))
+                builder.branch(head)
+                builder.position_at_end(head)
+                left = builder.phi(integer)
+                left.add_incoming(count, before)
+                held = [builder.phi(value.type) for value in begun]
+                for phi, value in zip(held, begun, strict=True):
+                    phi.add_incoming(value, before)
+                builder.cbranch(builder.icmp_signed(">", left, constant(0)), inside, end)
+                builder.position_at_end(inside)
+                moved = [builder.gep(pointer, [step]) for pointer, step in zip(held[:2], steps, strict=True)]
+                for phi, value in zip(held, [*moved, *body(*held)], strict=True):
+                    phi.add_incoming(value, builder.block)
+                left.add_incoming(builder.sub(left, constant(1)), builder.block)
+                builder.branch(head)
+                builder.position_at_end(end)
+                return held
+
+            def terms(left: Any, right: Any, *sums: Any) -> list[Any]:
+                def several(left: Any, right: Any, *sums: Any) -> list[Any]:
+                    totals = list(sums)
+                    for k in range(UNROLLED):
+                        totals = add_term(left, right, k, totals)
+                    return totals
+
+                step = a_row if turned else constant(1)
+                steps = builder.mul(step, constant(UNROLLED)), constant(UNROLLED * width)
+                held = loop(builder.udiv(n, constant(UNROLLED)), steps, [left, right, *sums], several)
+                rest = builder.urem(n, constant(UNROLLED))
+                alone = loop(rest, (step, constant(width)), held, lambda x, y, *z: add_term(x, y, 0, list(z)))
+                return alone[2:]
+
+            lines = [builder.gep(start(7, c, c_at), [builder.mul(c_row, constant(i))]) for i in range(rows)]
+            places = [p for line in lines for p in vectors(line, 0)]
+            entry, nothing = builder.block, ir.Constant(vector, [0.0] * lanes)
+            kept, first = builder.append_basic_block("kept"), builder.append_basic_block("first")
+            builder.cbranch(keep, kept, first)
+            builder.position_at_end(kept)
             old = load(places)
             builder.branch(first)
             builder.position_at_end(first)
             begun = [builder.phi(vector) for _ in places]
             for phi, value in zip(begun, old, strict=True):
-                phi.add_incoming(ir.Constant(vector, [0.0] * lanes), entry)
-                phi.add_incoming(value, held)
-            builder.branch(loop)
-
-            builder.position_at_end(loop)
-            k = builder.phi(integer)
-            k.add_incoming(constant(0), first)
-            sums = [builder.phi(vector) for _ in places]
-            for phi, value in zip(sums, begun, strict=True):
-                phi.add_incoming(value, first)
-            columns = load(vectors(right, builder.mul(k, b_row)))
-            if turned:
-                here = builder.gep(left, [builder.mul(k, a_panel)])
-            else:
-                panel = builder.mul(builder.lshr(k, constant(shift)), a_panel)
-                inside = builder.and_(k, constant(_VECTORS * lanes - 1))
-                here = builder.gep(left, [builder.add(panel, inside)])
-            nothing, zeros = ir.Constant(vector, ir.Undefined), ir.VectorType(ir.IntType(32), lanes)
-            totals = []
-            for i in range(rows):
-                scalar = builder.load(builder.gep(here, [offsets[i]]))
-                one = builder.insert_element(nothing, scalar, ir.Constant(ir.IntType(32), 0))
-                spread = builder.shuffle_vector(one, nothing, ir.Constant(zeros, [0] * lanes))
-                for v in range(_VECTORS):
-                    term = builder.fmul(spread, columns[v], flags=("contract",))
-                    totals.append(builder.fadd(term, sums[i * _VECTORS + v], flags=("contract",)))
-            following = builder.add(k, constant(1))
-            k.add_incoming(following, loop)
-            for phi, value in zip(sums, totals, strict=True):
-                phi.add_incoming(value, loop)
-            builder.cbranch(builder.icmp_signed("<", following, n), loop, end)
-
-            builder.position_at_end(end)
-            for value, place in zip(totals, places, strict=True):
-                builder.store(value, place).align = 4
+                phi.add_incoming(nothing, entry)
+                phi.add_incoming(value, kept)
+            ends = loop(n_parts, (a_part, b_part), [start(0, a, a_at), start(4, b, b_at), *begun], terms)
+            for value, place in zip(ends[2:], places, strict=True):
+                builder.store(value, place).align = size
             return context.get_dummy_value()
 
         return signature, generate
@@ -139,14 +161,25 @@ def product(a, a_at, a_row, a_panel, b, first, last, c, c_at, n_rows, keep):
     for q in range(first, last):
         for k in range(0, depth, part):
             n, held = min(part, depth - k), keep or k > 0
+            whole, rest = n // width, n % width
             b_at, left = (q * depth + k) * width, a_at + k // width * a_panel
             to = c_at + (q - first) * n_rows * width
             i = 0
             while i + ROWS <= n_rows:
-                _tile(a, left + i * a_row, a_row, a_panel, b, b_at, width, c, to + i * width, width, n, held)
+                at, place = left + i * a_row, to + i * width
+                if whole:
+                    _tile(a, at, a_row, a_panel, b, b_at, width * width, c, place, width, whole, width, held)
+                if rest:
+                    at, more = at + whole * a_panel, b_at + whole * width * width
+                    _tile(a, at, a_row, 0, b, more, 0, c, place, width, 1, rest, held or whole > 0)
                 i += ROWS
             while i < n_rows:
-                _row(a, left + i * a_row, a_row, a_panel, b, b_at, width, c, to + i * width, width, n, held)
+                at, place = left + i * a_row, to + i * width
+                if whole:
+                    _row(a, at, a_row, a_panel, b, b_at, width * width, c, place, width, whole, width, held)
+                if rest:
+                    at, more = at + whole * a_panel, b_at + whole * width * width
+                    _row(a, at, a_row, 0, b, more, 0, c, place, width, 1, rest, held or whole > 0)
                 i += 1
 
 
@@ -161,10 +194,11 @@ def outer(a, b, n_panels, out, keep):
     lines, columns = out.shape
     high, step, b_step = a.shape[3], a.shape[1] * rows * a.shape[3], b.shape[1] * rows * width
     flat, right = a.reshape(-1), b.reshape(-1)
-    for q in range(n_panels):
-        for i in range(0, lines, ROWS):
-            left, to = i // high * rows * high + i % high, i * columns + q * width
-            for s in range(n_steps):
+    at_once = max(1, DEPTH // rows)  # steps summed before the next lines
+    for s in range(0, n_steps, at_once):
+        steps = min(at_once, n_steps - s)
+        for q in range(n_panels):
+            for i in range(0, lines, ROWS):
+                left, to = s * step + i // high * rows * high + i % high, i * columns + q * width
                 b_at = s * b_step + q * rows * width
-                held = keep or s > 0
-                _turned(flat, left + s * step, 1, high, right, b_at, width, out, to, columns, rows, held)
+                _turned(flat, left, high, step, right, b_at, b_step, out, to, columns, steps, rows, keep or s > 0)

@@ -130,27 +130,21 @@ class _Plan(NamedTuple):
         else:
             panels.copy_(self.panels(matrix).flatten(-3))
 
-    def read(self, panels: Tensor, matrix: Tensor) -> None:
-        """The inverse of `write`: matrix = the rows of these panels."""
-        if self.padded(matrix.shape[-1]) == matrix.shape[-1]:
-            apart = panels.unflatten(-1, (-1, self.batch, self.width)).transpose(-3, -2)
-            matrix.unflatten(-1, (-1, self.width)).copy_(apart)
-        else:
-            matrix.copy_(self.rows(panels, matrix.shape[-1]))
-
     def inside(self, weights: Tensor) -> Tensor:
         """Rows of weights by block i, f, g, o -> i, f, o, g, each block padded."""
-        blocks = weights.unflatten(0, (-1, self.hidden))
-        if len(blocks) == len(self.parts.blocks):
-            blocks = blocks[self._order]
+        blocks = self._swapped(weights, self.hidden).unflatten(0, (-1, self.hidden))
         return F.pad(blocks, (0, 0, 0, self.padded(self.hidden) - self.hidden)).flatten(0, 1)
 
     def outside(self, weights: Tensor) -> Tensor:
         """The inverse of `inside`."""
         blocks = weights.unflatten(0, (-1, self.padded(self.hidden)))[:, : self.hidden]
-        if len(blocks) == len(self.parts.blocks):
-            blocks = blocks[torch.tensor(self._order).argsort()]
-        return blocks.flatten(0, 1)
+        return self._swapped(blocks.flatten(0, 1), self.hidden)
+
+    def _swapped(self, weights: Tensor, size: int) -> Tensor:
+        """The last two blocks of weights, of so many rows, in the other order where they are g and o."""
+        if not self.parts.output_gate or len(weights) != size * len(self.parts.blocks):
+            return weights
+        return torch.cat([weights[: -2 * size], weights[-size:], weights[-2 * size : -size]])
 
     def unpadded(self, weights: Tensor) -> Tensor:
         """Rows of weights without those that were added to each gate."""
@@ -167,10 +161,6 @@ class _Plan(NamedTuple):
     def factor(self, matrix: Tensor) -> Any:
         """The panels of a right factor, (0, 0, width) for none."""
         return (self.panels(matrix) if matrix.numel() else matrix.new_zeros(0, 0, self.width)).numpy()
-
-    @property
-    def _order(self) -> list[int]:
-        return [self.parts.blocks.index(name) for name in (*self.parts.gates, "g")]
 
     @property
     def places(self) -> Any:
@@ -229,9 +219,8 @@ def _forward(inputs: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
         plan.peeps(peepholes),
         plan.places,
         plan.flags,
-        *(tensor.numpy() for tensor in (gates, memory, squashed, read, hidden)),
+        *(tensor.numpy() for tensor in (outputs.transpose(0, 1), gates, memory, squashed, read, hidden)),
     )
-    plan.read(hidden[1:], outputs)
     return tuple(made)
 
 
@@ -256,9 +245,9 @@ def _backward(gradient: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
     plan = _Plan.of(*arguments[:9])
     n_gates, length = len(plan.parts.gates), plan.length(plan.hidden)
     d_hidden = torch.empty_like(saved[4])
-    d_hidden[0] = 0
-    plan.write(gradient, d_hidden[1:])
     made = _Gradients.like(plan, inputs, peepholes, projection, gate_weights)
+    block = (kernels.steps_at_once(plan.batch), len(plan.parts.blocks) * plan.padded(plan.hidden) // plan.width)
+    d_gates = inputs.new_empty(*block, plan.batch, plan.width)  # begins where a cache line does, as vectors like it
     kernels.backward(
         array_of(_with_ones(inputs, ROWS).unsqueeze(1)),
         plan.factor(plan.inside(into) if pull_inputs else into[:0]),
@@ -268,7 +257,8 @@ def _backward(gradient: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
         plan.peeps(peepholes),
         plan.places,
         plan.flags,
-        *(tensor.numpy() for tensor in (*saved, *made, d_hidden)),
+        array_of(gradient.transpose(0, 1)),
+        *(tensor.numpy() for tensor in (*saved, *made, d_hidden, d_gates)),
     )
     d_start = [plan.rows(d_hidden[0], plan.output), plan.rows(made.memory, plan.hidden)]
     if gate_weights.numel():

@@ -28,7 +28,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -37,8 +36,6 @@ from probseq.kernels import soft_window as kernels
 from probseq.kernels.tiles import ROWS, width_of
 from probseq.ops.cells import Parts, _Plan, _with_ones
 from probseq.ops.modes import OnceDifferentiable, array_of, operator
-
-_PLACES, _FLAGS = np.array([0, 1, 2, 3]), np.array([False, True, True])
 
 
 def soft_window(
@@ -121,8 +118,6 @@ def _forward(inputs: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
         plan.factor(looking.t()),
         plan.panels(push.expand(plan.batch, -1)).numpy(),
         plan.peeps(peepholes),
-        _PLACES,
-        _FLAGS,
         *(tensor.numpy() for tensor in made[1:]),
     )
     outputs[..., : plan.hidden] = plan.rows(hidden[1:], plan.hidden)
@@ -163,8 +158,6 @@ def _backward(gradient: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
         plan.factor(plan.inside(reading)),
         plan.factor(torch.nn.functional.pad(looking, (0, 0, 0, plan.padded(shapes) - shapes))),
         plan.peeps(peepholes),
-        _PLACES,
-        _FLAGS,
         *(tensor.numpy() for tensor in (*saved, *made)),
     )
     starts = [plan.rows(d_hidden[0], hidden), plan.rows(d_memory, hidden), plan.rows(d_window[0], characters), d_kappa]
