@@ -19,9 +19,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-from probseq.evaluation.compare import compare, train_length
+from probseq.evaluation.compare import compare
 from probseq.evaluation.defaults import MOST_LAGS, NAMES, default_model
 from probseq.evaluation.reading import read_column
+from probseq.evaluation.splitting import train_length
 from probseq.handwriting import command
 
 PROGRAM = "python -m probseq"

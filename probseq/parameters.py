@@ -283,7 +283,8 @@ def free_entries(module: nn.Module) -> list[tuple[nn.Parameter, Tensor]]:
     ]
 
 
-def _find(module: nn.Module, name: str) -> tuple[nn.Module, str, bool]:
+def find_parameter(module: nn.Module, name: str) -> tuple[nn.Module, str, bool]:
+    """The module that owns the parameter "emission.means", its name there, and whether it is a declared one."""
     path, _, leaf = name.rpartition(".")
     known = [f"{p}.{n}" if p else n for p, child in parametric_modules(module) for n in child.params()]
     known += [n for n, _ in module.named_parameters() if "raw_" not in n]
@@ -298,7 +299,7 @@ def freeze(module: nn.Module, names: Iterable[str]) -> Generator[None]:
     """Inside, the named parameters ("transition_matrix", "emission.means") are held fixed."""
     changed: list[nn.Parameter] = []
     for name in names:
-        owner, leaf, declared = _find(module, name)
+        owner, leaf, declared = find_parameter(module, name)
         parameter = owner._parameters[f"raw_{leaf}" if declared else leaf]
         if parameter is not None and parameter.requires_grad:
             changed.append(parameter)
@@ -317,7 +318,7 @@ def overriding(module: nn.Module, values: Mapping[str, Tensor]) -> Generator[Non
     touched: list[tuple[Parametric, str]] = []
     try:
         for name, value in values.items():
-            owner, leaf, declared = _find(module, name)
+            owner, leaf, declared = find_parameter(module, name)
             if not declared or not isinstance(owner, Parametric):
                 raise ValueError(f"{name} is no declared parameter and cannot be overridden")
             owner.overrides[leaf] = value

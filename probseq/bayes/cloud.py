@@ -8,7 +8,7 @@ The belief is `Particles`: the values of a particle are z_t and then m_t. `updat
 sees y_t but nothing later (`proposal="guide"`), and weighs it by p(y_t | z_t) p(z_t) / q(z_t); or it weighs the draws
 from p(z_t | m_t) as they are (`proposal="transition"`), and then update(b, y)[1] == emit(b).log_prob(y). Particles are
 resampled where their effective number falls below half. Random numbers are a function of the seed and the number of the
-draw, as in `ParticleFilter`: a filter is a function of the data, and a sequence's result that of no other.
+draw, as in `ParticleFilter`.
 
 Missing data. Coordinates that are missing are integrated out by the head, given the states. The guide reads zeros in
 their place (a guide may read anything: a bound stays one). Where nothing of a step was seen the state is drawn from
@@ -18,7 +18,6 @@ p(z_t | m_t). Models whose memory reads y are fed the head's expectation given z
 from __future__ import annotations
 
 import abc
-import math
 from typing import Any, Literal, cast
 
 import torch
@@ -32,8 +31,7 @@ from probseq.beliefs import Particles
 from probseq.checks import whole_number
 from probseq.emissions.head import Head
 from probseq.errors import ImpossibleSequence
-from probseq.models.particle_filter import GUIDE, MOVE, RESAMPLE, _table
-from probseq.ops.resampling import ancestors
+from probseq.models.particle_draws import GUIDE, MOVE, equal_weights, numbers, resampled
 from probseq.randomness import fresh_seed, spawn
 from probseq.sequences import step_input
 
@@ -133,12 +131,12 @@ class Cloud(StateSpaceModel[Particles]):
     def _begin(self, draw: Tensor, u: Tensor | None) -> Particles:
         shape = (*draw.shape, self.n_particles)
         inputs = self._spread_inputs(u)
-        return self._move(self._equal(shape), self._first_memory(shape, inputs), inputs, draw)
+        return self._move(equal_weights(*shape), self._first_memory(shape, inputs), inputs, draw)
 
     def predict(self, belief: Particles, u: Tensor | None = None) -> Particles:
         """Resample where the effective size is low, then draw from the transition."""
         draw, inputs = cast(Tensor, belief.draw), self._spread_inputs(u)
-        weights, values = self._resample(belief)
+        weights, values = resampled(belief, ESS_THRESHOLD, self.seed)
         return self._move(weights, self._onward(*self._parts(values), inputs), inputs, draw + 1)
 
     def update(
@@ -191,36 +189,13 @@ class Cloud(StateSpaceModel[Particles]):
     def _parts(self, values: Tensor) -> tuple[Tensor, Tensor]:
         return values[..., : self.state_dim], values[..., self.state_dim :]
 
-    def _equal(self, shape: tuple[int, ...]) -> Tensor:
-        return torch.full(shape, -math.log(shape[-1]), dtype=torch.float64)
-
     def _move(self, log_weights: Tensor, memory: Tensor, u: Tensor | None, draw: Tensor) -> Particles:
         law = self._prior(memory, u)
         z = law.mean + law.scale * self._noise(draw, MOVE, law.mean)
         return Particles(log_weights, torch.cat([z, memory], -1), draw)
 
-    def _resample(self, belief: Particles) -> tuple[Tensor, Tensor]:
-        low = belief.effective_size < ESS_THRESHOLD * self.n_particles
-        if not bool(low.any()):
-            return belief.log_weights, belief.values
-        uniforms = self._numbers(cast(Tensor, belief.draw), RESAMPLE, (self.n_particles,))
-        chosen = ancestors(belief.log_weights.exp(), uniforms).unsqueeze(-1)
-        again = belief.values.gather(-2, chosen.expand(belief.values.shape))
-        weights = torch.where(low.unsqueeze(-1), self._equal(belief.log_weights.shape), belief.log_weights)
-        return weights, torch.where(low[..., None, None], again, belief.values)
-
     def _noise(self, draw: Tensor, purpose: int, like: Tensor) -> Tensor:
-        return self._numbers(draw, purpose, (self.n_particles, self.state_dim)).to(like.dtype)
-
-    def _numbers(self, draw: Tensor, purpose: int, shape: tuple[int, ...]) -> Tensor:
-        """Random numbers (*batch, *shape) that depend on the seed, the draw and its purpose only."""
-        keys, places = draw.reshape(-1).unique(return_inverse=True)
-        tables = [torch.from_numpy(_table(self.seed, int(key), purpose, shape)) for key in keys.tolist()]
-        if len(tables) == 1:
-            return tables[0].expand(*draw.shape, *shape)
-        if not tables:
-            return torch.zeros(*draw.shape, *shape, dtype=torch.float64)
-        return torch.stack(tables)[places].reshape(*draw.shape, *shape)
+        return numbers(self.seed, draw, purpose, (self.n_particles, self.state_dim)).to(like.dtype)
 
     def _encoded(self, y: Tensor, observed: Tensor | None) -> Tensor:
         """What is read for y, zeros where it is missing."""

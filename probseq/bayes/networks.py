@@ -29,8 +29,6 @@ from probseq.randomness import generator, seeded, spawn
 
 #: the least standard deviation of a state: its unit is free, so that this is relative to a spread of about 1
 FLOOR = 1e-4
-#: softplus(RAW_ONE) = 1
-RAW_ONE = math.log(math.e - 1.0)
 
 
 class Law(NamedTuple):

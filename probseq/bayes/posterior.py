@@ -28,7 +28,7 @@ from probseq.beliefs import Categorical, Gaussian
 from probseq.checks import whole_number
 from probseq.forecasting import Forecast, mixture_of_paths
 from probseq.layout import leave
-from probseq.parameters import _find
+from probseq.parameters import find_parameter
 from probseq.randomness import fresh_seed, spawn
 from probseq.sequences import Sequences
 
@@ -185,7 +185,7 @@ class Posterior:
 def place_values(model: StateSpaceModel[Any], values: Mapping[str, Tensor]) -> None:
     """Give a model public values by name."""
     for name, value in values.items():
-        owner, leaf, declared = _find(model, name)
+        owner, leaf, declared = find_parameter(model, name)
         if declared:
             setattr(owner, leaf, value)
         else:

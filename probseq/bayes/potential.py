@@ -23,7 +23,7 @@ from probseq.bayes.coordinates import Block, blocks_of
 from probseq.bayes.priors import Priors, priors_of, without_priors
 from probseq.bayes.terms import term_of
 from probseq.errors import ConvergenceWarning, DegenerateWarning, SingularInnovation, StateOverflow
-from probseq.parameters import _find, parametric_modules
+from probseq.parameters import find_parameter, parametric_modules
 from probseq.sequences import Sequences
 
 Array = np.ndarray[Any, Any]
@@ -210,7 +210,7 @@ def prepare(
 
 
 def _hold(model: StateSpaceModel[Any], name: str) -> None:
-    owner, leaf, declared = _find(model, name)
+    owner, leaf, declared = find_parameter(model, name)
     parameter: Any = owner._parameters[f"raw_{leaf}" if declared else leaf]
     if parameter is not None:
         parameter.requires_grad_(False)

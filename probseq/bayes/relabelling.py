@@ -24,7 +24,7 @@ from torch import Tensor
 from probseq.base import LatentStateModel
 from probseq.bayes.posterior import Posterior, place_values
 from probseq.bayes.potential import Array, Potential
-from probseq.parameters import _find
+from probseq.parameters import find_parameter
 
 logger = logging.getLogger("probseq")
 #: most steps of the data that are compared
@@ -72,7 +72,7 @@ def n_states_of(model: Any) -> int:
 
 def state_axes(model: Any, name: str) -> list[int]:
     """The axes of a parameter's public value that run over the states."""
-    owner, leaf, declared = _find(model, name)
+    owner, leaf, declared = find_parameter(model, name)
     if not declared:
         return []
     shape = owner.params()[leaf].shape  # type: ignore[operator]

@@ -30,7 +30,8 @@ from probseq import beliefs as B
 from probseq.bayes import bounds
 from probseq.bayes.cloud import Cloud
 from probseq.checks import whole_number
-from probseq.models.particle_filter import FAR, Estimate
+from probseq.models.particle_draws import FAR
+from probseq.models.particle_filter import Estimate
 from probseq.randomness import fresh_seed, seeded
 from probseq.sequences import Sequences
 

@@ -31,7 +31,6 @@ from probseq.bayes.priors import HalfNormalRoot, InverseWishart
 Array = np.ndarray[Any, Any]
 #: x -> (log density summed, its slope in x)
 Density = Callable[[Array], tuple[float, Array]]
-Term = Callable[[Array], tuple[float, Array, Array]]
 
 
 def density_of(prior: Any) -> Density | None:

@@ -33,7 +33,7 @@ from probseq.priors import NormalInverseGamma, NormalInverseWishart, Prior, acce
 Covariance = Literal["full", "diag", "tied", "spherical"]
 
 
-class _Covs(Param):
+class Covariances(Param):
     """Always read and given as full matrices (K, D, D); stored as the covariance type needs."""
 
     def __init__(self) -> None:
@@ -87,7 +87,7 @@ class Gaussian(Emission):
 
     real_valued = True
     means = Param(P.real, "n_states", "dim")
-    covs = _Covs()
+    covs = Covariances()
 
     def __init__(
         self,
@@ -154,7 +154,7 @@ class Gaussian(Emission):
             return gaussian.table_of(values, stored[0], stored[1], self.is_diagonal)
         rows, seen = rows_of(values, observed)
         if complete or seen is None:
-            table = _log_normal(rows, self.means, self.factor(), self.is_diagonal)
+            table = log_normal(rows, self.means, self.factor(), self.is_diagonal)
         else:
             table = self._marginal_log_prob(rows, seen, self.factor())
         return table.reshape(*values.shape[:-1], self.n_states)
@@ -181,7 +181,7 @@ class Gaussian(Emission):
                 part = shown[:, :, pattern]
             else:
                 part = torch.linalg.cholesky(shown @ shown.mT)
-            density = _log_normal(rows[index][:, pattern], means[:, pattern], part, self.is_diagonal)
+            density = log_normal(rows[index][:, pattern], means[:, pattern], part, self.is_diagonal)
             table = table.index_put((index,), density)
         return table
 
@@ -329,7 +329,7 @@ def factor_of(emission: Any) -> Tensor:
     return lower.expand(emission.n_states, emission.dim, emission.dim)
 
 
-def _log_normal(rows: Tensor, means: Tensor, factor: Tensor, diagonal: bool) -> Tensor:
+def log_normal(rows: Tensor, means: Tensor, factor: Tensor, diagonal: bool) -> Tensor:
     """log N(row_n; means_k, factor_k factor_k'), (N, K)."""
     if diagonal:
         whitener = torch.diag_embed(factor.diagonal(dim1=-2, dim2=-1).reciprocal())

@@ -35,7 +35,7 @@ from probseq import parameters as P
 from probseq.emissions.base import positive, rows_of
 from probseq.emissions.conditional import Conditional
 from probseq.emissions.floor import Floor, lift, lift_matrix
-from probseq.emissions.gaussian import Covariance, _Covs, _log_normal, factor_of
+from probseq.emissions.gaussian import Covariance, Covariances, factor_of, log_normal
 from probseq.emissions.least_squares import least_squares
 from probseq.emissions.regression_start import start_mixture
 from probseq.parameters import Param
@@ -49,7 +49,7 @@ class Regression(Conditional):
 
     real_valued = True
     intercepts = Param(P.real, "n_states", "dim")
-    covs = _Covs()
+    covs = Covariances()
     #: the parameter that holds the slopes
     slope_name: str
 
@@ -108,7 +108,7 @@ class Regression(Conditional):
     def _table(self, rows: Tensor, x: Tensor, slopes: Tensor, intercepts: Tensor, factor: Tensor) -> Tensor:
         """log N(y_n; B_k x_n + c_k, L_k L_k'), (N, K): for every state the density of y - B_k x."""
         columns = [
-            _log_normal(rows - x @ slopes[k].mT, intercepts[k : k + 1], factor[k : k + 1], self.is_diagonal)
+            log_normal(rows - x @ slopes[k].mT, intercepts[k : k + 1], factor[k : k + 1], self.is_diagonal)
             for k in range(self.n_states)
         ]
         return torch.cat(columns, -1)

@@ -25,7 +25,7 @@ from torch.distributions import constraints
 from probseq import parameters as P
 from probseq.emissions.base import Emission, leading_size, positive, rows_of
 from probseq.emissions.floor import Floor, lift_matrix
-from probseq.emissions.gaussian import Gaussian, _Covs
+from probseq.emissions.gaussian import Covariances, Gaussian
 from probseq.emissions.special import climb, log_rising, slope_of
 from probseq.parameters import Param
 
@@ -38,7 +38,7 @@ class StudentT(Emission):
 
     real_valued = True
     means = Param(P.real, "n_states", "dim")
-    scales = _Covs()
+    scales = Covariances()
     dofs = Param(P.nonnegative, "n_states")
 
     def __init__(

@@ -23,7 +23,6 @@ networks, Neural Networks 9.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -322,11 +321,6 @@ def _compare(subject: _Subject, found: Automaton, words: NDArray[np.int64]) -> N
                 f"at precision {found.precision:g} the {found.n_states} states that are left say something else than "
                 f"the network after {t + 1} letters, the last of them {word}"
             )
-
-
-def all_words(n_letters: int, length: int) -> NDArray[np.int64]:
-    """Every word of a length, (n_letters ** length, length)."""
-    return np.array(list(itertools.product(range(n_letters), repeat=length)), dtype=np.int64).reshape(-1, length)
 
 
 def from_table(transitions: Sequence[Sequence[int]], outputs: Sequence[Hashable], letters: Sequence[Any]) -> Automaton:

@@ -31,18 +31,11 @@ from torch import Tensor
 from probseq.base import StateSpaceModel
 from probseq.checks import whole_number
 from probseq.evaluation.backtest_result import Backtest
-from probseq.evaluation.compare import (
-    _check_horizons,
-    _check_models,
-    _fitted,
-    _for,
-    _kept_warnings,
-    _Row,
-    _train_lengths,
-)
+from probseq.evaluation.fitting import FittedModel, check_models, data_for, fit_copy, kept_warnings
 from probseq.evaluation.naive import naive_models
 from probseq.evaluation.parallel import run_tasks
-from probseq.evaluation.rolling import Rolling, rolling_scores
+from probseq.evaluation.rolling import Rolling, check_horizons, rolling_scores
+from probseq.evaluation.splitting import span, train_lengths
 from probseq.evaluation.summary import likelihood_kind
 from probseq.sequences import Sequences
 
@@ -75,14 +68,14 @@ def backtest(
     done: `result.stopped` says so. A fit that fails is reported in `result.fits` and leaves its scores out.
     """
     data = Sequences.of(y, u)
-    _check_models(models, data, fit_options or {})
+    check_models(models, data, fit_options or {})
     plan = _Plan(
         data=replace(data.flat(), layout="batch"),
-        first=_train_lengths(data, first),
+        first=train_lengths(data, first),
         step=whole_number("step", step),
         window=None if window is None else whole_number("window", window, least=2),
         gap=whole_number("gap", gap, least=0),
-        horizons=_check_horizons(horizons),
+        horizons=check_horizons(horizons),
         refit_every=whole_number("refit_every", refit_every),
         baselines=baselines,
         level=level,
@@ -175,31 +168,31 @@ def _work(task: _Task) -> Done:
     origins = plan.first[task.rows] + task.rounds.start * plan.step
     ends = origins - plan.gap
     starts = torch.zeros_like(ends) if plan.window is None else (ends - plan.window).clamp(min=0)
-    training = _cut(data, starts, torch.minimum(ends, data.lengths))
+    training = span(data, starts, torch.minimum(ends, data.lengths))
     start = time.perf_counter()
     try:
-        fitted = [_fitted(task.name, task.model, training, dict(task.options))]
+        rows = [fit_copy(task.name, task.model, training, dict(task.options))]
         if task.with_baselines:
-            fitted += _naive(training, fitted[0].model, plan.mixed)
+            rows += _naive(training, rows[0].model, plan.mixed)
     except Exception as error:
         done.fits.append(
             _fit_row(task, ends - starts, time.perf_counter() - start, [], f"{type(error).__name__}: {error}")
         )
         return done
-    for row in fitted:
+    for row in rows:
         done.fits.append(_fit_row(task, ends - starts, row.seconds, row.warnings, "", row.name))
         done.scores += _scored(row, task, data, starts)
     return done
 
 
-def _naive(training: Sequences, model: StateSpaceModel[Any], mixed: bool) -> list[_Row]:
+def _naive(training: Sequences, model: StateSpaceModel[Any], mixed: bool) -> list[FittedModel]:
     """The baselines for what this model describes; discrete ones are named so beside those of densities."""
-    with _kept_warnings() as messages:
+    with kept_warnings() as messages:
         start = time.perf_counter()
         found = naive_models(training, [model])
         seconds = (time.perf_counter() - start) / len(found)
     suffix = " (discrete)" if mixed and not model.real_valued else ""
-    return [_Row(name + suffix, baseline, seconds, messages) for name, baseline in found.items()]
+    return [FittedModel(name + suffix, baseline, seconds, messages) for name, baseline in found.items()]
 
 
 def _fit_row(
@@ -216,10 +209,10 @@ def _fit_row(
     }
 
 
-def _scored(row: _Row, task: _Task, data: Sequences, starts: Tensor) -> list[dict[str, Any]]:
+def _scored(row: FittedModel, task: _Task, data: Sequences, starts: Tensor) -> list[dict[str, Any]]:
     """One record per model and horizon: where the targets are, and every score there."""
     plan = task.plan
-    own = _for(row.model, _cut(data, starts, data.lengths))
+    own = data_for(row.model, span(data, starts, data.lengths))
     first = plan.first[task.rows]
     time_ = torch.arange(own.n_steps)
     last_known = torch.zeros(len(task.rows), own.n_steps, dtype=torch.bool)
@@ -242,11 +235,3 @@ def _scored(row: _Row, task: _Task, data: Sequences, starts: Tensor) -> list[dic
         scores = {name: table[at] for name, table in tables[lead].items()}
         found.append({"model": row.name, **place, **scores, "likelihood": kind})
     return found
-
-
-def _cut(data: Sequences, starts: Tensor, ends: Tensor) -> Sequences:
-    """Steps starts[i] .. ends[i] - 1 of every sequence of a flat batch; one that has none is empty."""
-    y = torch.where(data.observed, data.values, torch.nan)
-    spans = list(zip(starts.tolist(), torch.maximum(ends, starts).tolist(), strict=True))
-    u = None if data.inputs is None else [data.inputs[i, a:b] for i, (a, b) in enumerate(spans)]
-    return replace(Sequences.of([y[i, a:b] for i, (a, b) in enumerate(spans)], u), layout="batch")

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probseq.evaluation.calibration import Calibration, calibration
-from probseq.evaluation.comparison import _aligned, _number
 from probseq.evaluation.judging import SCORES
 from probseq.evaluation.point_scores import naive_scale, rmse
 from probseq.evaluation.scores import default_bandwidth, hac_standard_error, mean_score
@@ -20,6 +19,7 @@ from probseq.evaluation.significance import (
     model_confidence_set,
 )
 from probseq.evaluation.stacking import stacking_weights
+from probseq.evaluation.text_table import aligned, number
 from probseq.sequences import Sequences
 
 #: whether more of a score is better; the others have no such direction
@@ -155,16 +155,16 @@ class Backtest:
         head = ["", "h", "log score", "(se)", "CRPS", "interval", "cover", "RMSE", "targets", "likelihood"]
         rows = [head]
         for (name, h), row in per.iterrows():
-            cells = [_number(row["log_score"], ".3f"), _number(row["log_score_se"], "(.3f)")]
-            cells += [_number(row[score], "#.4g") for score in ("crps", "interval_score")]
-            cells += [_number(row["coverage"], ".0%"), _number(row["rmse"], "#.4g"), str(row["n"])]
+            cells = [number(row["log_score"], ".3f"), number(row["log_score_se"], "(.3f)")]
+            cells += [number(row[score], "#.4g") for score in ("crps", "interval_score")]
+            cells += [number(row["coverage"], ".0%"), number(row["rmse"], "#.4g"), str(row["n"])]
             rows.append([str(name), str(h), *cells, str(row["likelihood"])])
         failed = int((self.fits["error"] != "").sum()) if len(self.fits) else 0
         lines = [
             f"back-test: {self.scheme}",
             f"{self.done} of {self.planned} fits ({self.stopped})",
             "",
-            *_aligned(rows),
+            *aligned(rows),
         ]
         lines += [
             "",

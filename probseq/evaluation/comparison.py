@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch import Tensor
 from probseq.base import StateSpaceModel
 from probseq.evaluation.calibration import calibration
 from probseq.evaluation.significance import DieboldMariano, diebold_mariano
+from probseq.evaluation.text_table import aligned, number
 from probseq.sequences import Sequences
 
 
@@ -45,7 +45,7 @@ class Comparison:
 
     def to_text(self, *, with_warnings: bool = True) -> str:
         """The table for reading, with units and how the standard errors were computed."""
-        lines = [self.title, "", *_aligned(self.to_rows()), "", *self.legend()]
+        lines = [self.title, "", *aligned(self.to_rows()), "", *self.legend()]
         if with_warnings:
             lines += [f"{name}: {message}" for name, messages in self.warnings.items() for message in messages]
         return "\n".join(lines)
@@ -152,14 +152,14 @@ class Comparison:
             rows.append(
                 [
                     str(name),
-                    _number(row["log_score"], ".3f"),
-                    _number(row["log_score_se"], "(.3f)"),
-                    "best" if best else _number(row["difference"], ".3f"),
-                    "" if best else _number(row["difference_se"], "(.3f)"),
-                    *(_number(row[f"crps_{h}"], "#.4g") for h in self.horizons),
-                    *(_number(row[f"coverage_{h}"], ".0%") for h in self.horizons),
+                    number(row["log_score"], ".3f"),
+                    number(row["log_score_se"], "(.3f)"),
+                    "best" if best else number(row["difference"], ".3f"),
+                    "" if best else number(row["difference_se"], "(.3f)"),
+                    *(number(row[f"crps_{h}"], "#.4g") for h in self.horizons),
+                    *(number(row[f"coverage_{h}"], ".0%") for h in self.horizons),
                     str(row["parameters"]),
-                    _number(row["fit_seconds"], ".1f"),
+                    number(row["fit_seconds"], ".1f"),
                     group,
                 ]
             )
@@ -177,24 +177,3 @@ class Comparison:
         if self.table["likelihood"].nunique() > 1:
             lines.append("likelihoods of different kinds are not comparable: each group has its own best")
         return lines
-
-
-def _number(value: float, form: str) -> str:
-    """A formatted number, a dash where there is none; "(.3f)" puts it in parentheses."""
-    if math.isnan(value):
-        return "-"
-    return f"({value:{form[1:-1]}})" if form.startswith("(") else f"{value:{form}}".rstrip(".")
-
-
-def _aligned(rows: list[list[str]]) -> list[str]:
-    """Columns of equal width: the first and the last to the left, numbers to the right; a rule under the header."""
-    widths = [max(len(row[i]) for row in rows if row) for i in range(len(rows[0]))]
-    last = len(widths) - 1
-    lines = [
-        "  ".join(
-            c.ljust(w) if i in (0, last) else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=False))
-        )
-        for row in rows
-    ]
-    lines = [line.rstrip() for line in lines]
-    return [lines[0], "-" * max(map(len, lines)), *lines[1:]]

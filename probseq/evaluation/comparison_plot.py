@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from probseq.forecasting import _is_symbolic, continue_index
+from probseq.forecasting import continue_index
+from probseq.marginals import is_symbolic
 from probseq.sequences import Sequences
 
 if TYPE_CHECKING:
@@ -39,9 +40,9 @@ def draw(comparison: Comparison, axes: Any, column: int) -> Any:
             2, 1, figsize=(9, 6.2), height_ratios=(3, 2), sharex=_shares_time(comparison), layout="constrained"
         )
     upper, lower = axes
-    styles = _styles(comparison)
+    styles = styles_of(comparison)
     _draw_fans(upper, comparison, styles, column)
-    _draw_differences(lower, comparison, styles)
+    draw_differences(lower, comparison, styles)
     for panel in (upper, lower):
         panel.spines[["top", "right"]].set_visible(False)
         panel.tick_params(colors=INK, labelsize=9)
@@ -52,7 +53,7 @@ def _shares_time(comparison: Comparison) -> bool:
     return comparison.train_lengths.numel() == 1
 
 
-def _styles(comparison: Comparison) -> dict[str, dict[str, Any]]:
+def styles_of(comparison: Comparison) -> dict[str, dict[str, Any]]:
     """Colour and line of every model, the best of the table first."""
     styles: dict[str, dict[str, Any]] = {}
     for name in comparison.table.index:
@@ -112,7 +113,7 @@ def _draw_fan(
     if model.input_dim and u is not None:
         inputs = {"u": u[:n_train], "future_u": u[n_train : n_train + len(ahead)]}
     forecast = model.forecast(y[:n_train], len(ahead), seed=comparison.seed, **inputs)
-    if _is_symbolic(forecast.distribution):
+    if is_symbolic(forecast.distribution):
         return
     mean = forecast.mean[:, column]
     lower, upper = (end[:, column] for end in forecast.interval(comparison.level))
@@ -140,7 +141,7 @@ def _limit(panel: Any, values: np.ndarray[Any, Any]) -> None:
         panel.set_ylim(low - room, high + room)
 
 
-def _draw_differences(panel: Any, comparison: Comparison, styles: dict[str, dict[str, Any]]) -> None:
+def draw_differences(panel: Any, comparison: Comparison, styles: dict[str, dict[str, Any]]) -> None:
     """Cumulative log score less that of the best model of the same kind, from 0 at the end of training."""
     table, scores = comparison.table, comparison.log_scores
     time: Any = np.arange(-1, len(scores))

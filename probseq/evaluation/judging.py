@@ -27,7 +27,7 @@ from probseq.evaluation.calibration import pit
 from probseq.evaluation.kinds import column_kinds, marginal_parts
 from probseq.evaluation.point_scores import interval_score
 from probseq.evaluation.scores import covered, crps, crps_of_draws, energy_of_draws, energy_score
-from probseq.forecasting import _coordinates, quantile
+from probseq.marginals import coordinates_of, quantile
 from probseq.randomness import generator, spawn
 
 SCORES = ("log_score", "crps", "energy", "interval_score", "inside", "error", "pit")
@@ -99,7 +99,7 @@ def _of_intervals(law: Distribution, y: Tensor, task: Task) -> dict[str, Tensor]
     score, inside = [], []
     parts = marginal_parts(law)
     for part, x in zip(parts, y.split([part.event_shape[0] for part in parts], -1), strict=True):
-        if column_kinds(part)[0] in ("symbol", "angle") or isinstance(_coordinates(part)[1], Bernoulli):
+        if column_kinds(part)[0] in ("symbol", "angle") or isinstance(coordinates_of(part)[1], Bernoulli):
             score.append(torch.full(x.shape, torch.nan, dtype=torch.float64))
             inside.append(score[-1])
             continue

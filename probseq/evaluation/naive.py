@@ -24,7 +24,7 @@ from torch import distributions as D
 from probseq import emissions
 from probseq.base import StateSpaceModel
 from probseq.evaluation.kinds import column_kinds, marginal_parts
-from probseq.forecasting import _coordinates
+from probseq.marginals import coordinates_of
 from probseq.models.autoregressive import AR
 from probseq.models.hmm import HMM
 from probseq.sequences import Sequences
@@ -127,7 +127,7 @@ def emission_like(model: StateSpaceModel[Any], data: Sequences) -> emissions.Emi
 def _emission_of(law: D.Distribution) -> emissions.Emission:
     kind, width = column_kinds(law)[0], law.event_shape[0]
     if kind == "symbol":
-        return emissions.Categorical(_coordinates(law)[1].probs.shape[-1])
+        return emissions.Categorical(coordinates_of(law)[1].probs.shape[-1])
     if kind == "binary":
         return emissions.Bernoulli(width)
     if kind == "angle":

@@ -17,9 +17,9 @@ import numpy as np
 
 from probseq._version import __version__
 from probseq.evaluation import report_figures as figures
-from probseq.evaluation.comparison import _number
 from probseq.evaluation.report_figures import Picture
 from probseq.evaluation.significance import diebold_mariano, model_confidence_set
+from probseq.evaluation.text_table import number
 
 if TYPE_CHECKING:
     from probseq.evaluation.comparison import Comparison
@@ -171,8 +171,8 @@ def _horizons(comparison: Comparison) -> str:
     if not len(frame):
         return ""
     body = [
-        _row([str(name), str(h), _number(r["crps"], "#.4g"), _number(r["crps_se"], "(.2g)"),
-              _number(r["coverage"], ".0%"), str(int(r["n_targets"]))])
+        _row([str(name), str(h), number(r["crps"], "#.4g"), number(r["crps_se"], "(.2g)"),
+              number(r["coverage"], ".0%"), str(int(r["n_targets"]))])
         for (name, h), r in frame.iterrows()
     ]  # fmt: skip
     caption = f"Forecasts from rolling origins; cover is the share inside the central {comparison.level:.0%} interval."
@@ -185,7 +185,7 @@ def _sequences(comparison: Comparison) -> str:
     if len(frame) < 2:
         return ""
     shown = frame.head(30)
-    body = [_row([f"sequence {key}", *(_number(value, ".3f") for value in row)]) for key, row in shown.iterrows()]
+    body = [_row([f"sequence {key}", *(number(value, ".3f") for value in row)]) for key, row in shown.iterrows()]
     more = "" if len(frame) <= 30 else f", the first 30 of {len(frame)}"
     return _table(f"Mean log score of every sequence{more}.", ["", *map(str, frame.columns)], body)
 
@@ -212,9 +212,9 @@ def _calibration(comparison: Comparison) -> str:
 def _calibration_table(comparison: Comparison) -> str:
     body: list[str] = []
     for name, row in comparison.calibration().iterrows():
-        values = [_number(row[key], ".0%") for key in ("inside_50", "inside_90")]
+        values = [number(row[key], ".0%") for key in ("inside_50", "inside_90")]
         values += [
-            _number(row[key], ".2g") for key in ("uniform_p", "berkowitz_p", "coverage_90_p", "independence_90_p")
+            number(row[key], ".2g") for key in ("uniform_p", "berkowitz_p", "coverage_90_p", "independence_90_p")
         ]
         body.append(_row([str(name), *values]))
     head = ["", "in 50 %", "in 90 %", "p uniform", "p Berkowitz", "p cover 90 %", "p independent"]

@@ -20,7 +20,7 @@ from probseq import plot_style as style
 from probseq.base import StateSpaceModel
 from probseq.beliefs import map_tensors
 from probseq.evaluation.calibration import pit_values, uniform_test
-from probseq.evaluation.comparison_plot import _draw_differences, _styles
+from probseq.evaluation.comparison_plot import draw_differences, styles_of
 from probseq.evaluation.kinds import kinds_of
 from probseq.models.echo_state import EchoState
 from probseq.models.hmm import HMM
@@ -232,7 +232,7 @@ def differences(comparison: Comparison) -> Picture:
 
 def _differences(axes: Any, comparison: Comparison) -> None:
     axes.spines[["top", "right"]].set_visible(False)
-    _draw_differences(axes, comparison, _styles(comparison))
+    draw_differences(axes, comparison, styles_of(comparison))
     axes.set_title("", loc="left")
 
 

@@ -16,7 +16,7 @@ standard errors run over target steps. What is scored is in `probseq.evaluation.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -28,7 +28,7 @@ from torch.distributions import Bernoulli, Categorical, Distribution, Independen
 from probseq import beliefs as B
 from probseq.base import StateSpaceModel
 from probseq.evaluation.judging import SCORES, judge
-from probseq.forecasting import _coordinates, _is_symbolic
+from probseq.marginals import coordinates_of, is_symbolic
 from probseq.randomness import seeded
 from probseq.sequences import Sequences
 
@@ -54,6 +54,15 @@ class Rolling:
 
 #: per horizon every score at the target steps, (B, T) each, NaN where there is none
 RollingScores = dict[int, dict[str, np.ndarray[Any, Any]]]
+
+
+def check_horizons(horizons: Iterable[int]) -> tuple[int, ...]:
+    """Horizons in order, each once. ValueError where one is no positive integer."""
+    found = tuple(horizons)
+    good = all(isinstance(h, (int, np.integer)) and not isinstance(h, bool) and h >= 1 for h in found)
+    if not found or not good:
+        raise ValueError(f"horizons must be positive integers, got {found!r}")
+    return tuple(sorted({int(h) for h in found}))
 
 
 @torch.no_grad()
@@ -147,9 +156,9 @@ def _select(belief: Any, keep: Tensor) -> Any:
 
 def _dressed(draws: Tensor, like: Distribution) -> Distribution | Tensor:
     """Draws of discrete data as relative frequencies, in the form of the distribution they came from."""
-    if _is_symbolic(like):
-        shares = torch.nn.functional.one_hot(draws.long(), _coordinates(like)[1].probs.shape[-1]).to(torch.float64)
+    if is_symbolic(like):
+        shares = torch.nn.functional.one_hot(draws.long(), coordinates_of(like)[1].probs.shape[-1]).to(torch.float64)
         return Independent(Categorical(probs=shares.mean(-2), validate_args=False), 1, validate_args=False)
-    if isinstance(_coordinates(like)[1], Bernoulli):
+    if isinstance(coordinates_of(like)[1], Bernoulli):
         return Independent(Bernoulli(probs=draws.mean(-1)), 1)
     return draws

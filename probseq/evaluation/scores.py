@@ -35,7 +35,7 @@ from torch import Tensor
 from torch import distributions as D
 
 from probseq.evaluation.kinds import column_kinds, marginal_parts
-from probseq.forecasting import _coordinates
+from probseq.marginals import coordinates_of
 from probseq.randomness import seeded
 
 #: beyond this many components or counts the exact sums give way to draws
@@ -61,7 +61,7 @@ def crps(distribution: D.Distribution, y: Tensor, *, n_samples: int = 1000, seed
         return torch.cat(found, -1)
     if column_kinds(distribution)[0] in ("symbol", "angle"):
         return torch.full(y.shape, torch.nan, dtype=torch.float64)
-    weights, base = _coordinates(distribution)
+    weights, base = coordinates_of(distribution)
     if isinstance(base, D.Bernoulli):
         probs = base.probs if weights is None else (weights.unsqueeze(-1) * base.probs).sum(-2)
         return (probs - y).square()

@@ -17,6 +17,7 @@ Vehtari, Simpson and Gelman (2018), Bayesian Analysis 13, sec. 3.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -28,8 +29,11 @@ from torch import Tensor, nn
 from torch import distributions as D
 
 from probseq.base import Filtered, StateSpaceModel
+from probseq.errors import ProbseqWarning
+from probseq.evaluation.fitting import check_models, fit_copies, held_out_scores
 from probseq.evaluation.kinds import kinds_of, measure_of
 from probseq.evaluation.pool import linear_pool
+from probseq.evaluation.splitting import check_parts, head, train_lengths
 from probseq.parameters import Param, simplex
 from probseq.sequences import Sequences
 
@@ -221,12 +225,20 @@ def stack(
     Members of different measures (densities, probabilities) are refused, those of different likelihood kinds too: a
     bound would be undercut by an exact likelihood of the same model.
     """
-    from probseq.evaluation.compare import fitted_copies
-
-    members, scores, data = fitted_copies(models, y, u, train=train, seed=seed, fit_options=fit_options)
+    data = Sequences.of(y, u)
+    check_models(models, data, fit_options or {})
+    first = train_lengths(data, train)
+    training = head(data, first)
+    check_parts(models, data, training, first)
+    fits = fit_copies(models, training, seed, fit_options or {})
+    for fit in fits:
+        for message in fit.warnings:
+            warnings.warn(f"{fit.name}: {message}", ProbseqWarning, stacklevel=2)
+    members = [fit.model for fit in fits]
     measures = {measure_of(kinds_of(member, data)) for member in members}
     kinds = {member.likelihood_kind for member in members}
     if len(measures) > 1 or len(kinds) > 1:
         raise ValueError(f"members must be of one kind, got {sorted(kinds)} of measure {sorted(measures)}")
-    weights = best_weights(np.stack([score.ravel() for score in scores], -1))
+    scores = [held_out_scores(member, data, first)[0].ravel() for member in members]
+    weights = best_weights(np.stack(scores, -1))
     return Stacked(members, weights)

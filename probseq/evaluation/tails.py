@@ -27,7 +27,7 @@ from probseq.emissions.circular import Circular
 from probseq.emissions.multinomial import Counts
 from probseq.emissions.product import Columns
 from probseq.emissions.student import MultivariateStudentT
-from probseq.forecasting import _coordinates, _is_symbolic
+from probseq.marginals import coordinates_of, is_symbolic
 
 #: the log of a share of a tail that is below rounding
 NEGLIGIBLE = -40.0
@@ -51,12 +51,12 @@ def log_tails(distribution: D.Distribution, y: Tensor) -> tuple[Tails, Tails]:
         pairs = [_part(part, columns) for part, columns in parts]
         lower = _side_by_side([pair[0] for pair in pairs])
         return lower, lower if all(a is b for a, b in pairs) else _side_by_side([pair[1] for pair in pairs])
-    if _is_symbolic(distribution):
+    if is_symbolic(distribution):
         raise ValueError("symbols have no order, so they have no pseudo-residuals")
     if isinstance(distribution, Counts):
         totals = y.sum(-1, keepdim=True).expand(torch.broadcast_shapes(y.shape, distribution.log_probs.shape))
         return _discrete(D.Binomial(totals, probs=distribution.log_probs.exp(), validate_args=False), y)
-    base = _coordinates(distribution)[1]
+    base = coordinates_of(distribution)[1]
     if getattr(base.support, "is_discrete", False):
         return _discrete(base, y)
     both = _continuous(base, y)
@@ -70,7 +70,7 @@ def _mix(log_weights: Tensor, tails: Tails) -> Tails:
 
 
 def _part(part: D.Distribution, columns: Tensor) -> tuple[Tails, Tails]:
-    if not _is_symbolic(part):
+    if not is_symbolic(part):
         return log_tails(part, columns)
     unknown = torch.full(torch.broadcast_shapes(columns.shape, (*part.batch_shape, 1)), torch.nan, dtype=torch.float64)
     return (unknown, unknown), (unknown, unknown)

@@ -24,14 +24,14 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from probseq.kernels.registers import _constant, _Writer
+from probseq.kernels.instructions import Writer, constant
 from probseq.kernels.tiles import BYTES, VECTORS
 
 _TERMS = {4: 8, 8: 14}  # of the exponential's series, by the bytes of a number: to the last digit for |r| <= log(2) / 2
 _FRACTION = {4: 23, 8: 52}  # bits
 
 
-class _Numbers(_Writer):
+class _Numbers(Writer):
     """Vectors of the numbers of the first array, single or double precision."""
 
     def __init__(self, context: Any, builder: Any, signature: Any) -> None:
@@ -124,7 +124,7 @@ class _Numbers(_Writer):
 
     def each_panel(self, start: Any, stop: Any, rows: Any, body: Any) -> None:
         """body(first number, number after the last) for every panel from `start` to before `stop`."""
-        size = self.builder.mul(rows, _constant(self.width))
+        size = self.builder.mul(rows, constant(self.width))
 
         def one(q: Any, _: list[Any]) -> list[Any]:
             first = self.builder.mul(q, size)
@@ -147,11 +147,11 @@ def hold_peephole_step(typing_context, gates, memory, peep, following, shown, hi
         writer = _Numbers(context, builder, signature)
         gates, memory, peep, following, shown, hidden = (writer.memory(k, arguments[k]) for k in range(6))
         begin, end, panels, rows = arguments[6:]
-        length = builder.mul(builder.mul(panels, rows), _constant(writer.width))
-        starts = [builder.mul(length, _constant(k)) for k in range(4)]
+        length = builder.mul(builder.mul(panels, rows), constant(writer.width))
+        starts = [builder.mul(length, constant(k)) for k in range(4)]
 
         def panel(first: Any, stop: Any) -> None:
-            moves = [_constant(v * writer.lanes) for v in range(VECTORS)]
+            moves = [constant(v * writer.lanes) for v in range(VECTORS)]
             weights = [
                 [writer.load(peep, builder.add(builder.add(start, first), move)) for move in moves]
                 for start in starts[:3]
@@ -209,11 +209,11 @@ def pull_peephole_step(
             writer.memory(place, arguments[place]) for place in range(9)
         )
         panels, rows = arguments[9:]
-        length = builder.mul(builder.mul(panels, rows), _constant(writer.width))
-        starts = [builder.mul(length, _constant(k)) for k in range(4)]
+        length = builder.mul(builder.mul(panels, rows), constant(writer.width))
+        starts = [builder.mul(length, constant(k)) for k in range(4)]
 
         def panel(first: Any, stop: Any) -> None:
-            moves = [_constant(v * writer.lanes) for v in range(VECTORS)]
+            moves = [constant(v * writer.lanes) for v in range(VECTORS)]
             tops = [builder.add(builder.add(start, first), move) for move in moves for start in starts[:3]]
             weights = [writer.load(peep, top) for top in tops]
 
@@ -245,7 +245,7 @@ def pull_peephole_step(
             for total, top in zip(sums, tops, strict=True):
                 writer.store(total, d_peep, top)
 
-        writer.each_panel(_constant(0), panels, rows, panel)
+        writer.each_panel(constant(0), panels, rows, panel)
         return context.get_dummy_value()
 
     return signature, generate

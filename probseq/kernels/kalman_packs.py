@@ -27,9 +27,8 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-from probseq.kernels.registers import LANES, _constant, _Writer
+from probseq.kernels.instructions import LANES, ZEROS, Writer, constant
 
-_VECTOR = ir.VectorType(ir.DoubleType(), LANES)
 _INDEX = ir.IntType(32)
 
 
@@ -38,7 +37,7 @@ def n_sums(n: int, m: int) -> int:
     return n + n * n + n * (n + 1) // 2 + n + m * n + m * (m + 1) // 2
 
 
-class _Steps(_Writer):
+class _Steps(Writer):
     """Steps of a pack: numbers of the table stand for vectors of equal entries."""
 
     def sizes(self) -> tuple[int, int]:
@@ -47,7 +46,7 @@ class _Steps(_Writer):
 
     def numbers(self, memory: Any, offset: Any, count: int) -> list[Any]:
         """`count` numbers from an offset on, each as a vector."""
-        places = [self.builder.gep(memory, [self.builder.add(offset, _constant(i))]) for i in range(count)]
+        places = [self.builder.gep(memory, [self.builder.add(offset, constant(i))]) for i in range(count)]
         return [self.spread(self.builder.load(place)) for place in places]
 
     def rows(self, memory: Any, first: Any, count: int) -> list[Any]:
@@ -59,7 +58,7 @@ class _Steps(_Writer):
             self.store(value, memory, self.row(first, i))
 
     def row(self, first: Any, i: int) -> Any:
-        return self.builder.mul(self.builder.add(first, _constant(i)), _constant(LANES))
+        return self.builder.mul(self.builder.add(first, constant(i)), constant(LANES))
 
     def plus_products(self, total: Any, left: list[Any], right: list[Any]) -> Any:
         for a, b in zip(left, right, strict=True):
@@ -72,10 +71,10 @@ class _Steps(_Writer):
             total = self.builder.fsub(total, product, flags=("contract",))
         return total
 
-    def place_of(self, table: Any, slot: Any, t: Any, n: int, m: int) -> Any:
+    def place_of(self, slot: Any, t: Any, n: int, m: int) -> Any:
         """Where the row of step t begins in the table."""
         row = self.builder.load(self.builder.gep(slot, [t]))
-        return self.builder.mul(row, _constant(2 * n * n + n * m + m * m))
+        return self.builder.mul(row, constant(2 * n * n + n * m + m * m))
 
 
 @intrinsic
@@ -91,22 +90,22 @@ def _forwards(typing_context, states, sensors, keep, table, slot, emission, star
         table, slot, emission, start, data, moments, square = (
             writer.memory(i, arguments[i]) for i in (3, 4, 5, 6, 8, 9, 10)
         )
-        constants = writer.numbers(emission, _constant(0), m * n + n)
+        constants = writer.numbers(emission, constant(0), m * n + n)
         shift = constants[m * n :]
 
         def body(t: Any, carried: list[Any]) -> list[Any]:
             mean, total = carried[:n], carried[n]
-            at = writer.place_of(table, slot, t, n, m)
+            at = writer.place_of(slot, t, n, m)
             closed = writer.numbers(table, at, n * n)
-            gain = writer.numbers(table, builder.add(at, _constant(n * n)), n * m)
-            inverse = writer.numbers(table, builder.add(at, _constant(n * n + n * m)), m * m)
-            first = builder.mul(t, _constant(m))
+            gain = writer.numbers(table, builder.add(at, constant(n * n)), n * m)
+            inverse = writer.numbers(table, builder.add(at, constant(n * n + n * m)), m * m)
+            first = builder.mul(t, constant(m))
             y = writer.rows(data, first, m)
             v = [writer.minus_products(y[j], constants[j * n : (j + 1) * n], mean) for j in range(m)]
             u = [writer.plus_products(None, inverse[j * m : (j + 1) * m], v) for j in range(m)]
             if len(signature.args[2]):
                 writer.put(u, data, first)
-                writer.put(mean, moments, builder.mul(t, _constant(n)))
+                writer.put(mean, moments, builder.mul(t, constant(n)))
             following = [
                 writer.plus_products(
                     writer.plus_products(shift[i], gain[i * m : (i + 1) * m], y), closed[i * n : (i + 1) * n], mean
@@ -115,8 +114,8 @@ def _forwards(typing_context, states, sensors, keep, table, slot, emission, star
             ]
             return [*following, writer.plus_products(total, v, u)]
 
-        begun = [*writer.rows(start, _constant(0), n), ir.Constant(_VECTOR, [0.0] * LANES)]
-        writer.put([writer.loop(_constant(0), arguments[7], 1, begun, body)[n]], square, _constant(0))
+        begun = [*writer.rows(start, constant(0), n), ZEROS]
+        writer.put([writer.loop(constant(0), arguments[7], 1, begun, body)[n]], square, constant(0))
         return context.get_dummy_value()
 
     return signature, generate
@@ -136,18 +135,18 @@ def _backwards(typing_context, states, sensors, keep, table, slot, emission, n_s
         writer = _Steps(context, builder, signature)
         n, m = writer.sizes()
         table, slot, emission, data, moments, sums = (writer.memory(i, arguments[i]) for i in (3, 4, 5, 7, 8, 9))
-        constants = writer.numbers(emission, _constant(0), m * n)
-        last = builder.sub(arguments[6], _constant(1))
+        constants = writer.numbers(emission, constant(0), m * n)
+        last = builder.sub(arguments[6], constant(1))
         with_sums, with_errors = len(signature.args[2]) != 1, len(signature.args[2]) == 2
-        zero = ir.Constant(_VECTOR, [0.0] * LANES)
+        zero = ZEROS
 
         def body(back: Any, carried: list[Any]) -> list[Any]:
             t = builder.sub(last, back)
             later, totals = carried[:n], carried[n:]
-            at = writer.place_of(table, slot, t, n, m)
+            at = writer.place_of(slot, t, n, m)
             closed = writer.numbers(table, at, n * n)
-            cov = writer.numbers(table, builder.add(at, _constant(n * n + n * m + m * m)), n * n)
-            first, of_data = builder.mul(t, _constant(n)), builder.mul(t, _constant(m))
+            cov = writer.numbers(table, builder.add(at, constant(n * n + n * m + m * m)), n * n)
+            first, of_data = builder.mul(t, constant(n)), builder.mul(t, constant(m))
             mean, u = writer.rows(moments, first, n), writer.rows(data, of_data, m)
             r = []
             for i in range(n):
@@ -157,7 +156,7 @@ def _backwards(typing_context, states, sensors, keep, table, slot, emission, n_s
             if not with_sums:
                 writer.put(z, moments, first)
                 return r
-            gain = writer.numbers(table, builder.add(at, _constant(n * n)), n * m)
+            gain = writer.numbers(table, builder.add(at, constant(n * n)), n * m)
             e = [writer.minus_products(u[j], gain[j::m], later) for j in range(m)]
             if with_errors:
                 writer.put(e, data, of_data)
@@ -170,12 +169,12 @@ def _backwards(typing_context, states, sensors, keep, table, slot, emission, n_s
             return [*r, *terms, *(writer.add_product(total, *pair) for total, pair in zip(rest, more, strict=True))]
 
         begun = [zero] * (n_sums(n, m) if with_sums else n)
-        found = writer.loop(_constant(0), arguments[6], 1, begun, body)
+        found = writer.loop(constant(0), arguments[6], 1, begun, body)
         if with_sums:
             array = context.make_array(signature.args[9])(context, builder, arguments[9])
             width = builder.extract_value(array.shape, 1)
             for i, value in enumerate(found):
-                writer.store(value, sums, builder.add(builder.mul(width, _constant(i)), arguments[10]))
+                writer.store(value, sums, builder.add(builder.mul(width, constant(i)), arguments[10]))
         return context.get_dummy_value()
 
     return signature, generate
@@ -187,10 +186,10 @@ def _transpose(typing_context, source, at, stride, target, place, target_stride)
     signature = types.void(source, types.intp, types.intp, target, types.intp, types.intp)
 
     def generate(context, builder, signature, arguments):
-        writer = _Writer(context, builder, signature)
+        writer = Writer(context, builder, signature)
         (_, at, stride, _, place, target_stride) = arguments
         source, target = (writer.memory(i, arguments[i]) for i in (0, 3))
-        rows = [writer.load(source, builder.add(at, builder.mul(stride, _constant(i)))) for i in range(LANES)]
+        rows = [writer.load(source, builder.add(at, builder.mul(stride, constant(i)))) for i in range(LANES)]
         step = 1
         while step < LANES:
             for i in range(LANES):
@@ -205,7 +204,7 @@ def _transpose(typing_context, source, at, stride, target, place, target_stride)
                     )
             step *= 2
         for i, row in enumerate(rows):
-            writer.store(row, target, builder.add(place, builder.mul(target_stride, _constant(i))))
+            writer.store(row, target, builder.add(place, builder.mul(target_stride, constant(i))))
         return context.get_dummy_value()
 
     return signature, generate

@@ -1,4 +1,4 @@
-"""One series of few states with independent sensors: log p(y) and its gradient in one call; compiled.
+"""One series of few states, a diffuse start, independent sensors: log p(y) and its gradient in one call; compiled.
 
 What `ops/kalman_gradient.py` does with the same kernels one after another. For a short series the calls, each with
 some thirty arrays, and their workspaces would take longer than the recursions.
@@ -36,7 +36,7 @@ def value_and_gradient(
     """Write log p(y) (1,) and add its gradient; False where an update may lose digits, or the start is diffuse longer.
 
     False too where the noise of the sensors is correlated. `gradient` holds those in m0, P0, A, Q, d, C, R and y one
-    after another. The first `begin` steps, more than those of a diffuse start (1, n, d), are taken on square roots.
+    after another. The first `begin` >= 1 steps, more than a diffuse start (1, n, d) lasts, are taken on square roots.
     """
     n, m, steps = extent(states), extent(sensors), y.shape[1]
     for j in range(m):
@@ -54,33 +54,31 @@ def value_and_gradient(
     log_norm, slot = np.empty((1, steps)), np.zeros((1, steps), np.int64)
     mean, weighted, load, until = np.empty((1, steps, n)), np.empty((1, steps, m)), np.ones(1), np.zeros(1, np.int64)
     diffuses = np.zeros((1, begin + 1, 2, n, diffuse_start.shape[2]))
-    start, spread, of_head = m0, P0, 0.0
-    edges = 1 if begin > 0 else 0
-    edge_cov, edge = np.empty((edges, n, n)), np.empty((edges, n))
-    if begin > 0:
-        root, root_Q, root_R = np.empty((n, n)), np.empty_like(Q), np.empty_like(R)
-        semidefinite_factor(P0, np.expand_dims(root, 0))
-        semidefinite_factor(Q, root_Q)
-        semidefinite_factor(R, root_R)
-        P, diffuse, x, densities = P0[0].copy(), diffuse_start[0].copy(), m0[0].copy(), np.empty(begin + 1)
-        mask, reach, memory, status = np.ones(m, np.bool_), np.zeros(n), np.zeros(6, np.int64), np.zeros(3, np.int64)
-        memory[0], memory[4] = -1, columns_in_use(diffuse)
-        root_steps(
-            0, begin + 1, begin + 1, 0, A, Q, C, R, root_Q, root_R, observed[0], True, root, diffuse, P, mask, reach,
-            memory, cov[0], np.empty((0, n, n)), diffuses[0], gain[0], whitener[0], log_norm[0], slot[0], status,
-        )  # fmt: skip
-        until[0] = memory[5]
-        if status[0] != 0 or until[0] > begin:
-            return False
-        mean_steps(
-            0, begin + 1, begin + 1, 0, A, d[0], C, y[0], observed[0], gain[0], whitener[0], log_norm[0], slot[0], x,
-            mean[0], weighted[0], densities, status, None,
-        )  # fmt: skip
-        if status[0] != 0:
-            return False
-        start, spread = mean[:, begin].copy(), cov[:, slot[0, begin]].copy()
-        for t in range(begin):
-            of_head += densities[t]
+    edge_cov, edge = np.empty((1, n, n)), np.empty((1, n))
+    root, root_Q, root_R = np.empty((n, n)), np.empty_like(Q), np.empty_like(R)
+    semidefinite_factor(P0, np.expand_dims(root, 0))
+    semidefinite_factor(Q, root_Q)
+    semidefinite_factor(R, root_R)
+    P, diffuse, x, densities = P0[0].copy(), diffuse_start[0].copy(), m0[0].copy(), np.empty(begin + 1)
+    mask, reach, memory, status = np.ones(m, np.bool_), np.zeros(n), np.zeros(6, np.int64), np.zeros(3, np.int64)
+    memory[0], memory[4] = -1, columns_in_use(diffuse)
+    root_steps(
+        0, begin + 1, begin + 1, 0, A, Q, C, R, root_Q, root_R, observed[0], True, root, diffuse, P, mask, reach,
+        memory, cov[0], np.empty((0, n, n)), diffuses[0], gain[0], whitener[0], log_norm[0], slot[0], status,
+    )  # fmt: skip
+    until[0] = memory[5]
+    if status[0] != 0 or until[0] > begin:
+        return False
+    mean_steps(
+        0, begin + 1, begin + 1, 0, A, d[0], C, y[0], observed[0], gain[0], whitener[0], log_norm[0], slot[0], x,
+        mean[0], weighted[0], densities, status, None,
+    )  # fmt: skip
+    if status[0] != 0:
+        return False
+    start, spread = mean[:, begin].copy(), cov[:, slot[0, begin]].copy()
+    of_head = 0.0
+    for t in range(begin):
+        of_head += densities[t]
     noise = np.empty(m)
     for j in range(m):
         noise[j] = R[0, j, j]
@@ -95,10 +93,9 @@ def value_and_gradient(
         states, sensors, A[0], C[0], cov, gain, whitener, slot, until, lengths, mean, weighted, load,
         grad_m0, grad_P0, grad_A, grad_Q, grad_d, grad_C, grad_R, grad_y, none, nothing, nothing, edge_cov, edge, 0.0,
     )  # fmt: skip
-    if begin > 0:
-        every = np.zeros(1, np.int64)
-        diffuse_adjoint(
-            A, C, R, y, observed, lengths, every, every, until, cov, diffuses, whitener, mean, load, edge, edge_cov,
-            grad_m0, grad_P0, grad_A, grad_Q, grad_d, grad_C, grad_R, grad_y,
-        )  # fmt: skip
+    every = np.zeros(1, np.int64)
+    diffuse_adjoint(
+        A, C, R, y, observed, lengths, every, every, until, cov, diffuses, whitener, mean, load, edge, edge_cov,
+        grad_m0, grad_P0, grad_A, grad_Q, grad_d, grad_C, grad_R, grad_y,
+    )  # fmt: skip
     return True

@@ -39,7 +39,7 @@ def write(
     left = False
     for t in range(len(drawn)):
         if looking.shape[0]:
-            _look(looking, codes, hidden[0], kappa, look, False)
+            _look(looking, hidden[0], kappa, look, False)
             looks[t] = look
             left = left or (look[codes.size] > look[: codes.size]).all()
             if left and (t == 0 or drawn[t - 1, 2] > 0):
@@ -53,7 +53,7 @@ def write(
             _step(layers[k], peepholes[k], drawn[t], window, hidden[k - 1][: 0 if k == 0 else hidden[k - 1].size],
                   hidden[k], memory[k])  # fmt: skip
             if k == 0 and looking.shape[0]:
-                _look(looking, codes, hidden[0], kappa, look, True)
+                _look(looking, hidden[0], kappa, look, True)
                 window[:] = 0
                 for place in range(codes.size):
                     window[codes[place] - 1] += look[place]
@@ -78,7 +78,7 @@ def _step(weights, peepholes, pen, window, below, hidden, memory):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _look(looking, codes, hidden, kappa, look, moves):
+def _look(looking, hidden, kappa, look, moves):
     """phi at every place and one beyond; kappa first moves on if `moves`."""
     read = np.ones(hidden.size + 1, hidden.dtype)
     read[: hidden.size] = hidden

@@ -17,121 +17,20 @@ sizes alone fix.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from probseq.kernels.tiles import BYTES
+from probseq.kernels.instructions import INTEGER, LANES, ZEROS, Writer, constant
 
-LANES = BYTES // 8
 GROUP = 8  # sums in registers at once: what it takes to keep multipliers of four steps' latency busy
 PANELS = (16, 8, 4, 2, 1) if LANES == 8 else (8, 4, 2, 1)  # vectors of sums that a product holds
 ROWS_AT_ONCE = min(4, LANES)  # that share a factor
 TURNING = 64  # the width whose matrix still fits in the fastest cache, 32 KB
-_DOUBLE, _INTEGER, _BIT = ir.DoubleType(), ir.IntType(64), ir.IntType(1)
-_VECTOR, _MASK = ir.VectorType(_DOUBLE, LANES), ir.VectorType(ir.IntType(1), LANES)
-_ZEROS = ir.Constant(_VECTOR, [0.0] * LANES)
-
-
-def _constant(value: int) -> Any:
-    return ir.Constant(_INTEGER, value)
-
-
-class _Writer:
-    """Vector instructions on contiguous memory, and loops that carry values."""
-
-    def __init__(self, context: Any, builder: Any, signature: Any) -> None:
-        self.context, self.builder, self.signature = context, builder, signature
-
-    def memory(self, place: int, argument: Any) -> Any:
-        """Where the entries of the array that is argument `place` begin."""
-        array = self.signature.args[place]
-        return self.context.make_array(array)(self.context, self.builder, argument).data
-
-    def _at(self, memory: Any, offset: Any) -> Any:
-        return self.builder.bitcast(self.builder.gep(memory, [offset]), _VECTOR.as_pointer())
-
-    def load(self, memory: Any, offset: Any) -> Any:
-        value = self.builder.load(self._at(memory, offset))
-        value.align = 8
-        return value
-
-    def store(self, value: Any, memory: Any, offset: Any) -> None:
-        self.builder.store(value, self._at(memory, offset)).align = 8
-
-    def spread(self, scalar: Any) -> Any:
-        """A vector of equal entries."""
-        nothing, zero = ir.Constant(_VECTOR, ir.Undefined), ir.Constant(ir.IntType(32), 0)
-        zeros = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
-        return self.builder.shuffle_vector(self.builder.insert_element(nothing, scalar, zero), nothing, zeros)
-
-    def add_product(self, total: Any, left: Any, right: Any) -> Any:
-        product = self.builder.fmul(left, right, flags=("contract",))
-        return self.builder.fadd(total, product, flags=("contract",))
-
-    def entries_sum(self, vector: Any) -> Any:
-        """The sum of a vector's entries: its halves added, and again."""
-        builder, size, nothing = self.builder, LANES, ir.Constant(_VECTOR, ir.Undefined)
-        while size > 1:
-            size //= 2
-            places = [(i + size) % LANES if i < size else i for i in range(LANES)]
-            mask = ir.Constant(ir.VectorType(ir.IntType(32), LANES), places)
-            vector = builder.fadd(vector, builder.shuffle_vector(vector, nothing, mask))
-        return builder.extract_element(vector, ir.Constant(ir.IntType(32), 0))
-
-    def sums_of_each(self, vectors: list[Any]) -> Any:
-        """The vector of the sums of so many vectors as one has entries."""
-        mask, size = ir.VectorType(ir.IntType(32), LANES), 1
-        while len(vectors) > 1:
-            blocks = [z + base for base in range(0, LANES, 2 * size) for z in (0, LANES)]
-            low, high = ([b + half * size + q for b in blocks for q in range(size)] for half in (0, 1))
-            vectors = [
-                self.builder.fadd(*(self.builder.shuffle_vector(x, y, ir.Constant(mask, part)) for part in (low, high)))
-                for x, y in zip(vectors[::2], vectors[1::2], strict=True)
-            ]
-            size *= 2
-        return vectors[0]
-
-    def loop(
-        self, first: Any, stop: Any, step: int, carried: list[Any], body: Callable[[Any, list[Any]], list[Any]]
-    ) -> list[Any]:
-        """for i in range(first, stop, step): carried = body(i, carried); returns the last."""
-        builder, before = self.builder, self.builder.block
-        head, inside, end = (builder.append_basic_block(name) for name in ("head", "inside", "end"))
-        builder.branch(head)
-        builder.position_at_end(head)
-        i = builder.phi(_INTEGER)
-        i.add_incoming(first, before)
-        phis = [builder.phi(value.type) for value in carried]
-        for phi, value in zip(phis, carried, strict=True):
-            phi.add_incoming(value, before)
-        builder.cbranch(builder.icmp_signed("<", i, stop), inside, end)
-        builder.position_at_end(inside)
-        for phi, value in zip(phis, body(i, phis), strict=True):
-            phi.add_incoming(value, builder.block)
-        i.add_incoming(builder.add(i, _constant(step)), builder.block)
-        builder.branch(head)
-        builder.position_at_end(end)
-        return phis
-
-    def panels(self, width: Any, sizes: tuple[int, ...], body: Callable[[Any, int], None]) -> None:
-        """body(first column, vectors) over panels of so many vectors that cover the width, the widest first."""
-        first: Any = _constant(0)
-        for size in sizes:
-            columns = size * LANES
-
-            def panel(j: Any, _: list[Any], size: int = size) -> list[Any]:
-                body(j, size)
-                return []
-
-            left = self.builder.sub(width, first)
-            whole = self.builder.mul(self.builder.sdiv(left, _constant(columns)), _constant(columns))
-            stop = self.builder.add(first, whole)
-            self.loop(first, stop, columns, [], panel)
-            first = stop
+_BIT = ir.IntType(1)
+_MASK = ir.VectorType(_BIT, LANES)
 
 
 @intrinsic
@@ -140,7 +39,7 @@ def weigh(typing_context, a, i, b, j, c, k, width):
     signature = types.float64(a, types.intp, b, types.intp, c, types.intp, types.intp)
 
     def generate(context, builder, signature, arguments):
-        writer = _Writer(context, builder, signature)
+        writer = Writer(context, builder, signature)
         (_, i, _, j, _, k, width) = arguments
         a, b, c = (writer.memory(place, arguments[place]) for place in (0, 2, 4))
 
@@ -149,7 +48,7 @@ def weigh(typing_context, a, i, b, j, c, k, width):
             writer.store(product, c, builder.add(k, at))
             return [*sums[1:], builder.fadd(sums[0], product)]
 
-        sums = writer.loop(_constant(0), width, LANES, [_ZEROS] * 4, body)
+        sums = writer.loop(constant(0), width, LANES, [ZEROS] * 4, body)
         return writer.entries_sum(builder.fadd(builder.fadd(sums[0], sums[1]), builder.fadd(sums[2], sums[3])))
 
     return signature, generate
@@ -164,14 +63,14 @@ def move(typing_context, a, i, matrix, j, width, b, k, turn):
     signature = types.void(a, types.intp, matrix, types.intp, types.intp, b, types.intp, types.intp)
 
     def generate(context, builder, signature, arguments):
-        writer = _Writer(context, builder, signature)
+        writer = Writer(context, builder, signature)
         (_, i, _, j, width, _, k, turn) = arguments
         a, matrix, b = (writer.memory(place, arguments[place]) for place in (0, 2, 5))
         odd = builder.trunc(turn, _BIT)
-        last = builder.sub(width, _constant(1))
-        start = builder.gep(a, [builder.add(i, builder.select(odd, last, _constant(0)))])
-        begin = builder.add(j, builder.select(odd, builder.mul(last, width), _constant(0)))
-        sign = builder.select(odd, _constant(-1), _constant(1))
+        last = builder.sub(width, constant(1))
+        start = builder.gep(a, [builder.add(i, builder.select(odd, last, constant(0)))])
+        begin = builder.add(j, builder.select(odd, builder.mul(last, width), constant(0)))
+        sign = builder.select(odd, constant(-1), constant(1))
         stride = builder.mul(sign, width)
 
         def panel(column: Any, size: int) -> None:
@@ -180,20 +79,20 @@ def move(typing_context, a, i, matrix, j, width, b, k, turn):
             def body(row: Any, sums: list[Any]) -> list[Any]:
                 made = []
                 for r in range(rows):
-                    one = builder.add(row, _constant(r))
+                    one = builder.add(row, constant(r))
                     entry = writer.spread(builder.load(builder.gep(start, [builder.mul(one, sign)])))
                     place = builder.add(builder.add(begin, builder.mul(one, stride)), column)
                     for v in range(size):
-                        other = writer.load(matrix, builder.add(place, _constant(v * LANES)))
+                        other = writer.load(matrix, builder.add(place, constant(v * LANES)))
                         made.append(writer.add_product(sums[r * size + v], entry, other))
                 return made
 
-            sums = writer.loop(_constant(0), width, rows, [_ZEROS] * (rows * size), body)
+            sums = writer.loop(constant(0), width, rows, [ZEROS] * (rows * size), body)
             while len(sums) > size:
                 half = len(sums) // 2
                 sums = [builder.fadd(x, y) for x, y in zip(sums[:half], sums[half:], strict=True)]
             for v in range(size):
-                writer.store(sums[v], b, builder.add(builder.add(k, column), _constant(v * LANES)))
+                writer.store(sums[v], b, builder.add(builder.add(k, column), constant(v * LANES)))
 
         writer.panels(width, PANELS, panel)
         return context.get_dummy_value()
@@ -213,26 +112,26 @@ def move_both(typing_context, a, i, matrix, width, scale, b, j, c, k, scale_2, d
     )  # fmt: skip
 
     def generate(context, builder, signature, arguments):
-        writer = _Writer(context, builder, signature)
+        writer = Writer(context, builder, signature)
         (_, i, _, width, scale, _, j, _, k, scale_2, _, first, turn) = arguments
         a, matrix, b, c, d = (writer.memory(which, arguments[which]) for which in (0, 2, 5, 7, 10))
         forwards, back = writer.spread(scale), writer.spread(scale_2)
-        odd, last = builder.trunc(turn, _BIT), builder.sub(width, _constant(LANES))
+        odd, last = builder.trunc(turn, _BIT), builder.sub(width, constant(LANES))
 
         def clear(at: Any, _: list[Any]) -> list[Any]:
-            writer.store(_ZEROS, d, builder.add(first, at))
+            writer.store(ZEROS, d, builder.add(first, at))
             return []
 
         def panel(column: Any, size: int) -> None:
-            steps = [_constant(v * LANES) for v in range(size)]
+            steps = [constant(v * LANES) for v in range(size)]
 
             def body(row: Any, sums: list[Any]) -> list[Any]:
                 row, made, dots = builder.select(odd, builder.sub(last, row), row), list(sums), []
                 for begin in range(0, LANES, ROWS_AT_ONCE):
-                    lines = [builder.add(row, _constant(begin + r)) for r in range(ROWS_AT_ONCE)]
+                    lines = [builder.add(row, constant(begin + r)) for r in range(ROWS_AT_ONCE)]
                     entries = [writer.spread(builder.load(builder.gep(a, [builder.add(i, one)]))) for one in lines]
                     places = [builder.add(builder.mul(one, width), column) for one in lines]
-                    parts = [_ZEROS] * ROWS_AT_ONCE
+                    parts = [ZEROS] * ROWS_AT_ONCE
                     for v, step in enumerate(steps):
                         factor = writer.load(c, builder.add(builder.add(k, column), step))
                         for r, place in enumerate(places):
@@ -245,11 +144,11 @@ def move_both(typing_context, a, i, matrix, width, scale, b, j, c, k, scale_2, d
                 writer.store(builder.fadd(writer.load(d, at), more), d, at)
                 return made
 
-            sums = writer.loop(_constant(0), width, LANES, [_ZEROS] * size, body)
+            sums = writer.loop(constant(0), width, LANES, [ZEROS] * size, body)
             for step, total in zip(steps, sums, strict=True):
                 writer.store(builder.fmul(total, forwards), b, builder.add(builder.add(j, column), step))
 
-        writer.loop(_constant(0), width, LANES, [], clear)
+        writer.loop(constant(0), width, LANES, [], clear)
         writer.panels(width, PANELS, panel)
         return context.get_dummy_value()
 
@@ -262,11 +161,11 @@ def rescale(typing_context, a, i, width, scale, smallest, n):
     signature = types.boolean(a, types.intp, types.intp, types.float64, types.float64, types.intp)
 
     def generate(context, builder, signature, arguments):
-        writer = _Writer(context, builder, signature)
+        writer = Writer(context, builder, signature)
         (_, i, width, scale, smallest, n) = arguments
         a = writer.memory(0, arguments[0])
         factor, bound = writer.spread(scale), writer.spread(smallest)
-        lanes = ir.VectorType(_INTEGER, LANES)
+        lanes = ir.VectorType(INTEGER, LANES)
         numbers = ir.Constant(lanes, list(range(LANES)))
         zero = ir.Constant(ir.IntType(32), 0)
 
@@ -281,7 +180,7 @@ def rescale(typing_context, a, i, width, scale, smallest, n):
             low = builder.and_(builder.fcmp_ordered("<", value, bound), counts)
             return [builder.or_(found[0], low)]
 
-        (found,) = writer.loop(_constant(0), width, LANES, [ir.Constant(_MASK, [0] * LANES)], body)
+        (found,) = writer.loop(constant(0), width, LANES, [ir.Constant(_MASK, [0] * LANES)], body)
         bits = builder.bitcast(found, ir.IntType(LANES))
         return context.cast(
             builder, builder.icmp_unsigned("!=", bits, ir.Constant(ir.IntType(LANES), 0)), types.boolean, types.boolean
@@ -296,7 +195,7 @@ def add_pairs(typing_context, a, b, j, n_rows, width, matrix):
     signature = types.void(a, b, types.intp, types.intp, types.intp, matrix)
 
     def generate(context, builder, signature, arguments):
-        writer = _Writer(context, builder, signature)
+        writer = Writer(context, builder, signature)
         (_, _, j, n_rows, width, _) = arguments
         a, b, matrix = (writer.memory(place, arguments[place]) for place in (0, 1, 5))
         lines = GROUP if LANES == GROUP else 4  # two columns of sums and their factors fill the registers
@@ -304,8 +203,8 @@ def add_pairs(typing_context, a, b, j, n_rows, width, matrix):
         def panel(column: Any, size: int) -> None:
             def tile(line: Any, _: list[Any]) -> list[Any]:
                 places = [
-                    builder.add(builder.add(builder.mul(builder.add(line, _constant(r)), width), column),
-                                _constant(v * LANES))
+                    builder.add(builder.add(builder.mul(builder.add(line, constant(r)), width), column),
+                                constant(v * LANES))
                     for r in range(lines)
                     for v in range(size)
                 ]  # fmt: skip
@@ -313,21 +212,21 @@ def add_pairs(typing_context, a, b, j, n_rows, width, matrix):
                 def body(t: Any, sums: list[Any]) -> list[Any]:
                     row = builder.mul(t, width)
                     begin = builder.add(builder.add(j, row), column)
-                    right = [writer.load(b, builder.add(begin, _constant(v * LANES))) for v in range(size)]
+                    right = [writer.load(b, builder.add(begin, constant(v * LANES))) for v in range(size)]
                     left = builder.gep(a, [builder.add(row, line)])
                     made = []
                     for r in range(lines):
-                        entry = writer.spread(builder.load(builder.gep(left, [_constant(r)])))
+                        entry = writer.spread(builder.load(builder.gep(left, [constant(r)])))
                         made += [writer.add_product(sums[r * size + v], entry, right[v]) for v in range(size)]
                     return made
 
                 begun = [writer.load(matrix, place) for place in places]
-                sums = writer.loop(_constant(0), n_rows, 1, begun, body)
+                sums = writer.loop(constant(0), n_rows, 1, begun, body)
                 for value, place in zip(sums, places, strict=True):
                     writer.store(value, matrix, place)
                 return []
 
-            writer.loop(_constant(0), width, lines, [], tile)
+            writer.loop(constant(0), width, lines, [], tile)
 
         writer.panels(width, (2, 1), panel)
         return context.get_dummy_value()

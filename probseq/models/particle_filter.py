@@ -18,9 +18,8 @@ logarithm lies below log p(y) on average. Proposals q:
 Smoothing draws whole paths backwards (FFBSi: Godsill, Doucet and West 2004): the last state from the filter, then
 z_t among the filter's particles with probabilities in proportion to W_t^i p(z_{t+1} | z_t^i).
 
-Randomness. Random numbers are a function of `seed` and of the number of the draw, which the belief carries: the
-filter is a deterministic function of the data like any other, so it can be resumed and streamed, and a sequence's
-result does not depend on its neighbours in a batch. Independent repetitions come from `estimate_log_prob`.
+Randomness. Random numbers are a function of `seed` and of the number of the draw (`particle_draws`), so the filter is
+a function of the data. Independent repetitions come from `estimate_log_prob`.
 
 Reference: Chopin and Papaspiliopoulos, An Introduction to Sequential Monte Carlo (2020), ch. 10-12.
 """
@@ -30,7 +29,6 @@ from __future__ import annotations
 import math
 from typing import Any, ClassVar, Literal, NamedTuple, cast
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import Categorical, Distribution, MixtureSameFamily, MultivariateNormal
@@ -50,17 +48,13 @@ from probseq.models.additive_noise import (
 )
 from probseq.models.linear_gaussian import LinearGaussianModel
 from probseq.models.normal import log_densities, symmetric
+from probseq.models.particle_draws import FAR, GUIDE, MOVE, backward_generator, equal_weights, numbers, resampled
 from probseq.models.particle_paths import paths
 from probseq.ops import semidefinite
 from probseq.ops.linearise import Regression
-from probseq.ops.resampling import SCHEMES, Scheme, ancestors
+from probseq.ops.resampling import SCHEMES, Scheme
 from probseq.randomness import fresh_seed
 from probseq.sequences import Sequences, step_input
-
-#: draws of different repetitions are this far apart: no sequence is longer
-FAR = 2**32
-#: what a draw is for
-MOVE, RESAMPLE, GUIDE, BACKWARD = range(4)
 
 
 class Estimate(NamedTuple):
@@ -132,12 +126,12 @@ class ParticleFilter(LatentStateModel[Particles]):
     def _begin(self, draw: Tensor) -> Particles:
         parts = self.parts()
         mean = parts.initial_mean.expand(*draw.shape, self.n_particles, -1)
-        return self._move(self._equal(draw.shape), mean, parts.initial_cov, draw)
+        return self._move(equal_weights(*draw.shape, self.n_particles), mean, parts.initial_cov, draw)
 
     def predict(self, belief: Particles, u: Tensor | None = None) -> Particles:
         """Resample where the effective size is low, then draw from the transition."""
         parts, draw = self.parts(), cast(Tensor, belief.draw)
-        weights, values = self._resample(belief.log_weights, belief.values, draw)
+        weights, values = resampled(belief, self.ess_threshold, self.seed, cast(Scheme, self.resampling))
         moved = parts.transition(values, None if u is None else u.unsqueeze(-2))
         return self._move(weights, moved, parts.transition_cov, draw + 1)
 
@@ -173,25 +167,11 @@ class ParticleFilter(LatentStateModel[Particles]):
 
     # ---- their parts
 
-    def _equal(self, batch_shape: tuple[int, ...]) -> Tensor:
-        shape = (*batch_shape, self.n_particles)
-        return torch.full(shape, -math.log(self.n_particles), dtype=torch.float64)
-
     def _move(self, log_weights: Tensor, origins: Tensor, cov: Tensor, draw: Tensor) -> Particles:
         """Draws from N(origins, cov)."""
-        noise = self._numbers(draw, MOVE, (self.n_particles, origins.shape[-1]))
+        noise = numbers(self.seed, draw, MOVE, (self.n_particles, origins.shape[-1]))
         values = origins + noise @ semidefinite.cholesky(cov).mT
         return Particles(log_weights, values, draw, origins if self.proposal == "guided" else None)
-
-    def _resample(self, log_weights: Tensor, values: Tensor, draw: Tensor) -> tuple[Tensor, Tensor]:
-        low = Particles(log_weights, values).effective_size < self.ess_threshold * self.n_particles
-        if not bool(low.any()):
-            return log_weights, values
-        uniforms = self._numbers(draw, RESAMPLE, (self.n_particles,))
-        chosen = ancestors(log_weights.exp(), uniforms, cast(Scheme, self.resampling)).unsqueeze(-1)
-        again = values.gather(-2, chosen.expand(values.shape))
-        weights = torch.where(low.unsqueeze(-1), self._equal(log_weights.shape[:-1]), log_weights)
-        return weights, torch.where(low[..., None, None], again, values)
 
     def _expect(self, parts: AdditiveNoise, belief: Particles, u: Tensor | None) -> tuple[Regression, Tensor]:
         """The linearised emission around every origin, and the factor of the law that the values are drawn from."""
@@ -214,19 +194,11 @@ class ParticleFilter(LatentStateModel[Particles]):
         known = condition(said, parts.emission_cov, torch.where(seen > 0, innovation, 0.0), seen)
         factor = semidefinite.cholesky(known.cov)
         shape = tuple(belief.values.shape[-2:])
-        noise = self._numbers(cast(Tensor, belief.draw), GUIDE, shape)
+        noise = numbers(self.seed, cast(Tensor, belief.draw), GUIDE, shape)
         white = known.mean + (factor @ noise.unsqueeze(-1)).squeeze(-1)
         correction = (noise.square() - white.square()).sum(-1) / 2
         correction = correction + factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         return cast(Tensor, belief.origins) + (root @ white.unsqueeze(-1)).squeeze(-1), correction
-
-    def _numbers(self, draw: Tensor, purpose: int, shape: tuple[int, ...]) -> Tensor:
-        """Random numbers (*batch, *shape) that depend on the seed, the draw and its purpose only."""
-        keys, places = draw.reshape(-1).unique(return_inverse=True)
-        tables = [_table(self.seed, int(key), purpose, shape) for key in keys.tolist()]
-        if len(tables) == 1:
-            return torch.from_numpy(tables[0]).expand(*draw.shape, *shape)
-        return torch.from_numpy(np.stack(tables))[places].reshape(*draw.shape, *shape)
 
     # ---- whole sequences
 
@@ -289,19 +261,15 @@ class ParticleFilter(LatentStateModel[Particles]):
 
     def _smooth(self, sequences: Sequences) -> Particles:
         """`n_particles` equally weighted paths, read as a cloud at every step."""
-        paths = self._paths(sequences, self.n_particles, self._backward_seed())
+        paths = self._paths(sequences, self.n_particles, backward_generator(self.seed))
         values = paths.movedim(0, 2)
-        return Particles(self._equal(tuple(values.shape[:2])), values)
+        return Particles(equal_weights(*values.shape[:2], self.n_particles), values)
 
     def _decode(self, sequences: Sequences) -> Tensor:
         return self._smooth(sequences).mean
 
     def _sample_states(self, sequences: Sequences, n_samples: int, randomness: torch.Generator) -> Tensor:
         return self._paths(sequences, n_samples, randomness)
-
-    def _backward_seed(self) -> torch.Generator:
-        table = np.random.Generator(np.random.Philox(key=self.seed, counter=[0, 0, BACKWARD, 0]))
-        return torch.Generator().manual_seed(int(table.integers(2**62)))
 
     def _paths(self, sequences: Sequences, n_paths: int, randomness: torch.Generator) -> Tensor:
         return paths(self.parts(), self._filter(sequences, None).updated, sequences, n_paths, randomness)
@@ -321,11 +289,6 @@ class ParticleFilter(LatentStateModel[Particles]):
 
     def _rescale(self, scale: Tensor, shift: Tensor) -> None:
         self.model._rescale(scale, shift)
-
-
-def _table(seed: int, draw: int, purpose: int, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
-    source = np.random.Generator(np.random.Philox(key=seed, counter=[0, draw, purpose, 0]))
-    return source.random(shape) if purpose == RESAMPLE else source.standard_normal(shape)
 
 
 def _refuse_degenerate(log_prob: Tensor, belief: Particles) -> None:

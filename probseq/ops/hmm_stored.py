@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from probseq.kernels import hmm_few, hmm_many, simplex
+from probseq.kernels import hmm_few, hmm_few_path, hmm_few_posterior, hmm_many, simplex
 from probseq.kernels.rows import width_of
 from probseq.kernels.state_densities import WIDTH, ZEROS, kind_of, n_sums
 from probseq.ops import memory
@@ -34,7 +34,9 @@ from probseq.ops.threads import groups_of, n_groups, over_blocks
 
 Array = NDArray[np.float64]
 
-few, many = cast(Any, hmm_few), cast(Any, hmm_many)
+few, few_path, few_posterior, many = (
+    cast(Any, module) for module in (hmm_few, hmm_few_path, hmm_few_posterior, hmm_many)
+)
 #: states that are few, and those up to which there are compiled calls
 FEW, MOST_STATES = WIDTH, 4096
 #: numbers of scratch that a thread keeps for its next call (64 MB); a posterior that needs more is not for here
@@ -68,8 +70,11 @@ class Stored(NamedTuple):
 class _Plan(NamedTuple):
     """The kernels for so many states, and the memory that they work in."""
 
-    kernels: Any
     read: Any
+    log_prob: Any
+    expectations: Any
+    begin: Any
+    finish: Any
     size: tuple[int, ...]  # as long as a vector of states in registers
     width: int
     matrices: tuple[int, ...]
@@ -82,8 +87,11 @@ class _Plan(NamedTuple):
 def _plan(n_states: int) -> _Plan:
     w = width_of(n_states)
     if n_states <= FEW:
-        return _Plan(few, few.read_probabilities, ZEROS[:w], w, (2, w, w), 4, 1, ())
-    return _Plan(many, many.read, many.LANES, w, (w, w), 2, 3, ((5, many.STEPS + 1, w),))
+        posterior = few_posterior
+        calls = few.read_probabilities, few.log_prob, posterior.expectations, posterior.begin, posterior.finish
+        return _Plan(*calls, ZEROS[:w], w, (2, w, w), 4, 1, ())
+    calls = many.read, many.log_prob, many.expectations, many.begin, many.finish
+    return _Plan(*calls, many.LANES, w, (w, w), 2, 3, ((5, many.STEPS + 1, w),))
 
 
 class Expectations(NamedTuple):
@@ -133,7 +141,7 @@ def log_prob(stored: Stored) -> Tensor | None:
 
     def run(rows: slice) -> bool:
         room = _room(plan.matrices, *plan.scratch) if plan.scratch else ()
-        return plan.kernels.log_prob(*leading, values[rows], lengths[rows], *room, out[rows])
+        return plan.log_prob(*leading, values[rows], lengths[rows], *room, out[rows])
 
     return torch.from_numpy(out) if stored.over_blocks(run) else None
 
@@ -158,7 +166,8 @@ def log_gamma(stored: Stored) -> Tensor | None:
     out = np.empty((b, t, len(stored.log_initial)))
 
     def run(rows: slice) -> bool:
-        return few.log_posterior(*leading, stored.values[rows], stored.lengths[rows], *_room(shape), out[rows])
+        own = stored.values[rows], stored.lengths[rows]
+        return few_posterior.log_posterior(*leading, *own, *_room(shape), out[rows])
 
     return torch.from_numpy(out) if stored.over_blocks(run) else None
 
@@ -178,7 +187,7 @@ def expectations(stored: Stored, weights: Array | None = None, steps: bool | Non
 
     def run(rows: slice) -> bool:
         own = stored.values[rows], stored.lengths[rows], scale[rows], places[rows]
-        return plan.kernels.expectations(*leading, *own, *_room(*shapes), made.log_probs[rows], *made.into(rows))
+        return plan.expectations(*leading, *own, *_room(*shapes), made.log_probs[rows], *made.into(rows))
 
     return made if stored.over_blocks(run) else None
 
@@ -206,7 +215,7 @@ def viterbi(stored: Stored) -> Path | None:
 
     def run(rows: slice) -> bool:
         (room,) = _room((t, stored.plan.width))
-        return few.decode(*leading, values[rows], lengths[rows], room, states[rows], score[rows])
+        return few_path.decode(*leading, values[rows], lengths[rows], room, states[rows], score[rows])
 
     return Path(torch.from_numpy(states), torch.from_numpy(score)) if stored.over_blocks(run) else None
 
@@ -230,7 +239,7 @@ class _Begun(NamedTuple):
         def run(rows: slice) -> bool:
             own = stored.values[rows], stored.lengths[rows], weights[rows], places[rows]
             kept = (work[rows] for work in works)
-            return plan.kernels.finish(
+            return plan.finish(
                 size, kind, len(initial), emission, *own, matrices, *_room(*plan.scratch), *kept, *made.into(rows)
             )
 
@@ -250,7 +259,7 @@ def _begin(stored: Stored) -> _Begun | None:
 
     def run(rows: slice) -> bool:
         own, kept = (stored.values[rows], stored.lengths[rows]), (work[rows] for work in works)
-        return plan.kernels.begin(
+        return plan.begin(
             size, kind, len(initial), emission, *own, start, matrices, *_room(*plan.scratch), *kept, out[rows]
         )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ import torch
 import probseq as ps
 from probseq.errors import NotAnAutomaton
 from probseq.evaluation import Automaton, automaton
-from probseq.evaluation.automata import all_words, from_table
+from probseq.evaluation.automata import from_table
 from probseq.evaluation.hopcroft import minimise
 
 COLUMNS = [(0, 0), (0, 1), (1, 0), (1, 1)]
@@ -19,6 +21,11 @@ ADDER = from_table(
     [[[0, 1, 2, 3][c + a + b] for a, b in COLUMNS] for c in (0, 0, 1, 1)], outputs=[0, 1, 0, 1], letters=COLUMNS
 )
 PARITY = from_table([[0, 1], [1, 0]], outputs=[0, 1], letters=[0, 1])
+
+
+def all_words(n_letters: int, length: int) -> np.ndarray:
+    """Every word of a length, (n_letters ** length, length)."""
+    return np.array(list(product(range(n_letters), repeat=length)), dtype=np.int64).reshape(-1, length)
 
 
 def thresholds(n_units: int, width: int, into: list[float], back: list[float], out: list[float]) -> ps.RNN:
