@@ -35,7 +35,7 @@ from numba import njit
 
 from probseq.kernels.activations import logistic_, peephole_logistic_, tanh_, tanh_to
 from probseq.kernels.cells_steps import hold_peephole_step, pull_peephole_step
-from probseq.kernels.tiles import DEPTH, outer, product
+from probseq.kernels.tiles import DEPTH, NO, YES, ZERO, outer, product
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -59,15 +59,15 @@ def forward(x, w, u, v, r, peep, places, flags, outputs, gates, memory, squashed
             for q in range(w.shape[0]):
                 for s in range(t, min(t + block, n_steps)):
                     to = (s + 1) * step + q * panel
-                    product(flat_x, s * rows * n_inputs, n_inputs, width, w, q, q + 1, flat_gates, to, rows, False)
+                    product(flat_x, s * rows * n_inputs, n_inputs, width, w, q, q + 1, flat_gates, to, rows, NO)
         for k in range(parts):
             for q in range(k, w.shape[0], parts):
                 to = at + q * panel
                 if narrow:
-                    product(flat_x, t * rows * n_inputs, n_inputs, width, w, q, q + 1, flat_gates, to, rows, False)
-                product(flat_hidden, t * hidden.shape[1], width, panel, u, q, q + 1, flat_gates, to, rows, True)
+                    product(flat_x, t * rows * n_inputs, n_inputs, width, w, q, q + 1, flat_gates, to, rows, NO)
+                product(flat_hidden, t * hidden.shape[1], width, panel, u, q, q + 1, flat_gates, to, rows, YES)
                 if q < v.shape[0]:  # g has none
-                    product(flat_gates, t * step, width, panel, v, q, q + 1, flat_gates, to, rows, True)
+                    product(flat_gates, t * step, width, panel, v, q, q + 1, flat_gates, to, rows, YES)
             if whole:
                 hold_peephole_step(gates[t + 1], memory[t], peep, now, squashed[t], out, k, k + 1, parts, rows)
         if not whole:
@@ -79,7 +79,7 @@ def forward(x, w, u, v, r, peep, places, flags, outputs, gates, memory, squashed
             _read(gates[t + 1], now, shown, peep, places, ones, out)
         if r.size:
             to = (t + 1) * hidden.shape[1]
-            product(flat_read, t * length, width, panel, r, 0, r.shape[0], flat_hidden, to, rows, False)
+            product(flat_read, t * length, width, panel, r, ZERO, r.shape[0], flat_hidden, to, rows, NO)
         to_rows(hidden[t + 1], width, outputs, t)
 
 
@@ -202,12 +202,12 @@ def backward(
                 at = (s * w.shape[0] + q) * rows * width
                 from_gates = (s - start) * n_blocks * length
                 product(
-                    d_gates.reshape(-1), from_gates, width, rows * width, w, q, q + 1, d_x.reshape(-1), at, rows, False
+                    d_gates.reshape(-1), from_gates, width, rows * width, w, q, q + 1, d_x.reshape(-1), at, rows, NO
                 )
         end = start
-    product(d_gates.reshape(-1), 0, width, rows * width, u, 0, u.shape[0], d_hidden.reshape(-1), 0, rows, True)
+    product(d_gates.reshape(-1), ZERO, width, rows * width, u, ZERO, u.shape[0], d_hidden.reshape(-1), ZERO, rows, YES)
     if v.size:
-        product(d_gates.reshape(-1), 0, width, rows * width, v, 0, v.shape[0], d_before, 0, rows, False)
+        product(d_gates.reshape(-1), ZERO, width, rows * width, v, ZERO, v.shape[0], d_before, ZERO, rows, NO)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -230,12 +230,12 @@ def _pull_steps(
         from_rows(d_outputs, t, width, d_hidden[t + 1])
         if t + 1 < n_steps:
             later = (t + 1 - start) * step if t + 1 < end else 0
-            product(flat, later, width, panel, u, 0, u.shape[0], flat_hidden, at, rows, True)
+            product(flat, later, width, panel, u, ZERO, u.shape[0], flat_hidden, at, rows, YES)
             if v.size:
-                product(flat, later, width, panel, v, 0, v.shape[0], flat_extra, 0, rows, False)
+                product(flat, later, width, panel, v, ZERO, v.shape[0], flat_extra, ZERO, rows, NO)
         d_out, d_now, now = d_hidden[t + 1], d_gates[t - start], gates[t + 1]
         if r.size:
-            product(flat_hidden, at, width, panel, r, 0, r.shape[0], d_read, 0, rows, False)
+            product(flat_hidden, at, width, panel, r, ZERO, r.shape[0], d_read, ZERO, rows, NO)
             d_out = d_read
         shown = squashed[t] if flags[2] else memory[t + 1]
         if whole:

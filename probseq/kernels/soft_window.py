@@ -29,7 +29,7 @@ from numba import njit
 
 from probseq.kernels.cells import steps_at_once
 from probseq.kernels.cells_steps import hold_peephole_step, pull_peephole_step
-from probseq.kernels.tiles import outer, product
+from probseq.kernels.tiles import NO, YES, ZERO, outer, product
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -50,15 +50,15 @@ def forward(
             for q in range(w.shape[0]):
                 for s in range(t, min(t + block, n_steps)):
                     at = (s + 1) * step + q * panel
-                    product(flat_x, s * rows * n_inputs, n_inputs, width, w, q, q + 1, flat_gates, at, rows, False)
+                    product(flat_x, s * rows * n_inputs, n_inputs, width, w, q, q + 1, flat_gates, at, rows, NO)
         at = (t + 1) * step
-        product(flat_hidden, t * length, width, panel, u, 0, u.shape[0], flat_gates, at, rows, True)
-        product(flat_window, t * window.shape[1], width, panel, v, 0, v.shape[0], flat_gates, at, rows, True)
+        product(flat_hidden, t * length, width, panel, u, ZERO, u.shape[0], flat_gates, at, rows, YES)
+        product(flat_window, t * window.shape[1], width, panel, v, ZERO, v.shape[0], flat_gates, at, rows, YES)
         hold_peephole_step(
             gates[t + 1], memory[t], peep, memory[t + 1], squashed[t], hidden[t + 1], 0, panels, panels, rows
         )
         said[:] = push.reshape(-1)
-        product(flat_hidden, (t + 1) * length, width, panel, p, 0, p.shape[0], said, 0, rows, True)
+        product(flat_hidden, (t + 1) * length, width, panel, p, ZERO, p.shape[0], said, ZERO, rows, YES)
         _shape(said, kappa[t], shape[t], kappa[t + 1], width)
         _look(codes, n_read, t, shape[t], kappa[t + 1], window[t + 1], width)
 
@@ -132,11 +132,11 @@ def backward(
         for q in range(w.shape[0]):
             for s in range(start, end):
                 at, source = (s * w.shape[0] + q) * rows * width, (s - start) * 4 * length
-                product(d_gates.reshape(-1), source, width, rows * width, w, q, q + 1, d_x.reshape(-1), at, rows, False)
+                product(d_gates.reshape(-1), source, width, rows * width, w, q, q + 1, d_x.reshape(-1), at, rows, NO)
         end = start
     panel = rows * width
-    product(d_gates.reshape(-1), 0, width, panel, u, 0, u.shape[0], d_hidden.reshape(-1), 0, rows, True)
-    product(d_gates.reshape(-1), 0, width, panel, v, 0, v.shape[0], d_window.reshape(-1), 0, rows, True)
+    product(d_gates.reshape(-1), ZERO, width, panel, u, ZERO, u.shape[0], d_hidden.reshape(-1), ZERO, rows, YES)
+    product(d_gates.reshape(-1), ZERO, width, panel, v, ZERO, v.shape[0], d_window.reshape(-1), ZERO, rows, YES)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -152,13 +152,13 @@ def _pull_steps(
         if t + 1 < n_steps:
             later = (t + 1 - start) * step if t + 1 < end else 0
             at = (t + 1) * d_hidden.shape[1]
-            product(flat, later, width, panel, u, 0, u.shape[0], flat_hidden, at, rows, True)
+            product(flat, later, width, panel, u, ZERO, u.shape[0], flat_hidden, at, rows, YES)
             at = (t + 1) * d_window.shape[1]
-            product(flat, later, width, panel, v, 0, v.shape[0], flat_window, at, rows, True)
+            product(flat, later, width, panel, v, ZERO, v.shape[0], flat_window, at, rows, YES)
         s, now, d_now, d_out = t - start, gates[t + 1], d_gates[t - start], d_hidden[t + 1]
         _pull_look(codes, n_read, t, shape[t], kappa[t + 1], d_window[t + 1], d_kappa, d_said[s])
         at = (t + 1) * d_hidden.shape[1]
-        product(d_said[s].reshape(-1), 0, width, panel, p, 0, p.shape[0], flat_hidden, at, rows, True)
+        product(d_said[s].reshape(-1), ZERO, width, panel, p, ZERO, p.shape[0], flat_hidden, at, rows, YES)
         pull_peephole_step(
             now, memory[t], memory[t + 1], squashed[t], peep, d_out, d_memory, d_now, d_peep, length // panel, rows
         )

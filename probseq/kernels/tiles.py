@@ -29,6 +29,7 @@ BYTES = 64 if _FEATURES.get("avx512f") else 32 if _FEATURES.get("avx") else 16
 VECTORS = 2
 ROWS = 8 if BYTES == 64 else 4  # accumulators, factors and one broadcast fill the registers without spilling
 UNROLLED = 4  # terms between two jumps: the instructions around the products then cost nothing
+ZERO, NO, YES = np.int64(0), np.bool_(False), np.bool_(True)  # arguments: each literal would compile `product` anew
 DEPTH = 256  # terms summed before moving on: a panel of b this deep stays in the first cache
 
 
