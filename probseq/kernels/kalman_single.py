@@ -18,6 +18,8 @@ from probseq.kernels.kalman_sequential import one_by_one
 from probseq.kernels.linalg import semidefinite_factor
 from probseq.kernels.rows import extent
 
+START, ALWAYS = np.int64(0), np.bool_(True)  # arguments: for a literal one the steps would be compiled anew
+
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def part(numbers, place, shape):
@@ -55,23 +57,23 @@ def value_and_gradient(
     mean, weighted, load, until = np.empty((1, steps, n)), np.empty((1, steps, m)), np.ones(1), np.zeros(1, np.int64)
     diffuses = np.zeros((1, begin + 1, 2, n, diffuse_start.shape[2]))
     edge_cov, edge = np.empty((1, n, n)), np.empty((1, n))
-    root, root_Q, root_R = np.empty((n, n)), np.empty_like(Q), np.empty_like(R)
-    semidefinite_factor(P0, np.expand_dims(root, 0))
+    root, root_Q, root_R = np.empty_like(P0), np.empty_like(Q), np.empty_like(R)
+    semidefinite_factor(P0, root)
     semidefinite_factor(Q, root_Q)
     semidefinite_factor(R, root_R)
     P, diffuse, x, densities = P0[0].copy(), diffuse_start[0].copy(), m0[0].copy(), np.empty(begin + 1)
     mask, reach, memory, status = np.ones(m, np.bool_), np.zeros(n), np.zeros(6, np.int64), np.zeros(3, np.int64)
     memory[0], memory[4] = -1, columns_in_use(diffuse)
     root_steps(
-        0, begin + 1, begin + 1, 0, A, Q, C, R, root_Q, root_R, observed[0], True, root, diffuse, P, mask, reach,
-        memory, cov[0], np.empty((0, n, n)), diffuses[0], gain[0], whitener[0], log_norm[0], slot[0], status,
+        START, begin + 1, begin + 1, START, A, Q, C, R, root_Q, root_R, observed[0], ALWAYS, root[0], diffuse, P, mask,
+        reach, memory, cov[0], np.empty((0, n, n)), diffuses[0], gain[0], whitener[0], log_norm[0], slot[0], status,
     )  # fmt: skip
     until[0] = memory[5]
     if status[0] != 0 or until[0] > begin:
         return False
     mean_steps(
-        0, begin + 1, begin + 1, 0, A, d[0], C, y[0], observed[0], gain[0], whitener[0], log_norm[0], slot[0], x,
-        mean[0], weighted[0], densities, status, None,
+        START, begin + 1, begin + 1, START, A, d[0], C, y[0], observed[0], gain[0], whitener[0], log_norm[0], slot[0],
+        x, mean[0], weighted[0], densities, status, None,
     )  # fmt: skip
     if status[0] != 0:
         return False
