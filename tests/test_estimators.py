@@ -20,6 +20,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import probseq as ps
 from probseq.estimators import HMMEstimator, SequenceEstimator
+from probseq.ops import hmm_stored, kalman_arrays, kalman_backward, kalman_single
 
 WHOLE = "a step's state depends on the whole sequence, so neither parts nor other orders of it are the same question"
 DECLARED = {"check_methods_sample_order_invariance": WHOLE, "check_methods_subset_invariance": WHOLE}
@@ -29,7 +30,16 @@ CHECKED = [
 ]
 
 
+@pytest.fixture
+def kernels_for_all_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables of one to ten columns: the kernels that know their sizes would be compiled for each."""
+    monkeypatch.setattr(hmm_stored, "MOST_STATES", 0)
+    for module in (kalman_arrays, kalman_backward, kalman_single):
+        monkeypatch.setattr(module, "KNOWN_STATES", 0)
+
+
 @pytest.mark.filterwarnings("ignore::probseq.errors.ProbseqWarning")
+@pytest.mark.usefixtures("kernels_for_all_sizes")
 @parametrize_with_checks(CHECKED, expected_failed_checks=lambda _: DECLARED, xfail_strict=True)
 def test_scikit_learn_checks(estimator: Any, check: Any) -> None:
     check(estimator)

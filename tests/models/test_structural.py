@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import probseq as ps
+from probseq.ops import kalman_arrays, kalman_backward, kalman_single
 
 UC: Any = pytest.importorskip("statsmodels.tsa.statespace.structural").UnobservedComponents
 
@@ -82,6 +83,14 @@ def rival(y: np.ndarray, parts: dict[str, Any], u: np.ndarray | None) -> Any:
         return UC(y, exog=u, use_exact_diffuse=True, **parts)
 
 
+@pytest.fixture
+def few_known_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels that know six to ten states take twenty seconds each to compile; here those for any number do."""
+    for module in (kalman_arrays, kalman_backward, kalman_single):
+        monkeypatch.setattr(module, "KNOWN_STATES", 5)
+
+
+@pytest.mark.usefixtures("few_known_sizes")
 @pytest.mark.parametrize("missing", [0, 9])
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_likelihood_is_that_of_statsmodels(case: Any, missing: int) -> None:
@@ -209,6 +218,7 @@ def test_fit_keeps_a_variance_of_zero() -> None:
 # ------------------------------------------------------------------------------------------------- parts of parts
 
 
+@pytest.mark.usefixtures("few_known_sizes")
 def test_a_period_has_as_many_free_effects_as_steps_less_one() -> None:
     """All waves of an even period span what the dummies span: without noise the likelihoods differ by a constant."""
     y, other = series(seed=0), series(seed=1)
