@@ -185,7 +185,7 @@ def test_dispatched_gradient_equals_the_eager_one(monkeypatch: pytest.MonkeyPatc
                 score = model.log_prob(y, lengths=lengths).sum()
                 gradients.append(torch.autograd.grad(score, parameters, allow_unused=True))
         for eager, dispatched in zip(*gradients, strict=True):
-            # an LDS pulls a covariance back to its factor in compiled code when eager: the last digit is the processor's
+            # an eager LDS pulls a covariance back to its factor in compiled code: the last digit is the processor's
             torch.testing.assert_close(eager, dispatched, rtol=1e-14, atol=1e-15)
 
 
