@@ -144,10 +144,12 @@ def _compare(given: argparse.Namespace) -> None:
     _check_report(given.report)
     y = read_column(given.data, given.column)
     n_train = train_length(len(y), given.train)
-    with _told_of_compiling(), _one_thread():
+    with _told_of_compiling() as compiling, _one_thread():
         models = {name: default_model(name, y.iloc[:n_train], seed=given.seed) for name in given.models}
         result = compare(models, y, train=n_train, horizons=given.horizons, seed=given.seed)
     print(result.to_text(with_warnings=False))
+    if compiling.told:
+        print("fit s: this time kernels were compiled too", file=sys.stderr)
     if "ar" in models:
         print(f"ar: order {models['ar'].sizes()['order']}, by BIC on the training part among 1 .. {MOST_LAGS}")
     for name, messages in result.warnings.items():
@@ -203,8 +205,8 @@ def _picture(result: Any, path: Path) -> None:
 
 
 @contextmanager
-def _told_of_compiling() -> Generator[None]:
-    """Inside, the first kernel that is compiled and not read from the cache is announced on stderr."""
+def _told_of_compiling() -> Generator[Any]:
+    """Inside, the first kernel that is compiled and not read from the cache is announced on stderr; yields `.told`."""
     from numba.core import event
 
     class Announce(event.Listener):
@@ -214,12 +216,12 @@ def _told_of_compiling() -> Generator[None]:
             function = getattr(event.data["dispatcher"], "py_func", None)
             if not self.told and str(getattr(function, "__module__", "")).startswith("probseq."):
                 self.told = True
-                print("compiling kernels once, up to half a minute ...", file=sys.stderr, flush=True)
+                print("compiling kernels once, about half a minute ...", file=sys.stderr, flush=True)
 
         def on_end(self, event: Any) -> None: ...
 
-    with event.install_listener("numba:compile", Announce()):
-        yield
+    with event.install_listener("numba:compile", Announce()) as announced:
+        yield announced
 
 
 @contextmanager
@@ -308,7 +310,7 @@ def kernel_cache() -> str:
         counts[found.name] = sum(_is_compiled(kernel) for kernel in own)
         places |= {kernel.stats.cache_path for kernel in own}
     total = sum(counts.values())
-    state = "cold: the first fit compiles, up to half a minute" if total == 0 else "warm"
+    state = "cold: the first fit compiles, up to twenty seconds" if total == 0 else "warm"
     if total and not all(counts.values()):
         state = "partly warm"
     each = ", ".join(f"{name} {count}" for name, count in counts.items())

@@ -22,7 +22,7 @@ from probseq.kernels.rows import extent
 _OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
 
 
-@njit(**_OPTIONS, inline="always")
+@njit(**_OPTIONS, forceinline=True)
 def multiply(n, k, m, a, b, out):
     """out = a b for a (n, k), b (k, m)."""
     for i in range(n):
@@ -34,7 +34,7 @@ def multiply(n, k, m, a, b, out):
                 out[i, j] += factor * b[h, j]
 
 
-@njit(**_OPTIONS, inline="always")
+@njit(**_OPTIONS, forceinline=True)
 def multiply_transposed(n, k, m, a, b, out):
     """out = a' b for a (k, n), b (k, m)."""
     for i in range(n):
@@ -46,7 +46,7 @@ def multiply_transposed(n, k, m, a, b, out):
                 out[i, j] += factor * b[h, j]
 
 
-@njit(**_OPTIONS, inline="always")
+@njit(**_OPTIONS, forceinline=True)
 def collect(n, m, times, slope, rest, spread, sum_A, sum_C, sum_R):
     """Subtract the matrix terms of `times` equal steps from the gradients of A, C and R."""
     for i in range(n):
@@ -59,7 +59,7 @@ def collect(n, m, times, slope, rest, spread, sum_A, sum_C, sum_R):
             sum_R[j, k] -= 0.5 * times * spread[j, k]
 
 
-@njit(**_OPTIONS, inline="always")
+@njit(**_OPTIONS, forceinline=True)
 def add_start(n, b, load, N, grad_P0):
     """The matrix term of the gradient of the first covariance."""
     row = b if grad_P0.shape[0] > 1 else 0

@@ -41,7 +41,7 @@ SMALL, LARGE = 2.0**-500, 2.0**500
 SMALLEST_NORMAL = 2.0**-1022
 
 
-@njit(**_OPTIONS, inline="always")
+@njit(**_OPTIONS, forceinline=True)
 def correct(n, P, x, c, j, M, K, F, r, v):
     """Condition N(x, P) on coordinate j, given M = P c and F, in place."""
     inverse = 1.0 / F
@@ -62,7 +62,7 @@ def correct(n, P, x, c, j, M, K, F, r, v):
                 P[i, k] -= total * K[k]
 
 
-@njit(**_OPTIONS, inline="always")
+@njit(**_OPTIONS, forceinline=True)
 def unify(n, m, j, C, gains, U):
     """Row j of U, for which U v is the sequential innovations of the joint v = y_t - C m_t."""
     for h in range(m):
@@ -75,7 +75,7 @@ def unify(n, m, j, C, gains, U):
             U[j, k] -= slope * U[h, k]
 
 
-@njit(**_OPTIONS, inline="always")
+@njit(**_OPTIONS, forceinline=True)
 def skip(n, m, j, gains, U):
     """Row j of a coordinate that is missing."""
     for h in range(m):
@@ -84,7 +84,7 @@ def skip(n, m, j, gains, U):
         gains[j, i] = 0.0
 
 
-@njit(**_OPTIONS, inline="always")
+@njit(**_OPTIONS, forceinline=True)
 def weigh(m, b, t, U, weights, errors, weighted):
     """S^-1 v of all coordinates together."""
     for h in range(m):
@@ -94,7 +94,7 @@ def weigh(m, b, t, U, weights, errors, weighted):
         weighted[b, t, h] = total
 
 
-@njit(**_OPTIONS, inline="always")
+@njit(**_OPTIONS, forceinline=True)
 def advance(n, A, shift, o, x, moved):
     """x <- A x + d."""
     for i in range(n):
@@ -106,7 +106,7 @@ def advance(n, A, shift, o, x, moved):
         x[i] = moved[i]
 
 
-@njit(**_OPTIONS, inline="always")
+@njit(**_OPTIONS, forceinline=True)
 def still(n, new, old):
     """`unchanged` of `linalg.py`, by STEADY, for an n that may be known."""
     same = True
@@ -120,7 +120,7 @@ def still(n, new, old):
     return same
 
 
-@njit(**_OPTIONS, inline="always")
+@njit(**_OPTIONS, forceinline=True)
 def join(n, m, b, t, gains, U, weights, errors, gain, whitener, weighted):
     """The gain, whitener and weighted innovation of all coordinates together; weights 1 / F, or 0 where missing."""
     for j in range(m):
