@@ -77,8 +77,9 @@ def test_symbols_have_probabilities_only():
     for ask in (lambda: forecast.mean, lambda: forecast.quantile(0.5), lambda: forecast.interval(0.9)):
         with pytest.raises(ValueError, match="symbols have no"):
             ask()
-    with pytest.raises(ValueError, match="q must lie strictly"):
-        forecast.quantile(1.0)
+    for q in (1.0, 95, [0.1, 0.9], "0.5", True):
+        with pytest.raises(ValueError, match="q must lie strictly"):
+            forecast.quantile(q)
 
 
 def test_samples_agree_with_the_marginals():
