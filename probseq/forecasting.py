@@ -109,7 +109,9 @@ class Forecast:
         width = self.distribution.event_shape[0]
         if width == 1:
             return {name: values[..., 0] for name, values in parts.items()}
-        names = self._sequences.names or tuple(str(i) for i in range(width))
+        names = self._sequences.names or ()
+        if len(set(names)) < width:  # none, or some that are the same
+            names = tuple(str(i) for i in range(width))
         return {f"{column}_{part}": parts[part][..., i] for i, column in enumerate(names) for part in parts}
 
     def _numeric(self, what: str) -> None:
