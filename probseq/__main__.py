@@ -145,7 +145,7 @@ def _compare(given: argparse.Namespace) -> None:
     _check_report(given.report)
     y = read_column(given.data, given.column)
     n_train = train_length(len(y), given.train)
-    with _told_of_compiling() as compiling, _one_thread():
+    with _told_of_compiling("about half a minute") as compiling, _one_thread():
         models = {name: default_model(name, y.iloc[:n_train], seed=given.seed) for name in given.models}
         result = compare(models, y, train=n_train, horizons=given.horizons, seed=given.seed)
     print(result.to_text(with_warnings=False))
@@ -206,7 +206,7 @@ def _picture(result: Any, path: Path) -> None:
 
 
 @contextmanager
-def _told_of_compiling() -> Generator[Any]:
+def _told_of_compiling(time: str) -> Generator[Any]:
     """Inside, the first kernel that is compiled and not read from the cache is announced on stderr; yields `.told`."""
     from numba.core import event
 
@@ -217,7 +217,7 @@ def _told_of_compiling() -> Generator[Any]:
             function = getattr(event.data["dispatcher"], "py_func", None)
             if not self.told and str(getattr(function, "__module__", "")).startswith("probseq."):
                 self.told = True
-                print("compiling kernels once, about half a minute ...", file=sys.stderr, flush=True)
+                print(f"compiling kernels once, {time} ...", file=sys.stderr, flush=True)
 
         def on_end(self, event: Any) -> None: ...
 
@@ -243,7 +243,7 @@ def _one_thread() -> Generator[None]:
 
 def _write(given: argparse.Namespace) -> None:
     """Draw a line from the network, without a display."""
-    with _told_of_compiling(), _one_thread():
+    with _told_of_compiling("about ten seconds"), _one_thread():
         command.run(given)
 
 
@@ -252,7 +252,7 @@ def _write(given: argparse.Namespace) -> None:
 
 def _read(given: argparse.Namespace) -> None:
     """Print what a line says, without a display."""
-    with _told_of_compiling(), _one_thread():
+    with _told_of_compiling("about ten seconds"), _one_thread():
         command.read(given)
 
 

@@ -165,6 +165,8 @@ class StateSpaceModel(Steps[BeliefT]):
     ) -> Tensor:
         """Draws of y_0 .. y_{length-1}, (*sample_shape, length, *event_shape); u has shape (length, input_dim)."""
         length = whole_number("length", length, least=0)
+        if not isinstance(sample_shape, (tuple, list)):
+            raise ValueError(f"sample_shape must be a tuple, such as (3,), got {sample_shape!r}")
         inputs = None
         if self.input_dim or u is not None:
             self._need_inputs(u, "u")

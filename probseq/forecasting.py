@@ -17,6 +17,7 @@ from torch import distributions as D
 
 from probseq import beliefs as B
 from probseq.beliefs import BeliefT
+from probseq.checks import share
 from probseq.marginals import coordinates_of, is_symbolic, quantile
 from probseq.randomness import seeded
 from probseq.sequences import Sequences, step_input
@@ -60,15 +61,13 @@ class Forecast:
 
     def quantile(self, q: float) -> Tensor:
         """The q-quantile per coordinate, (*batch, steps, *event)."""
-        if not 0 < q < 1:
-            raise ValueError(f"q must lie strictly between 0 and 1, got {q!r}")
+        share("q", q)
         self._numeric("quantile")
         return quantile(self.distribution, q)
 
     def interval(self, level: float = 0.9) -> tuple[Tensor, Tensor]:
         """The central interval of probability `level`, per coordinate."""
-        if not 0 < level < 1:
-            raise ValueError(f"level must lie strictly between 0 and 1, got {level!r}")
+        share("level", level)
         return self.quantile((1 - level) / 2), self.quantile((1 + level) / 2)
 
     def to_frame(self, level: float = 0.9) -> Any:
@@ -102,7 +101,9 @@ class Forecast:
         width = self.distribution.event_shape[0]
         if width == 1:
             return {name: values[..., 0] for name, values in parts.items()}
-        names = self._sequences.names or tuple(str(i) for i in range(width))
+        names = self._sequences.names or ()
+        if len(set(names)) < width:  # none, or some that are the same
+            names = tuple(str(i) for i in range(width))
         return {f"{column}_{part}": parts[part][..., i] for i, column in enumerate(names) for part in parts}
 
     def _numeric(self, what: str) -> None:

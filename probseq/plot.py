@@ -30,6 +30,7 @@ from torch import Tensor
 from probseq import plot_style as style
 from probseq.base import LatentStateModel
 from probseq.beliefs import Categorical, Gaussian, GaussianFactor, Point
+from probseq.checks import share
 from probseq.forecasting import Forecast
 from probseq.learning.history import History
 from probseq.models.echo_state import EchoState
@@ -78,7 +79,7 @@ def belief_band(
     noise, in the units of the data. Given a belief, it is one of z_t, and of y too where y has as many
     coordinates. Steps whose variance is still infinite (a diffuse start) are left out.
     """
-    _level("level", level)
+    share("level", level)
     sequences = _one_sequence(y)
     if isinstance(model_or_belief, LinearGaussianModel):
         mean, cov = _signal(model_or_belief, y, u, kind)
@@ -212,7 +213,7 @@ def forecast_fan(
     forecast begins, so that it shows what came. `n_history` keeps only that many steps before the first forecast.
     """
     for level in levels:
-        _level("levels", level)
+        share("levels", level)
     sequences = _one_sequence(y)
     forecasts = forecast if isinstance(forecast, Mapping) else {"": forecast}
     for one in forecasts.values():
@@ -293,11 +294,6 @@ def _match(values: Any, sequences: Sequences, ndim: int) -> None:
 def _coordinate(coordinate: int, width: int) -> None:
     if not 0 <= coordinate < width:
         raise ValueError(f"coordinate must lie in 0 .. {width - 1}, got {coordinate}")
-
-
-def _level(name: str, level: float) -> None:
-    if not 0 < level < 1:
-        raise ValueError(f"{name} must lie strictly between 0 and 1, got {level!r}")
 
 
 def _state_names(labels: Sequence[str] | None, n_states: int) -> Sequence[str]:

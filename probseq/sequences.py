@@ -190,7 +190,8 @@ def _split(data: Any, name: str, lengths: Any) -> tuple[list[Any], Layout]:
         return list(data), "list"
     array: Any = data if isinstance(data, Tensor) or _is_pandas(data) else np.ma.asanyarray(data)
     if array.ndim == 0:
-        raise ValueError(f"{name} must have a time axis, got the single number {data!r}")
+        what = repr(data) if isinstance(data, (int, float, np.ndarray, np.generic, Tensor)) else type(data).__name__
+        raise ValueError(f"{name} must be an array or a list with a time axis, got {what}")
     if lengths is not None and array.ndim <= 2:
         sizes = _sizes(lengths, name)
         if sizes.ndim == 0:

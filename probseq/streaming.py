@@ -39,7 +39,7 @@ class Stream(Generic[BeliefT]):
     def _input(self, u_t: Any) -> Tensor | None:
         if u_t is None and not self._model.input_dim:
             return None
-        u = None if u_t is None else torch.atleast_1d(torch.as_tensor(u_t, dtype=torch.float64))
+        u = None if u_t is None else torch.atleast_1d(_numbers("u_t", u_t))
         self._model._need_inputs(u, "u_t")
         assert u is not None
         if not torch.isfinite(u).all():
@@ -56,7 +56,7 @@ class Stream(Generic[BeliefT]):
     def update(self, y_t: Any, u_t: Any = None) -> Tensor:
         """Condition on y_t (NaN where missing) and return log p(y_t | y_<t), (*batch_shape,)."""
         model, u = self._model, self._input(u_t)
-        y = torch.as_tensor(y_t, dtype=torch.float64)
+        y = _numbers("y_t", y_t)
         if tuple(model.event_shape) == (1,) and y.shape == torch.Size(self._batch_shape):
             y = y.unsqueeze(-1)
         expected = (*self._batch_shape, *model.event_shape)
@@ -66,3 +66,11 @@ class Stream(Generic[BeliefT]):
         observed = None if step.complete else step.observed.reshape(expected)
         self._updated, log_prob = model.update(self._predicted(u), step.values.reshape(expected), observed, u)
         return log_prob
+
+
+def _numbers(name: str, value: Any) -> Tensor:
+    """One step as float64; ValueError for what holds no numbers."""
+    try:
+        return torch.as_tensor(value, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{name} must be numbers, got {value!r}") from error

@@ -49,8 +49,9 @@ def test_symbols_have_probabilities_only():
     for ask in (lambda: forecast.mean, lambda: forecast.quantile(0.5), lambda: forecast.interval(0.9)):
         with pytest.raises(ValueError, match="symbols have no"):
             ask()
-    with pytest.raises(ValueError, match="q must lie strictly"):
-        forecast.quantile(1.0)
+    for q in (1.0, 95, [0.1, 0.9], "0.5", True):
+        with pytest.raises(ValueError, match="q must lie strictly"):
+            forecast.quantile(q)
 
 
 def test_samples_agree_with_the_marginals():
@@ -69,5 +70,8 @@ def test_frames_of_several_series_and_columns():
     frame = pd.DataFrame({"a": [1.0, 2.0], "b": [0.0, 1.0]})
     table = model.forecast(frame, steps=1).to_frame(level=0.5)
     assert list(table.columns) == [f"{c}_{p}" for c in "ab" for p in ("mean", "lower_50", "upper_50")]
+    twice = model.forecast(frame.set_axis(["a", "a"], axis=1), steps=1).to_frame(level=0.5)
+    assert list(twice.columns) == [f"{c}_{p}" for c in "01" for p in ("mean", "lower_50", "upper_50")]
+    np.testing.assert_array_equal(twice, table)
     many = model.forecast([np.ones((3, 2)), np.ones((5, 2))], steps=2).to_frame()
     assert list(many.index) == [(0, 3), (0, 4), (1, 5), (1, 6)]

@@ -147,14 +147,14 @@ def test_compiling_a_kernel_is_announced_once(capsys: pytest.CaptureFixture[str]
         add.__module__ = module
         numba.njit(add)(1.0)
 
-    with command._told_of_compiling() as compiling:
+    with command._told_of_compiling("a while") as compiling:
         fresh("elsewhere")
         assert capsys.readouterr().err == ""
         assert not compiling.told
         fresh("probseq.kernels.hmm")
         fresh("probseq.kernels.hmm")
         assert compiling.told
-    assert capsys.readouterr().err == "compiling kernels once, about half a minute ...\n"
+    assert capsys.readouterr().err == "compiling kernels once, a while ...\n"
     fresh("probseq.kernels.hmm")
     assert capsys.readouterr().err == ""
 

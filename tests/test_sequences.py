@@ -115,7 +115,11 @@ def test_one_padded_sequence():
         (np.ones((2, 3, 1)), {"lengths": [3]}, ["lengths must have shape (2,)"]),
         ([np.ones(2), np.ones((2, 2))], {}, ["y[1] has 2 columns"]),
         ([np.ones(2)], {"lengths": [2]}, ["lengths must be left out"]),
-        (3.0, {}, ["time axis"]),
+        (3.0, {}, ["y must be an array or a list with a time axis, got 3.0"]),
+        ("abc", {}, ["time axis, got str"]),
+        (None, {}, ["time axis, got NoneType"]),
+        ({"a": [1.0]}, {}, ["time axis, got dict"]),
+        ((value for value in [1.0, 2.0]), {}, ["time axis, got generator"]),
         ([np.ones((1, 2, 3))], {}, ["y[0]", "one sequence"]),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
 import probseq as ps
@@ -42,3 +43,17 @@ def test_a_stream_resumes_from_a_predicted_belief():
     stream = model().stream(initial=predicted)
     scores = torch.stack([stream.update(value) for value in y[5:]])
     torch.testing.assert_close(scores, filtered.log_prob[5:])
+
+
+def test_a_step_without_numbers_is_refused_and_changes_nothing():
+    stream = driven().stream()
+    for y, u, words in (
+        ("a", 0.0, "y_t must be numbers"),
+        (None, 0.0, "y_t must be numbers"),
+        (1.0, "a", "u_t must be"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            stream.update(y, u)
+    with pytest.raises(ValueError, match=r"y_t must have shape \(1,\), got \(2,\)"):
+        stream.update([1.0, 2.0], 0.0)
+    assert stream.belief is None

@@ -297,6 +297,7 @@ def test_21_samples_of_no_length(name: str) -> None:
     assert FAMILIES[name]().sample(0).shape == (0, 2)
     assert FAMILIES[name]().sample(0, (3,)).shape == (3, 0, 2)
     refused(lambda: FAMILIES[name]().sample(-1), "length")
+    refused(lambda: FAMILIES[name]().sample(2, 3), "sample_shape must be a tuple, such as (3,), got 3")
 
 
 def symbols(probs: Any = ((0.5, 0.5, 0.0), (0.1, 0.4, 0.5))) -> ps.HMM:

@@ -140,7 +140,7 @@ for column, (name, model) in zip(panels.T, networks.items(), strict=True):
     portrait.set_title(name, loc="left")
     shown = path(model, few[:1].double(), 60)[0, :, :2]
     activity.plot(shown, lw=1)
-    activity.set(xlabel="step", ylim=(-1.05, 1.05))
+    activity.set(xlabel="step", ylim=(-1.15, 1.15))
     apart = torch.where(distances[name] > 1e-15, distances[name], math.nan)  # below that there is only rounding
     parting.semilogy(apart.T, color="lightgrey", lw=0.8)
     parting.semilogy(apart.log().mean(0).exp(), color="black", lw=1.5)
@@ -161,14 +161,14 @@ print(
 # %% [markdown]
 # ## Reading the numbers
 #
-# The exponents say -1.1, 0 and +0.13 nats per step, and that is how the neighbours part: by a third of the distance
-# left after each step, not at all, and by 14 % more in each step. (In the first network the directions shrink at two
-# rates, -1.1 and -1.4, and early on both are seen.) The logarithm of the spectral radius is positive in all three. At
+# The exponents say -1.1, 0 and about +0.14 nats per step, and that is how the neighbours part: after each step a third
+# of the distance is left, all of it, and 15 % more. (In the first network the directions shrink at two rates, -1.1 and
+# -1.4, and early on both are seen.) The logarithm of the spectral radius is positive in all three. At
 # zero all three networks do explode; but none of them stays at zero, and where they go their units are partly
 # saturated, 1 - h^2 is less than one, and the network is tamer than its weights.
 #
 # Two lessons for what follows. First, a chaotic network cannot be predicted for long, not even by itself: with an
-# exponent of 0.13, an error in the eighth digit is everything after some 140 steps. Second, the same product of
+# exponent of 0.14, an error in the eighth digit is everything after some 130 steps. Second, the same product of
 # Jacobians carries errors *back* through time when a network learns. Where neighbours part, gradients explode; where
 # they come together, gradients vanish. Most of what makes recurrent networks hard to train is in this picture, and
 # `evaluation.gradient_flow` draws it for a network and its data.

@@ -49,10 +49,10 @@ model = ps.LDS(
 held = {"transition_matrix", "emission_matrix"}
 scale = float(known.std())
 priors = {"transition_cov": ps.bayes.HalfNormalRoot(scale / 2), "emission_cov": ps.bayes.HalfNormalRoot(scale)}
-sizes = {"n_samples": 12, "n_warmup": 12} if options.smoke else {"n_samples": 1000, "n_warmup": 500}
+sizes = {"n_samples": 12, "n_warmup": 12} if options.smoke else {"n_samples": 2000, "n_warmup": 1000}
 posterior = ps.bayes.nuts(model, known, priors=priors, fixed=held, seed=0, n_jobs=1, target_accept=0.95, **sizes)
 print(posterior)
-print(posterior.summary())
+print(posterior.summary().round(3).to_string())
 
 # %% [markdown]
 # R-hat near 1 says that two chains, started apart, tell the same; the effective sample size what the draws are worth.

@@ -66,7 +66,7 @@ def posterior_of(k: int, y: np.ndarray) -> ps.bayes.Posterior:
 
 posterior = posterior_of(2, quakes)
 print(posterior)
-print(posterior.summary(["emission.rates", "transition_matrix"]))
+print(posterior.summary(["emission.rates", "transition_matrix"]).round(3).to_string())
 
 # %% [markdown]
 # ## States have no names
@@ -88,7 +88,8 @@ print("rates, by size       :", [f"{float(value):.1f}" for value in mended.mean(
 #
 # A fit always prefers more states. What would each model have said of the next year, with all its uncertainty, from
 # 1980 on? Leave-future-out answers from few posteriors: draws given all years are reweighted towards those given the
-# years before t, and redrawn when the weights get uneven.
+# years before t, and redrawn when the weights get uneven. One rate is far behind two; a third gains an eighth of a nat
+# a year more, with a quiet state for the years since 1980.
 
 # %%
 first = 80 if not options.smoke else 105

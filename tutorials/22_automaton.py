@@ -15,6 +15,7 @@ import argparse
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from matplotlib.patches import Circle
 
 import probseq as ps
 from probseq.evaluation.automata import from_table
@@ -73,7 +74,8 @@ print("the same machine as the adder:", machine.equals(adder))
 # ## Two pictures of one memory
 #
 # Left the states of the network after many columns, in the cube of its three units. Their colour is the state of the
-# automaton that the columns so far lead to. Right the automaton: in each circle the bit that is written.
+# automaton that the columns so far lead to. Right the automaton in the same colours: in each circle the bit that is
+# written.
 
 # %%
 bits, _ = ps.datasets.binary_addition(5 if options.smoke else 60, 24, seed=2)
@@ -84,11 +86,13 @@ figure = plt.figure(figsize=(10, 4.4), layout="constrained")
 grid = figure.add_gridspec(1, 2)
 cube = figure.add_subplot(grid[0], projection="3d")
 for state in range(machine.n_states):
-    cube.scatter(*states[torch.as_tensor(reached == state)].numpy().T, s=10, label=f"state {state}")
+    cube.scatter(*states[torch.as_tensor(reached == state)].numpy().T, s=10, color=f"C{state}", label=f"state {state}")
 cube.set(xlim=(0, 1), ylim=(0, 1), zlim=(0, 1), xlabel="unit 1", ylabel="unit 2", zlabel="unit 3")
 cube.legend(fontsize="small", ncols=2, loc="upper center", bbox_to_anchor=(0.5, 1.1))
 cube.set_box_aspect(None, zoom=0.82)
-machine.plot(figure.add_subplot(grid[1]))
+right = machine.plot(figure.add_subplot(grid[1]))
+for state, circle in enumerate(patch for patch in right.patches if isinstance(patch, Circle)):
+    circle.set_edgecolor(f"C{state}")
 figure.savefig(options.output, dpi=50 if options.smoke else 150)
 
 patterns = len({tuple(row) for row in (states.reshape(-1, 3) > 0.5).int().tolist()})

@@ -126,8 +126,8 @@ print(f"VAR(2) and share of lifts  {baseline:.3f} nats per point, in standard de
 # ## Looking at the densities
 #
 # The heat is what the network expected of each point before it was drawn, added up along the drawing. Along a stroke it
-# is a string of small spots: the pen goes where it was going. At the end of a stroke it spreads. Below, one moment of
-# the drawing alone: a mixture is not a cloud, it knows several ways.
+# is a string of small spots: the pen goes where it was going. At the end of a stroke it spreads. Below, four moments of
+# one drawing, and draws of the next point: a mixture is not a cloud, it knows several ways.
 
 # %%
 figure, axes = plt.subplots(2, 4, figsize=(12, 6.4), layout="constrained")

@@ -25,7 +25,7 @@ from probseq.base import StateSpaceModel
 from probseq.bayes import arviz_bridge as bridge
 from probseq.bayes.mixing import stacked
 from probseq.beliefs import Categorical, Gaussian
-from probseq.checks import whole_number
+from probseq.checks import share, whole_number
 from probseq.forecasting import Forecast, mixture_of_paths
 from probseq.layout import leave
 from probseq.parameters import find_parameter
@@ -84,8 +84,7 @@ class Posterior:
 
     def interval(self, name: str, level: float = 0.9) -> tuple[Tensor, Tensor]:
         """The central interval of probability `level`, per entry."""
-        if not 0 < level < 1:
-            raise ValueError(f"level must lie strictly between 0 and 1, got {level!r}")
+        share("level", level)
         flat = self._named(name).flatten(0, 1)
         return flat.quantile((1 - level) / 2, 0), flat.quantile((1 + level) / 2, 0)
 

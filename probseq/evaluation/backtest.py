@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from probseq.base import StateSpaceModel
-from probseq.checks import whole_number
+from probseq.checks import share, whole_number
 from probseq.evaluation.backtest_result import Backtest
 from probseq.evaluation.fitting import FittedModel, check_models, data_for, fit_copy, kept_warnings
 from probseq.evaluation.naive import naive_models
@@ -83,8 +83,7 @@ def backtest(
         seed=seed,
         mixed=len({model.real_valued for model in models.values()}) > 1,
     )
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie strictly between 0 and 1, got {level!r}")
+    share("level", level)
     if int(plan.first.min()) - plan.gap < 1:
         raise ValueError(f"gap must leave a step to fit before the first origin, got {gap} of {int(plan.first.min())}")
     if panel not in ("pooled", "each"):

@@ -32,6 +32,7 @@ from torch import Tensor
 from torch import distributions as D
 
 from probseq.base import StateSpaceModel
+from probseq.checks import share
 from probseq.evaluation.diagnostics import Outcome
 from probseq.evaluation.kinds import column_kinds, marginal_parts
 from probseq.evaluation.tails import log_tails
@@ -148,8 +149,7 @@ def coverage_test(inside: ArrayLike, level: float) -> Outcome:
     """Likelihood ratio of the share of hits against `level`, given 1 for a hit, 0 for a miss, NaN for nothing."""
     from scipy.stats import chi2
 
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie strictly between 0 and 1, got {level!r}")
+    share("level", level)
     there = _present(inside)
     hits, n = float(there.sum()), len(there)
     statistic = 2 * (_log_binomial(hits, n, hits / n) - _log_binomial(hits, n, level))

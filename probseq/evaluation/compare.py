@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 
 from probseq.base import StateSpaceModel
+from probseq.checks import share
 from probseq.evaluation.comparison import Comparison
 from probseq.evaluation.fitting import Array, FittedModel, check_models, fit_copies, held_out_scores, kept_warnings
 from probseq.evaluation.kinds import kinds_of, measure_of
@@ -68,8 +69,7 @@ def compare(
     """
     data, n_held_out = (Sequences.of(y, u), 0) if test is None else with_held_out(y, u, test, test_u)
     horizons = check_horizons(horizons)
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie strictly between 0 and 1, got {level!r}")
+    share("level", level)
     if n_samples < 2:
         raise ValueError(f"n_samples must be at least 2, got {n_samples!r}")
     check_models(models, data, fit_options or {})

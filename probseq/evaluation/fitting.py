@@ -37,6 +37,8 @@ def check_models(
     models: Mapping[str, StateSpaceModel[Any]], data: Sequences, options: Mapping[str, Mapping[str, Any]]
 ) -> None:
     """Everything that can be refused before the first fit."""
+    if not isinstance(models, Mapping):
+        raise TypeError(f'models must be a mapping such as {{"LDS": LDS(2, 1)}}, got {type(models).__name__}')
     if not models:
         raise ValueError("models must hold at least one model, got none")
     for name, model in models.items():

@@ -25,6 +25,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from probseq.checks import share
 from probseq.sequences import Sequences
 
 
@@ -38,8 +39,7 @@ def interval_score(lower: Tensor, upper: Tensor, y: Tensor, level: float) -> Ten
 
     Satisfies interval_score == 2 / (1 - level) (quantile_score(lower, y, (1 - level) / 2) + that of upper).
     """
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie strictly between 0 and 1, got {level!r}")
+    share("level", level)
     outside = (lower - y).clamp(min=0) + (y - upper).clamp(min=0)
     return (upper - lower) + 2 / (1 - level) * outside
 

@@ -9,6 +9,7 @@ import torch
 
 from probseq import plot_style as style
 from probseq.base import StateSpaceModel
+from probseq.checks import share
 from probseq.evaluation.residuals import PseudoResiduals, pseudo_residuals
 from probseq.plot_style import INK, PALETTE
 from probseq.sequences import Sequences
@@ -38,8 +39,7 @@ def plot_residuals(
         raise ValueError(f"one sequence can be drawn, y has batch shape {data.batch_shape}: pick one, such as y[0]")
     if not 0 <= coordinate < data.event_shape[0]:
         raise ValueError(f"coordinate must lie in 0 .. {data.event_shape[0] - 1}, got {coordinate}")
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie strictly between 0 and 1, got {level!r}")
+    share("level", level)
     scores: PseudoResiduals = pseudo_residuals(model, data)
     axes = style.axes_or_new(axes)
     times = style.time_axis(axes, data.index, data.n_steps)

@@ -324,8 +324,8 @@ def _report(model: StateSpaceModel[Any]) -> None:
     if history.reason == "interrupted":
         warnings.warn("the fit was interrupted; the best parameters so far are kept", ConvergenceWarning)
     elif not history.converged and (model.optimizer != "adam" or history.method == "hessian_free"):
+        advice = "; raise max_iterations or tolerance" if history.reason == "max_iterations" else ""
         warnings.warn(
-            f"the fit stopped before it settled ({history.reason} after {history.n_iterations} iterations); "
-            "raise max_iterations or tolerance",
+            f"the fit stopped before it settled ({history.reason} after {history.n_iterations} iterations){advice}",
             ConvergenceWarning,
         )

@@ -70,7 +70,10 @@ def training(optimizer: Any, options: Mapping[str, Any]) -> Training:
     known = [entry.name for entry in fields(Training)]
     unknown = sorted(set(options) - set(known))
     if unknown:
-        raise ValueError(f"unknown option {unknown[0]!r} of fit; there are {', '.join(known)}")
+        raise ValueError(
+            f"unknown option {unknown[0]!r} of fit; for all families there are method, n_restarts, validation, seed, "
+            f"max_iterations, tolerance, fixed, and for stochastic gradients {', '.join(known)}"
+        )
     return Training(optimizer=optimizer, **options)
 
 

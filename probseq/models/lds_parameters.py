@@ -6,7 +6,7 @@
 | "diag"      | log variances (d,), -inf for zero   | diag(exp)                  |
 | "spherical" | log variance (1,), -inf for zero    | exp times the identity     |
 
-A transition matrix under `stable=True` is stored as any matrix X and read as X min(1, STABLE / radius(X)):
+A transition matrix under `stable=True` is stored as any matrix X and read as X min(1, INSIDE / radius(X)):
 inside the circle nothing changes, and what lies outside is drawn back to it, with exact derivatives.
 """
 
@@ -22,6 +22,9 @@ from probseq.models.normal import STABLE
 from probseq.parameters import Param, Parametric
 
 Covariance = Literal["full", "diag", "spherical"]
+
+#: the largest spectral radius under `stable=True`: rounding does not take it to STABLE, where a stationary start ends
+INSIDE = 2 * STABLE - 1
 
 
 class Timed(Param):
@@ -91,9 +94,9 @@ class TransitionParam(Timed):
         return shape
 
     def forward(self, instance: Any, raw: Tensor) -> Tensor:
-        if not instance.stable or float(spectral_radius(raw.detach())) <= STABLE:
+        if not instance.stable or float(spectral_radius(raw.detach())) <= INSIDE:
             return raw
-        return raw * (STABLE / spectral_radius(raw))
+        return raw * (INSIDE / spectral_radius(raw))
 
     def complaint(self, instance: Any, value: Tensor) -> str | None:
         radius = float(spectral_radius(value)) if instance.stable else 0.0
@@ -112,7 +115,7 @@ def stable_step(old: Tensor, new: Tensor, n_states: int) -> Tensor:
     """
 
     def is_stable(weights: Tensor) -> bool:
-        return float(spectral_radius(weights[:, :n_states])) <= STABLE
+        return float(spectral_radius(weights[:, :n_states])) <= INSIDE
 
     if is_stable(new):
         return new

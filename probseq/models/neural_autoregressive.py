@@ -85,6 +85,8 @@ class NeuralAR(StateSpaceModel[Window]):
             raise ValueError(f"activation must be one of {', '.join(FUNCTIONS)}, got {activation!r}")
         self.order, obs_dim = whole_number("order", order), whole_number("obs_dim", obs_dim)
         self.input_dim = whole_number("input_dim", input_dim, least=0)
+        if isinstance(hidden, str) or not isinstance(hidden, Sequence):
+            raise ValueError(f"hidden must be a list of sizes, such as [32], got {hidden!r}")
         self.hidden = [whole_number(f"hidden[{place}]", size) for place, size in enumerate(hidden)]
         self.embedding_dim = None if embedding_dim is None else whole_number("embedding_dim", embedding_dim)
         self.activation: Activation = activation

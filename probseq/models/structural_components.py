@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from probseq.beliefs import Gaussian
+from probseq.checks import share
 from probseq.models.structural_layout import Layout
 
 #: a diffuse variance below this, relative to that of the state, is rounding error
@@ -40,8 +41,7 @@ class Component:
 
     def interval(self, level: float = 0.9) -> tuple[Tensor, Tensor]:
         """The central interval of probability `level` at every step, (*batch, time) each."""
-        if not 0 < level < 1:
-            raise ValueError(f"level must lie strictly between 0 and 1, got {level!r}")
+        share("level", level)
         reach = torch.special.ndtri(torch.tensor((1 + level) / 2, dtype=self.mean.dtype)) * self.std
         return self.mean - reach, self.mean + reach
 

@@ -201,8 +201,7 @@ def start(model: SwitchingLDS, sequences: Sequences, seed: int) -> None:
     """Set the free parameters: emission from an LDS, regimes from an AR-HMM of its smoothed states."""
     if model.emission == "poisson":
         sequences = replace(sequences, values=(sequences.values + 0.5).log())
-    lds = _linear(model, sequences, seed)
-    states = lds._smooth(sequences).mean
+    lds, states = _linear(model, sequences, seed)
     inside = sequences.inside
     if "emission_matrices" in model.unset or not model.is_frozen("emission_matrices"):
         spread = states[inside].std(0, unbiased=False)
@@ -231,8 +230,12 @@ def start(model: SwitchingLDS, sequences: Sequences, seed: int) -> None:
     )
 
 
-def _linear(model: SwitchingLDS, sequences: Sequences, seed: int) -> LDS:
-    """A linear dynamical system of the same sizes, with the emission of the model where that is given and held."""
+def _linear(model: SwitchingLDS, sequences: Sequences, seed: int) -> tuple[LDS, Tensor]:
+    """A linear dynamical system of the same sizes and its smoothed states, (B, T, n).
+
+    Its emission is that of the model where that is given and held. Data that it explains to the last digit end the
+    iteration where they still had a density.
+    """
     lds = LDS(model.state_dim, model.obs_dim)
     held: set[str] = set()
     for own, other in (
@@ -245,15 +248,17 @@ def _linear(model: SwitchingLDS, sequences: Sequences, seed: int) -> LDS:
             held.add(other)
     with freeze(lds, held):
         lds._start(sequences, seed)
+        proper = lds.snapshot()
         with freeze(lds, lds._unidentified(sequences)):
-            for _ in range(LDS_STEPS):
-                before = lds.snapshot()
-                try:
+            try:
+                for _ in range(LDS_STEPS):
+                    before = lds.snapshot()
                     lds._em_step(sequences)
-                except SingularInnovation:
-                    lds.restore(before)
-                    break
-    return lds
+                    proper = before
+                return lds, lds._smooth(sequences).mean
+            except SingularInnovation:
+                lds.restore(proper)
+                return lds, lds._smooth(sequences).mean
 
 
 def _regimes_of(states: Tensor, sequences: Sequences, k: int, seed: int) -> HMM:

@@ -371,6 +371,9 @@ def test_what_cannot_be_compared_is_refused_in_words(arguments: dict[str, Any], 
 def test_a_thing_that_is_no_model_is_refused() -> None:
     with pytest.raises(TypeError, match=r"models\['a'\] must be a model"):
         compare({"a": 3}, series())  # type: ignore[dict-item]
+    for models in (ps.AR(1), [ps.AR(1)]):
+        with pytest.raises(TypeError, match="models must be a mapping such as"):
+            compare(models, series())  # type: ignore[arg-type]
 
 
 def test_an_error_in_a_fit_says_which_model() -> None:

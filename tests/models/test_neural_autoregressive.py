@@ -84,6 +84,7 @@ def test_any_head_and_mixed_columns():
         ({"order": 1, "activation": "sine"}, ValueError, "activation must be one of"),
         ({"order": 1, "head": ps.heads.Gaussian}, TypeError, "head must be a Head"),
         ({"order": 1, "embedding_dim": 0}, ValueError, "embedding_dim must be"),
+        ({"order": 2, "hidden": 8}, ValueError, r"hidden must be a list of sizes, such as \[32\], got 8"),
     ],
 )
 def test_bad_arguments_are_named(arguments, error, words):

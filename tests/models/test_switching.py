@@ -467,6 +467,17 @@ def test_held_parameters_stay() -> None:
         assert bool((model.emission_offsets == 0).all())
 
 
+@pytest.mark.parametrize("y", [np.full(40, 3.7), np.zeros(40), [0.3]], ids=["constant", "zeros", "one step"])
+def test_data_without_noise_end_the_fit_where_they_still_had_a_density(y: Any) -> None:
+    with pytest.warns() as said:
+        model = ps.SwitchingLDS(2, 2, 1).fit(y, seed=0)
+    assert {str(warning.message).partition(";")[0] for warning in said} >= {"y is constant in a coordinate"}
+    assert any("became degenerate" in str(warning.message) for warning in said)
+    assert not any("raise max_iterations" in str(warning.message) for warning in said)
+    assert np.isfinite(model.score(y))
+    np.testing.assert_allclose(model.forecast(y, 2, seed=0).mean[:, 0], y[-1], atol=1e-6)
+
+
 # ------------------------------------------------------------------------------------------------------ refusals
 
 
