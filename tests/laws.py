@@ -209,7 +209,7 @@ def law_04(row: Row, case: Case) -> None:
     smoothed = model.smooth(y, u)
     if row.oracle == "enumeration":
         near(smoothed.probs, truth.smoothed, "smoothed", size=1.0)
-        _enumerated_forecast(row, model, y, u)
+        _enumerated_forecast(row, case, model, y, u)
     else:
         spread = float(abs(truth.cov).max()) or 1.0
         near(smoothed.mean, truth.mean, "smoothed mean", size=abs(truth.mean).max() + spread**0.5)
@@ -223,11 +223,11 @@ def law_04(row: Row, case: Case) -> None:
         _dense_forecast(row, model, y, u)
 
 
-def _enumerated_forecast(row: Row, model: Any, y: Tensor, u: Tensor | None) -> None:
+def _enumerated_forecast(row: Row, case: Case, model: Any, y: Tensor, u: Tensor | None) -> None:
     """p(y_{T+2} | y) is a quotient of two evidences, with y_{T+1} missing."""
     future = None if u is None else row.data(5, 2)[1]
     says = model.forecast(y, 2, u, future_u=future, n_samples=2, seed=0).distribution
-    coming = y[:1] if not y[:1].isnan().any() else row.data(0, 1)[0]
+    coming = y[:1] if not y[:1].isnan().any() else data_of(row, Case(scale=case.scale), steps=1)[0]
     gap = torch.full_like(coming, torch.nan)
     both = (coming, torch.cat([gap, coming]))
     for h, ahead in enumerate(both if row.marginalises else both[:1]):
