@@ -279,8 +279,20 @@ def _support(row: Row, says: Any) -> tuple[Tensor, Tensor]:
 
 
 def _support_of_number(says: Any) -> tuple[Tensor, Tensor]:
-    mixed = isinstance(says, torch.distributions.MixtureSameFamily)  # a rare component may be wider than the whole
-    return reference.grid(says.mean, says.variance.sqrt(), points=161 if mixed else 121, reach=14.0 if mixed else 9.0)
+    spread = says.variance.sqrt()
+    if not isinstance(says, torch.distributions.MixtureSameFamily):
+        return reference.grid(says.mean, spread, points=121, reach=9.0)
+    reach = 14.0  # a rare component may be wider than the whole, or much narrower
+    points = 161 if spread.numel() > 1 else max(161, int(2 * reach * spread / (0.8 * _narrowest(says))))
+    return reference.grid(says.mean, spread, points=points, reach=reach)
+
+
+def _narrowest(says: Any) -> Tensor:
+    """The smallest standard deviation of the components of a mixture, of mixtures too."""
+    for inner in ("component_distribution", "base_dist"):
+        if hasattr(says, inner):
+            return _narrowest(getattr(says, inner))
+    return says.variance.sqrt().min()
 
 
 # -------------------------------------------------------------------------------- 5 - 7: many, missing, in parts
