@@ -35,7 +35,7 @@ from numba import njit
 
 from probseq.kernels.activations import logistic_, peephole_logistic_, tanh_, tanh_to
 from probseq.kernels.cells_steps import hold_peephole_step, pull_peephole_step
-from probseq.kernels.tiles import DEPTH, NO, YES, ZERO, outer, product
+from probseq.kernels.tiles import NO, YES, ZERO, outer, product, steps_at_once
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -81,12 +81,6 @@ def forward(x, w, u, v, r, peep, places, flags, outputs, gates, memory, squashed
             to = (t + 1) * hidden.shape[1]
             product(flat_read, t * length, width, panel, r, ZERO, r.shape[0], flat_hidden, to, rows, NO)
         to_rows(hidden[t + 1], width, outputs, t)
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def steps_at_once(rows):
-    """Steps of so many sequences in one product: enough to reuse the weights, few enough to stay in the cache."""
-    return max(1, DEPTH // rows)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

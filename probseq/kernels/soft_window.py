@@ -27,9 +27,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from probseq.kernels.cells import steps_at_once
 from probseq.kernels.cells_steps import hold_peephole_step, pull_peephole_step
-from probseq.kernels.tiles import NO, YES, ZERO, outer, product
+from probseq.kernels.tiles import NO, YES, ZERO, outer, product, steps_at_once
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

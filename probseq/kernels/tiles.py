@@ -154,6 +154,12 @@ _tile, _row, _turned = _make_tile(ROWS), _make_tile(1), _make_tile(ROWS, turned=
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def steps_at_once(rows):
+    """Steps of so many sequences in one product: enough to reuse the weights, few enough to stay in the cache."""
+    return max(1, DEPTH // rows)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def product(a, a_at, a_row, a_panel, b, first, last, c, c_at, n_rows, keep):
     """Panels first .. last - 1 of a b, for `n_rows` rows; added to c if `keep`. `*_at` are offsets into flat memory."""
     depth, width = b.shape[1], b.shape[2]
@@ -162,26 +168,23 @@ def product(a, a_at, a_row, a_panel, b, first, last, c, c_at, n_rows, keep):
     for q in range(first, last):
         for k in range(0, depth, part):
             n, held = min(part, depth - k), keep or k > 0
-            whole, rest = n // width, n % width
-            b_at, left = (q * depth + k) * width, a_at + k // width * a_panel
             to = c_at + (q - first) * n_rows * width
-            i = 0
-            while i + ROWS <= n_rows:
-                at, place = left + i * a_row, to + i * width
-                if whole:
-                    _tile(a, at, a_row, a_panel, b, b_at, width * width, c, place, width, whole, width, held)
-                if rest:
-                    at, more = at + whole * a_panel, b_at + whole * width * width
-                    _tile(a, at, a_row, 0, b, more, 0, c, place, width, 1, rest, held or whole > 0)
-                i += ROWS
-            while i < n_rows:
-                at, place = left + i * a_row, to + i * width
-                if whole:
-                    _row(a, at, a_row, a_panel, b, b_at, width * width, c, place, width, whole, width, held)
-                if rest:
-                    at, more = at + whole * a_panel, b_at + whole * width * width
-                    _row(a, at, a_row, 0, b, more, 0, c, place, width, 1, rest, held or whole > 0)
-                i += 1
+            for rest in range(2):  # whole panels of a, then what is left of the last
+                n_parts, terms = (1, n % width) if rest else (n // width, width)
+                if n_parts * terms == 0:
+                    continue
+                skipped = n // width if rest else 0
+                b_at, left = (q * depth + k + skipped * width) * width, a_at + (k // width + skipped) * a_panel
+                more = held or skipped > 0
+                i = 0
+                while i + ROWS <= n_rows:
+                    at, place = left + i * a_row, to + i * width
+                    _tile(a, at, a_row, a_panel, b, b_at, width * width, c, place, width, n_parts, terms, more)
+                    i += ROWS
+                while i < n_rows:
+                    at, place = left + i * a_row, to + i * width
+                    _row(a, at, a_row, a_panel, b, b_at, width * width, c, place, width, n_parts, terms, more)
+                    i += 1
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -195,7 +198,7 @@ def outer(a, b, n_panels, out, keep):
     lines, columns = out.shape
     high, step, b_step = a.shape[3], a.shape[1] * rows * a.shape[3], b.shape[1] * rows * width
     flat, right = a.reshape(-1), b.reshape(-1)
-    at_once = max(1, DEPTH // rows)  # steps summed before the next lines
+    at_once = steps_at_once(rows)
     for s in range(0, n_steps, at_once):
         steps = min(at_once, n_steps - s)
         for q in range(n_panels):

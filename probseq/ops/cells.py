@@ -33,7 +33,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probseq.kernels import cells as kernels
-from probseq.kernels.tiles import ROWS, width_of
+from probseq.kernels.tiles import ROWS, steps_at_once, width_of
 from probseq.ops.modes import OnceDifferentiable, array_of, operator
 
 
@@ -246,7 +246,7 @@ def _backward(gradient: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
     n_gates, length = len(plan.parts.gates), plan.length(plan.hidden)
     d_hidden = torch.empty_like(saved[4])
     made = _Gradients.like(plan, inputs, peepholes, projection, gate_weights)
-    block = (kernels.steps_at_once(plan.batch), len(plan.parts.blocks) * plan.padded(plan.hidden) // plan.width)
+    block = (steps_at_once(plan.batch), len(plan.parts.blocks) * plan.padded(plan.hidden) // plan.width)
     d_gates = inputs.new_empty(*block, plan.batch, plan.width)  # begins where a cache line does, as vectors like it
     kernels.backward(
         array_of(_with_ones(inputs, ROWS).unsqueeze(1)),
